@@ -1,0 +1,103 @@
+"""The operator in PyTorch alone, tap by tap and in place: for every device, in memory of the order of the input's.
+
+One tap (u, v) of all windows pairs a strided rectangle of the input with a rectangle of the output. Both are views: nothing
+is padded, unfolded or copied. On the CPU the work goes tile by tile, so that the taps pass over data that is in the cache.
+"""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+# Output elements of a tile on the CPU: 512 KiB in float32, half of a common second-level cache.
+TILE = 1 << 17
+
+Pair = tuple[int, int]
+Index = tuple[slice, ...]
+
+
+def load() -> None:
+    """Makes the backend ready: this one needs nothing."""
+
+
+def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
+    """Writes eq. 4 to ``out`` (N, C, Ho, Wo)."""
+    total = _zeros(out)
+    grouped_total, grouped_input = _grouped(total, kernel.shape[1]), _grouped(input, kernel.shape[1])
+    for tile, to, at, u, v in _steps(input, kernel, stride, padding, dilation):
+        grouped_total[tile][to].addcmul_(grouped_input[tile][at], kernel[tile][:, :, u, v].unsqueeze(2)[to])
+    if total is not out:
+        out.copy_(total)
+
+
+def grad_input(
+    grad_input: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
+    """Writes the gradient for ``input`` to ``grad_input`` (N, C, H, W)."""
+    total = _zeros(grad_input)
+    grouped_total, grouped_grad = _grouped(total, kernel.shape[1]), _grouped(grad_output, kernel.shape[1])
+    for tile, to, at, u, v in _steps(grad_input, kernel, stride, padding, dilation):
+        grouped_total[tile][at].addcmul_(grouped_grad[tile][to], kernel[tile][:, :, u, v].unsqueeze(2)[to])
+    if total is not grad_input:
+        grad_input.copy_(total)
+
+
+def grad_kernel(
+    grad_kernel: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
+    """Writes the gradient for ``kernel`` to ``grad_kernel`` (N, G, Kh, Kw, Ho, Wo)."""
+    groups = grad_kernel.shape[1]
+    grouped_grad, grouped_input = _grouped(grad_output, groups), _grouped(input, groups)
+    grad_kernel.zero_()
+    for tile, to, at, u, v in _steps(input, grad_kernel, stride, padding, dilation):
+        grad = grouped_grad[tile][to].to(_accumulation_dtype(input))
+        grad_kernel[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
+
+
+def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    return torch.float32 if tensor.itemsize < 4 else tensor.dtype
+
+
+def _zeros(result: Tensor) -> Tensor:
+    """Returns ``result`` itself, filled with zeros, or a copy that is wide enough to accumulate in."""
+    if result.dtype == _accumulation_dtype(result):
+        return result.zero_()
+    return torch.zeros_like(result, dtype=_accumulation_dtype(result))
+
+
+def _grouped(tensor: Tensor, groups: int) -> Tensor:
+    """Views (N, C, H, W) as (N, G, C / G, H, W)."""
+    return tensor.unflatten(1, (groups, tensor.shape[1] // groups))
+
+
+def _steps(
+    input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> Iterator[tuple[Index, Index, Index, int, int]]:
+    """Yields (tile, to, at, u, v): the batch and group indices of a tile, and inside it, for the tap (u, v), the indices of
+    the output pixels whose window has that tap inside the input, and of the input pixels that it finds there.
+    """
+    n, c, h, w = input.shape
+    g, kh, kw, ho, wo = kernel.shape[1:]
+    row_size = c // g * wo
+    tile = TILE if input.device.type == 'cpu' else n * g * row_size * ho
+    rows = min(ho, max(1, tile // row_size))
+    groups = min(g, max(1, tile // (row_size * rows)))
+    batch = min(n, max(1, tile // (row_size * rows * groups)))
+    taps_x = [_overlap(0, wo, w, stride[1], v * dilation[1] - padding[1]) for v in range(kw)]
+    for n0 in range(0, n, batch):
+        for g0 in range(0, g, groups):
+            for row in range(0, ho, rows):
+                for u in range(kh):
+                    to_y, at_y = _overlap(row, min(row + rows, ho), h, stride[0], u * dilation[0] - padding[0])
+                    for v, (to_x, at_x) in enumerate(taps_x):
+                        if to_y.start < to_y.stop and to_x.start < to_x.stop:
+                            every = (slice(None),) * 3
+                            tile_index = (slice(n0, n0 + batch), slice(g0, g0 + groups))
+                            yield tile_index, (*every, to_y, to_x), (*every, at_y, at_x), u, v
+
+
+def _overlap(start: int, stop: int, size: int, stride: int, offset: int) -> tuple[slice, slice]:
+    """Returns the part of the outputs [start, stop) whose input ``i * stride + offset`` lies in [0, size), and those inputs."""
+    first = max(start, -(offset // stride))
+    last = min(stop - 1, (size - 1 - offset) // stride)
+    return slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)
