@@ -64,11 +64,11 @@ def involution2d(
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
     _check_tensors(input, kernel)
-    stride, dilation = _pair('stride', stride, 1), _pair('dilation', dilation, 1)
+    stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
     if padding is None:
         padding = same_padding(tuple(kernel.shape[2:4]), dilation)
     else:
-        padding = _pair('padding', padding, 0)
+        padding = pair('padding', padding, 0)
     if backend == 'reference':
         input, kernel = _cast_for_autocast(input.device.type, input, kernel)
         _check_arguments(input, kernel, stride, padding, dilation)
@@ -104,13 +104,18 @@ def output_size(
     )
 
 
-def _pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
-    pair = (value, value) if isinstance(value, Integral) else value
-    if not isinstance(pair, (tuple, list)) or len(pair) != 2 or not all(isinstance(v, Integral) for v in pair):
+def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
+    """Returns ``value`` as (vertical, horizontal).
+
+    Raises:
+        ValueError: ``value``, the argument called ``name``, is no int or pair of ints of at least ``least``.
+    """
+    values = (value, value) if isinstance(value, Integral) else value
+    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, Integral) for v in values):
         raise ValueError(f'{name} must be an int or a pair of ints, but is {value!r}')
-    if min(pair) < least:
+    if min(values) < least:
         raise ValueError(f'{name} must be at least {least}, but is {value!r}')
-    return int(pair[0]), int(pair[1])
+    return int(values[0]), int(values[1])
 
 
 def _check_tensors(input: Tensor, kernel: Tensor) -> None:

@@ -1,0 +1,3 @@
+_base_ = './faster_rcnn_rednet50_fpn.py'
+
+model = dict(neck=dict(type='mmrednet.InvolutionFPN'))

@@ -1,0 +1,320 @@
+"""RedNet, ResNet with involution in the place of its 3x3 convolutions (section 4.1), as a backbone for every toolbox."""
+
+import os
+from collections.abc import Sequence
+from logging import WARNING
+
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmengine.logging import print_log
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint as recompute
+
+from ..layers import Involution
+from ..ops import BACKENDS
+from ..registry import MODELS
+
+STEMS = ('involution', 'conv')
+
+
+class Bottleneck(BaseModule):
+    """ResNet's bottleneck block, whose 3x3 convolution is an involution.
+
+    Args:
+        in_channels (int): Channels of the input.
+        mid_channels (int): Channels of the involution; the output has ``expansion`` times as many.
+        stride (int): Stride of the involution. Defaults to 1.
+        downsample (nn.Module, optional): What brings the input to the output's shape. Defaults to None.
+        with_cp (bool): Whether to recompute activations in the backward pass. Defaults to False.
+        norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
+        involution_cfg (dict, optional): Arguments of :class:`mmrednet.layers.Involution`. Defaults to None.
+
+    Shape:
+        (N, in_channels, H, W) to (N, expansion * mid_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        with_cp: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        involution_cfg: dict | None = None,
+    ) -> None:
+        super().__init__()
+        out_channels = self.expansion * mid_channels
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        self.bn1 = build_norm_layer(norm_cfg, mid_channels)[1]
+        self.conv2 = Involution(mid_channels, stride=stride, **(involution_cfg or {}))
+        self.bn2 = build_norm_layer(norm_cfg, mid_channels)[1]
+        self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
+        self.bn3 = build_norm_layer(norm_cfg, out_channels)[1]
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the block to ``x`` (N, in_channels, H, W)."""
+        if self.with_cp and x.requires_grad:
+            x = recompute(self._residual, x, use_reentrant=False)
+        else:
+            x = self._residual(x)
+        return self.relu(x)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn2(self.conv2(out)))
+        return self.bn3(self.conv3(out)).add_(identity)
+
+
+@MODELS.register_module()
+class RedNet(BaseModule):
+    """RedNet-26, 38, 50, 101 and 152 (Table 1).
+
+    Args:
+        depth (int): 26, 38, 50, 101 or 152.
+        in_channels (int): Channels of the image. Defaults to 3.
+        stem (str): 'involution' (3x3 convolutions around an involution) or 'conv' (ResNet's 7x7 convolution, as in
+            Table 6). Defaults to 'involution'.
+        stem_kernel_size (int): Window of the stem's involution: 3 for classification, 7 for dense prediction. Defaults to 3.
+        stem_channels (int): Channels of the stem's output. Defaults to 64.
+        base_channels (int): Channels of the involutions in the first stage. Defaults to 64.
+        num_stages (int): Stages to build, from 1 to 4. Defaults to 4.
+        strides (Sequence[int]): Stride of each stage. Defaults to (1, 2, 2, 2).
+        dilations (Sequence[int]): Dilation of each stage. Defaults to (1, 1, 1, 1).
+        contract_dilation (bool): Whether a dilated stage's first block has half of its dilation, as in the toolboxes'
+            ResNet. Defaults to False.
+        out_indices (Sequence[int]): Stages, from 0, whose outputs are returned. Defaults to (3,).
+        kernel_size (int): Window of the trunk's involutions. Defaults to 7.
+        group_channels (int, optional): Channels that share a kernel; None: all of them. Defaults to 16.
+        reduction_ratio (int): Reduction ratio of the kernel generation function. Defaults to 4.
+        kernel_generation (dict, optional): Config of another kernel generation function, for stem and trunk.
+            Defaults to None.
+        frozen_stages (int): Stages to freeze: 0 is the stem alone, 1 the stem and the first stage, -1 nothing. Holds
+            with a checkpoint in ``init_cfg`` only: random weights are never frozen. Defaults to -1.
+        norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
+        norm_eval (bool): Whether norm layers keep their statistics in training. Like ``frozen_stages``, with a
+            checkpoint in ``init_cfg`` only. Defaults to False.
+        with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
+        zero_init_residual (bool): Whether a block's last norm layer starts at zero. Defaults to True.
+        backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
+        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` or another initialisation; a checkpoint of
+            None stands for the default. Defaults to None: Kaiming for convolutions, ones for norm layers.
+
+    Raises:
+        ValueError: An argument is out of its range.
+        FileNotFoundError: The checkpoint of ``init_cfg`` is a path where no file is.
+
+    Shape:
+        (N, in_channels, H, W) to a tuple of (N, C_i, H_i, W_i), where stage i has ``C_i = 4 * base_channels * 2^i`` and,
+        with the default strides, ``H_i = ceil(H / 2^(i + 2))``.
+
+    Example:
+        >>> tuple(RedNet(50, out_indices=(0, 1, 2, 3))(torch.rand(1, 3, 225, 225))[3].shape)
+        (1, 2048, 8, 8)
+    """
+
+    arch_settings = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+
+    def __init__(
+        self,
+        depth: int,
+        in_channels: int = 3,
+        stem: str = 'involution',
+        stem_kernel_size: int = 3,
+        stem_channels: int = 64,
+        base_channels: int = 64,
+        num_stages: int = 4,
+        strides: Sequence[int] = (1, 2, 2, 2),
+        dilations: Sequence[int] = (1, 1, 1, 1),
+        contract_dilation: bool = False,
+        out_indices: Sequence[int] = (3,),
+        kernel_size: int = 7,
+        group_channels: int | None = 16,
+        reduction_ratio: int = 4,
+        kernel_generation: dict | None = None,
+        frozen_stages: int = -1,
+        norm_cfg: dict = dict(type='BN', requires_grad=True),
+        norm_eval: bool = False,
+        with_cp: bool = False,
+        zero_init_residual: bool = True,
+        backend: str | None = None,
+        init_cfg: dict | list | None = None,
+    ) -> None:
+        if depth not in self.arch_settings:
+            raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, but is {depth!r}')
+        if stem not in STEMS:
+            raise ValueError(f'stem must be one of {STEMS}, but is {stem!r}')
+        if not 1 <= num_stages <= 4:
+            raise ValueError(f'num_stages must be from 1 to 4, but is {num_stages!r}')
+        for name, value in (('strides', strides), ('dilations', dilations)):
+            if len(value) < num_stages or min(value) < 1:
+                raise ValueError(f'{name} must hold a positive int for each of {num_stages} stages, but is {value!r}')
+        if len(out_indices) == 0 or not all(0 <= i < num_stages for i in out_indices):
+            raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, but is {out_indices!r}')
+        if not -1 <= frozen_stages <= num_stages:
+            raise ValueError(f'frozen_stages must be from -1 to {num_stages}, but is {frozen_stages!r}')
+        if backend is not None and backend not in BACKENDS:
+            raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
+        # Where a checkpoint is named, mmengine's Pretrained loads it, else this class initialises.
+        checkpoint = init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None
+        self.pretrained = checkpoint is not None
+        if not self.pretrained and (init_cfg is None or 'checkpoint' in init_cfg):
+            init_cfg = [
+                dict(type='Kaiming', layer='Conv2d'),
+                dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+            ]
+        super().__init__(init_cfg)
+        self.out_indices = tuple(out_indices)
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+        self.zero_init_residual = zero_init_residual
+
+        involution_cfg = dict(
+            group_channels=group_channels,
+            reduction_ratio=reduction_ratio,
+            norm_cfg=norm_cfg,
+            kernel_generation=kernel_generation,
+            backend=backend,
+        )
+        self.stem = _make_stem(stem, in_channels, stem_channels, norm_cfg, stem_kernel_size, involution_cfg)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        in_channels = stem_channels
+        for i in range(num_stages):
+            mid_channels = base_channels * 2**i
+            stage = _make_stage(
+                self.arch_settings[depth][i],
+                in_channels,
+                mid_channels,
+                strides[i],
+                dilations[i],
+                contract_dilation,
+                with_cp,
+                norm_cfg,
+                dict(kernel_size=kernel_size, **involution_cfg),
+            )
+            self.add_module(f'layer{i + 1}', stage)
+            in_channels = Bottleneck.expansion * mid_channels
+        self.feat_dim = in_channels
+        self.num_stages = num_stages
+        self._freeze()
+
+    def init_weights(self) -> None:
+        """Initialises the weights or loads the checkpoint that ``init_cfg`` names.
+
+        Raises:
+            FileNotFoundError: The checkpoint is a path where no file is.
+        """
+        if self.pretrained:
+            path = str(self.init_cfg['checkpoint'])
+            if '://' not in path and not os.path.isfile(path):
+                raise FileNotFoundError(
+                    f"init_cfg of RedNet names the checkpoint {path!r}, where no file is: give a checkpoint's path or "
+                    'address, or None to train from scratch'
+                )
+        super().init_weights()
+        if not self.pretrained and self.zero_init_residual:
+            for module in self.modules():
+                if isinstance(module, Bottleneck):
+                    nn.init.zeros_(module.bn3.weight)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """Returns the outputs of the stages ``out_indices`` for the images ``x`` (N, in_channels, H, W)."""
+        x = self.maxpool(self.stem(x))
+        outs = []
+        for i in range(self.num_stages):
+            x = self.get_submodule(f'layer{i + 1}')(x)
+            if i in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def train(self, mode: bool = True) -> 'RedNet':
+        """Sets the mode, and keeps what is frozen frozen."""
+        super().train(mode)
+        if mode and not self.pretrained and (self.frozen_stages >= 0 or self.norm_eval):
+            print_log(
+                f'RedNet trains from scratch: its init_cfg names no checkpoint, so frozen_stages={self.frozen_stages} and '
+                f'norm_eval={self.norm_eval} do not apply and nothing is frozen.',
+                logger='current',
+                level=WARNING,
+            )
+            # Said once is enough.
+            self.frozen_stages, self.norm_eval = -1, False
+        if mode:
+            self._freeze()
+        return self
+
+    def _freeze(self) -> None:
+        if not self.pretrained:
+            return
+        stages = [self.stem] if self.frozen_stages >= 0 else []
+        stages += [self.get_submodule(f'layer{i}') for i in range(1, self.frozen_stages + 1)]
+        for stage in stages:
+            stage.eval().requires_grad_(False)
+        if self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+
+
+def _make_stem(
+    stem: str, in_channels: int, stem_channels: int, norm_cfg: dict, kernel_size: int, involution_cfg: dict
+) -> nn.Sequential:
+    if stem == 'conv':
+        return nn.Sequential(ConvModule(in_channels, stem_channels, 7, 2, 3, norm_cfg=norm_cfg))
+    mid_channels = stem_channels // 2
+    return nn.Sequential(
+        ConvModule(in_channels, mid_channels, 3, 2, 1, norm_cfg=norm_cfg),
+        Involution(mid_channels, kernel_size, **involution_cfg),
+        build_norm_layer(norm_cfg, mid_channels)[1],
+        nn.ReLU(inplace=True),
+        ConvModule(mid_channels, stem_channels, 3, padding=1, norm_cfg=norm_cfg),
+    )
+
+
+def _make_stage(
+    depth: int,
+    in_channels: int,
+    mid_channels: int,
+    stride: int,
+    dilation: int,
+    contract_dilation: bool,
+    with_cp: bool,
+    norm_cfg: dict,
+    involution_cfg: dict,
+) -> nn.Sequential:
+    out_channels = Bottleneck.expansion * mid_channels
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), build_norm_layer(norm_cfg, out_channels)[1]
+        )
+    first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
+    blocks = [
+        Bottleneck(
+            in_channels,
+            mid_channels,
+            stride,
+            downsample,
+            with_cp,
+            norm_cfg,
+            dict(dilation=first_dilation, **involution_cfg),
+        )
+    ]
+    blocks += [
+        Bottleneck(
+            out_channels,
+            mid_channels,
+            with_cp=with_cp,
+            norm_cfg=norm_cfg,
+            involution_cfg=dict(dilation=dilation, **involution_cfg),
+        )
+        for _ in range(depth - 1)
+    ]
+    return nn.Sequential(*blocks)
