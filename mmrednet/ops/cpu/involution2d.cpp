@@ -1,0 +1,560 @@
+// Involution on the CPU: forward, gradient of the input and gradient of the kernel.
+//
+// All three are one of two operations on an outer image (N, C, Ho, Wo), an inner image (N, C, H, W) and the kernel:
+//   weighted sum    outer[c, y, x] = sum over (u, v) of kernel[u, v, y, x] * inner[c, y sy + u dy + oy, x sx + v dx + ox]
+//   inner product   kernel[u, v, y, x] = sum over c of outer[c, y, x] * inner[c, ...]
+// The forward and the gradient of the kernel are these two as they stand. The gradient of the input is one weighted sum for
+// each of its sy x sx phases, over the taps that meet the phase, with the two images' roles exchanged.
+//
+// As in a matrix product, a work item packs what it reads into a buffer (rows of the inner image with zeros around them and
+// one run of columns for each phase of the stride) and computes tiles in registers: kRows rows of outputs x one vector of
+// columns x some channels, or taps. A vector from an inner row serves all rows of the tile, a vector of kernel values all
+// channels. The order of every sum is fixed: the result does not depend on the tile, the work item or the threads.
+
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <numeric>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#define INLINE __attribute__((always_inline))
+
+namespace {
+
+#if defined(__AVX__)
+constexpr int kVectorBytes = 32;  // Loads, many of them across cache lines, limit wider ones
+#else
+constexpr int kVectorBytes = 16;
+#endif
+#if defined(__AVX512VL__) || defined(__aarch64__)
+constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and a value fit into 32 registers
+#else
+constexpr int kChannels = 2;
+#endif
+constexpr int kRows = 4;
+constexpr int64_t kBufferBytes = 256 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
+constexpr int64_t kGrain = 1 << 18;          // Multiply-adds that are worth waking a thread for
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <class T>
+using Vector = typename VectorOf<T>::type;
+template <class T>
+constexpr int kLanes = kVectorBytes / sizeof(T);
+
+template <class T>
+using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+template <class T, class S>
+INLINE inline Vector<T> load(const S* from) {
+  Vector<T> value;
+  if constexpr (std::is_same_v<T, S>) {
+    std::memcpy(&value, from, sizeof value);
+  } else {
+    for (int lane = 0; lane < kLanes<T>; ++lane) value[lane] = static_cast<T>(from[lane]);
+  }
+  return value;
+}
+
+template <class T, class S>
+INLINE inline void store(S* to, Vector<T> value) {
+  if constexpr (std::is_same_v<T, S>) {
+    std::memcpy(to, &value, sizeof value);
+  } else {
+    for (int lane = 0; lane < kLanes<T>; ++lane) to[lane] = static_cast<S>(value[lane]);
+  }
+}
+
+// The strides of an image (N, C, H, W) or of a kernel (N, G, Kh, Kw, Ho, Wo), in elements.
+struct ImageStrides {
+  int64_t n, c, y, x;
+};
+struct KernelStrides {
+  int64_t n, g, u, v, y, x;
+};
+struct Pair {
+  int64_t y, x;
+};
+
+template <class S>
+struct Problem {
+  int64_t batch, groups, channels;  // Channels of one group
+  Pair taps, outer_size, inner_size, stride, dilation, offset;
+  S *outer, *inner, *kernel;
+  ImageStrides outer_strides, inner_strides;
+  KernelStrides kernel_strides;
+  int64_t kernel_begin, kernel_end;  // Elements that may be read around `kernel`, relative to it
+  bool kernel_inside;                // The kernel exists only where the inner image does: gradient of the input
+};
+
+// Where the tile's inner image and kernel values lie.
+template <class T>
+struct Window {
+  const T* inner;
+  int64_t channel_step, row_step;
+  const int64_t* columns;  // Where the taps of a row begin
+  int64_t stride, dilation;
+  Pair taps;
+};
+template <class T>
+struct Kernel {
+  T* values;
+  int64_t u, v, row;
+};
+
+template <int Value>
+using Int = std::integral_constant<int, Value>;
+
+template <class F, int... Values>
+INLINE inline void for_each(std::integer_sequence<int, Values...>, F&& function) {
+  (function(Int<Values>{}), ...);
+}
+
+// Calls visit(first, last, q, row) for the inner rows of a tile from top to bottom: rows [first, last] of the tile have the
+// inner row `row` as their tap u = q - Stride * r. It takes at least (kRows - 1) * Stride taps and a dilation of 1.
+template <int Stride, class F>
+INLINE inline void for_each_row(int64_t taps, F&& visit) {
+  for_each(std::make_integer_sequence<int, kRows - 1>{}, [&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(Int<0>{}, Int<m.value>{}, m.value * Stride + s);
+  });
+  for (int64_t q = (kRows - 1) * Stride; q < taps; ++q) visit(Int<0>{}, Int<kRows - 1>{}, q);
+  for_each(std::make_integer_sequence<int, kRows - 1>{}, [&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(Int<m.value + 1>{}, Int<kRows - 1>{}, taps + m.value * Stride + s);
+  });
+}
+
+// Writes sum[c][r][lane] of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the rows.
+template <class T, int Stride, int C>
+void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sums) {
+  Vector<T> sum[C][kRows] = {};
+  const auto [height, width] = window.taps;
+  if constexpr (Stride == 0) {
+    for (int64_t u = 0; u < height; ++u) {
+      const T* inner = window.inner + u * window.dilation * window.row_step;
+      const T* weights = kernel.values + u * kernel.u;
+      for (int64_t v = 0; v < width; ++v, weights += kernel.v) {
+#pragma GCC unroll 8
+        for (int r = 0; r < kRows; ++r) {
+          const Vector<T> weight = load<T>(weights + r * kernel.row);
+          const T* at = inner + r * window.stride * window.row_step + window.columns[v];
+#pragma GCC unroll 8
+          for (int c = 0; c < C; ++c) sum[c][r] += weight * load<T>(at + c * window.channel_step);
+        }
+      }
+    }
+  } else {
+    for_each_row<Stride>(height, [&](auto first, auto last, int64_t q) INLINE {
+      const T* inner = window.inner + q * window.row_step;
+      const T* weights = kernel.values + q * kernel.u;
+      const int64_t weight_row = kernel.row - Stride * kernel.u;
+      for (int64_t v = 0; v < width; ++v, weights += kernel.v) {
+        Vector<T> weight[kRows];
+#pragma GCC unroll 8
+        for (int r = first; r <= last; ++r) weight[r] = load<T>(weights + r * weight_row);
+        const T* at = inner + window.columns[v];
+#pragma GCC unroll 8
+        for (int c = 0; c < C; ++c) {
+          const Vector<T> value = load<T>(at + c * window.channel_step);
+#pragma GCC unroll 8
+          for (int r = first; r <= last; ++r) sum[c][r] += weight[r] * value;
+        }
+      }
+    });
+  }
+  for (int c = 0; c < C; ++c) {
+    for (int r = 0; r < kRows; ++r) store<T>(sums + (c * kRows + r) * kLanes<T>, sum[c][r]);
+  }
+}
+
+// Writes the kernel values of the taps v, ..., v + V - 1 of all rows of taps; `outer` is outer[c][r][lane].
+template <class T, int Stride, int V>
+INLINE inline void inner_product_columns(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel,
+                                         int64_t v) {
+  if constexpr (Stride == 0) {
+    for (int64_t u = 0; u < window.taps.y; ++u) {
+      for (int r = 0; r < kRows; ++r) {
+        Vector<T> sum[V] = {};
+        const T* inner = window.inner + (r * window.stride + u * window.dilation) * window.row_step;
+        for (int64_t c = 0; c < channels; ++c, inner += window.channel_step) {
+          const Vector<T> grad = load<T>(outer + (c * kRows + r) * kLanes<T>);
+#pragma GCC unroll 8
+          for (int i = 0; i < V; ++i) sum[i] += grad * load<T>(inner + window.columns[v + i]);
+        }
+        for (int i = 0; i < V; ++i) store<T>(kernel.values + u * kernel.u + (v + i) * kernel.v + r * kernel.row, sum[i]);
+      }
+    }
+  } else {
+    int64_t columns[V];
+    for (int i = 0; i < V; ++i) columns[i] = window.columns[v + i];
+    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+      Vector<T> sum[kRows][V] = {};
+      const T* inner = window.inner + q * window.row_step;
+      const T* grads = outer;
+      for (int64_t c = 0; c < channels; ++c, inner += window.channel_step, grads += kRows * kLanes<T>) {
+#pragma GCC unroll 8
+        for (int i = 0; i < V; ++i) {
+          const Vector<T> value = load<T>(inner + columns[i]);
+#pragma GCC unroll 8
+          for (int r = first; r <= last; ++r) sum[r][i] += load<T>(grads + r * kLanes<T>) * value;
+        }
+      }
+#pragma GCC unroll 8
+      for (int r = first; r <= last; ++r) {
+        T* to = kernel.values + (q - Stride * r) * kernel.u + v * kernel.v + r * kernel.row;
+#pragma GCC unroll 8
+        for (int i = 0; i < V; ++i) store<T>(to + i * kernel.v, sum[r][i]);
+      }
+    });
+  }
+}
+
+template <class T, int Stride>
+void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
+  // The last columns overlap those before: storing a tap twice is cheaper than a narrower tile.
+  const int64_t width = window.taps.x;
+  const int64_t fours = (width + 3) / 4 * 4, threes = (width + 2) / 3 * 3;
+  if (width < 3) {
+    for (int64_t v = 0; v < width; ++v) inner_product_columns<T, Stride, 1>(window, outer, channels, kernel, v);
+  } else if (width > 3 && fours <= threes) {
+    for (int64_t v = 0; v < width; v += 4)
+      inner_product_columns<T, Stride, 4>(window, outer, channels, kernel, std::min(v, width - 4));
+  } else {
+    for (int64_t v = 0; v < width; v += 3)
+      inner_product_columns<T, Stride, 3>(window, outer, channels, kernel, std::min(v, width - 3));
+  }
+}
+
+// Writes to[i] = from[i * step] for first <= i < last, and zero for the other i < size.
+template <class T, class S>
+void pack_row(T* to, int64_t size, const S* from, int64_t step, int64_t first, int64_t last) {
+  first = std::clamp<int64_t>(first, 0, size);
+  last = std::clamp<int64_t>(last, first, size);
+  std::fill(to, to + first, T(0));
+  if (step == 1) {
+    for (int64_t i = first; i < last; ++i) to[i] = static_cast<T>(from[i]);
+  } else {
+    for (int64_t i = first; i < last; ++i) to[i] = static_cast<T>(from[i * step]);
+  }
+  std::fill(to + last, to + size, T(0));
+}
+
+template <class T, class S>
+INLINE inline void unpack_row(S* to, int64_t step, const T* from, int64_t size) {
+  if (step == 1 && size == kLanes<T>) {
+    store<T>(to, load<T>(from));
+  } else {
+    for (int64_t i = 0; i < size; ++i) to[i * step] = static_cast<S>(from[i]);
+  }
+}
+
+int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+
+// A problem, how its work is divided, and what its work items have in common.
+template <class S>
+struct Plan {
+  using T = Accumulator<S>;
+  static constexpr int kLane = kLanes<T>;
+
+  Problem<S> problem;
+  int64_t band, bands;                                // Rows of outputs of a work item; work items of a group
+  int64_t phase_step, row_step, rows, channel_step;   // The buffer: channels x rows x phases of the stride x columns
+  std::vector<int64_t> columns;
+  int sharing;  // The stride for which rows of a tile share the inner rows, or 0
+
+  Plan(const Problem<S>& p, int threads) : problem(p) {
+    const Pair span{(p.taps.y - 1) * p.dilation.y + 1, (p.taps.x - 1) * p.dilation.x + 1};
+    for (int64_t v = 0; v < p.taps.x; ++v) columns.push_back(v * p.dilation.x);
+    phase_step = std::max<int64_t>(p.outer_size.x, kLane) + (span.x - 1) / p.stride.x;
+    for (auto& column : columns) column = column % p.stride.x * phase_step + column / p.stride.x;
+    const int64_t line = 64 / sizeof(T);
+    row_step = ceil_div(p.stride.x * phase_step, line) * line;
+    const int64_t fit = (kBufferBytes / sizeof(T) / (std::max<int64_t>(p.channels, 1) * row_step) - span.y) / p.stride.y + 1;
+    const int64_t wanted = ceil_div(4 * threads, p.batch * p.groups);
+    band = std::min(fit, ceil_div(p.outer_size.y, threads > 1 ? wanted : 1));
+    band = std::max<int64_t>(ceil_div(band, kRows), 1) * kRows;
+    bands = ceil_div(p.outer_size.y, band);
+    rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + span.y;
+    channel_step = (rows * row_step / line | 1) * line + line * 2;  // An odd number of cache lines spreads over their sets
+    sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;
+  }
+
+  int64_t items() const { return problem.batch * problem.groups * bands; }
+  int64_t buffer_size() const {
+    return problem.channels * (channel_step + kRows * kLane) + (problem.taps.y * problem.taps.x + kChannels) * kRows * kLane;
+  }
+
+  void pack_inner(T* buffer, const S* inner, int64_t y0) const {
+    const auto& p = problem;
+    for (int64_t row = 0; row < rows; ++row) {
+      const int64_t y = y0 * p.stride.y + p.offset.y + row;
+      const bool inside = 0 <= y && y < p.inner_size.y;
+      for (int64_t phase = 0; phase < p.stride.x; ++phase) {
+        const int64_t x = p.offset.x + phase;  // The inner column of the run's first
+        for (int64_t c = 0; c < p.channels; ++c) {
+          pack_row(buffer + c * channel_step + row * row_step + phase * phase_step, phase_step,
+                   inner + c * p.inner_strides.c + y * p.inner_strides.y + x * p.inner_strides.x,
+                   p.stride.x * p.inner_strides.x, inside ? ceil_div(-x, p.stride.x) : 0,
+                   inside ? ceil_div(p.inner_size.x - x, p.stride.x) : 0);
+        }
+      }
+    }
+  }
+
+  // Whether the tile's kernel values lie in memory as the tile reads them.
+  bool in_place(int64_t y, int64_t x) const {
+    const auto& p = problem;
+    if (!std::is_same_v<S, T> || p.kernel_strides.x != 1 || y + kRows > p.outer_size.y || x + kLane > p.outer_size.x)
+      return false;
+    return !p.kernel_inside ||
+           (y + p.offset.y >= 0 && y + p.offset.y + kRows - 1 + (p.taps.y - 1) * p.dilation.y < p.inner_size.y &&
+            x + p.offset.x >= 0 && x + p.offset.x + kLane - 1 + (p.taps.x - 1) * p.dilation.x < p.inner_size.x);
+  }
+
+  // Copies the tile's kernel values to packed[u][v][r][lane], zeros where there are none.
+  void pack_kernel(T* packed, const S* kernel, int64_t kernel_offset, int64_t y0, int64_t x0) const {
+    const auto& p = problem;
+    const auto& ks = p.kernel_strides;
+    Vector<T> lanes;
+    for (int i = 0; i < kLane; ++i) lanes[i] = i;
+    for (int64_t u = 0; u < p.taps.y; ++u) {
+      for (int64_t v = 0; v < p.taps.x; ++v) {
+        int64_t first = 0, last = std::min<int64_t>(p.outer_size.x - x0, kLane);
+        if (p.kernel_inside) {
+          const int64_t x = x0 + v * p.dilation.x + p.offset.x;
+          first = std::clamp<int64_t>(-x, 0, kLane);
+          last = std::clamp<int64_t>(p.inner_size.x - x, first, last < first ? first : last);
+        }
+        const auto inside = (lanes >= static_cast<T>(first)) & (lanes < static_cast<T>(last));
+        for (int64_t r = 0; r < kRows; ++r, packed += kLane) {
+          const int64_t y = y0 + r, inner_y = y + u * p.dilation.y + p.offset.y;
+          Vector<T> value = {};
+          if (y < p.outer_size.y && (!p.kernel_inside || (0 <= inner_y && inner_y < p.inner_size.y))) {
+            const int64_t at = u * ks.u + v * ks.v + y * ks.y + x0 * ks.x;
+            if (ks.x == 1 && kernel_offset + at >= p.kernel_begin && kernel_offset + at + kLane <= p.kernel_end) {
+              value = load<T>(kernel + at);
+              value = inside ? value : Vector<T>{};
+            } else {
+              for (int64_t i = first; i < last; ++i) value[i] = static_cast<T>(kernel[at + i * ks.x]);
+            }
+          }
+          store<T>(packed, value);
+        }
+      }
+    }
+  }
+
+  void run(int64_t item, bool product, T* buffer) const {
+    const auto& p = problem;
+    const int64_t y0 = item % bands * band, g = item / bands % p.groups, n = item / bands / p.groups;
+    const int64_t y1 = std::min(y0 + band, p.outer_size.y);
+    S* outer = p.outer + n * p.outer_strides.n + g * p.channels * p.outer_strides.c;
+    const int64_t kernel_offset = n * p.kernel_strides.n + g * p.kernel_strides.g;
+    S* kernel = p.kernel + kernel_offset;
+    T* packed_outer = buffer + p.channels * channel_step;
+    T* packed_kernel = packed_outer + p.channels * kRows * kLane;
+    T* sums = packed_kernel + p.taps.y * p.taps.x * kRows * kLane;
+    pack_inner(buffer, p.inner + n * p.inner_strides.n + g * p.channels * p.inner_strides.c, y0);
+    Window<T> window{buffer, channel_step, row_step, columns.data(), p.stride.y, p.dilation.y, p.taps};
+    for (int64_t ty = y0; ty < y1; ty += kRows) {
+      // The last tiles move back to overlap those before: most sizes need no partial tile.
+      const int64_t y = std::max(y0, std::min(ty, y1 - kRows));
+      const int64_t height = std::min<int64_t>(y1 - y, kRows);
+      for (int64_t tx = 0; tx < p.outer_size.x; tx += kLane) {
+        const int64_t x = std::max<int64_t>(0, std::min(tx, p.outer_size.x - kLane));
+        const int64_t width = std::min<int64_t>(p.outer_size.x - x, kLane);
+        const T* inner = buffer + (y - y0) * p.stride.y * row_step + x;
+        Kernel<T> values{packed_kernel, p.taps.x * kRows * kLane, kRows * kLane, kLane};
+        const bool direct = in_place(y, x);
+        if constexpr (std::is_same_v<S, T>) {
+          if (direct)
+            values = {kernel + y * p.kernel_strides.y + x, p.kernel_strides.u, p.kernel_strides.v, p.kernel_strides.y};
+        }
+        if (product) {
+          inner_product_tile(window, inner, outer, y, x, height, width, packed_outer, values);
+          if (!direct) unpack_kernel(kernel, packed_kernel, y, x, height, width);
+        } else {
+          if (!direct) pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
+          weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width, sums);
+        }
+      }
+    }
+  }
+
+  void weighted_sum_tile(Window<T> window, const T* inner, const Kernel<const T>& kernel, S* outer, int64_t y, int64_t x,
+                         int64_t height, int64_t width, T* sums) const {
+    const auto& p = problem;
+    const auto& os = p.outer_strides;
+    for (int64_t c = 0; c < p.channels;) {
+      const bool full = c + kChannels <= p.channels;
+      window.inner = inner + c * channel_step;
+      if (full) {
+        (sharing == 1   ? weighted_sum<T, 1, kChannels>
+         : sharing == 2 ? weighted_sum<T, 2, kChannels>
+                        : weighted_sum<T, 0, kChannels>)(window, kernel, sums);
+      } else {
+        (sharing == 1 ? weighted_sum<T, 1, 1> : sharing == 2 ? weighted_sum<T, 2, 1> : weighted_sum<T, 0, 1>)(window, kernel,
+                                                                                                            sums);
+      }
+      const T* from = sums;
+      for (int64_t end = c + (full ? kChannels : 1); c < end; ++c, from += kRows * kLane) {
+        for (int64_t r = 0; r < height; ++r)
+          unpack_row(outer + c * os.c + (y + r) * os.y + x * os.x, os.x, from + r * kLane, width);
+      }
+    }
+  }
+
+  void inner_product_tile(Window<T> window, const T* inner, const S* outer, int64_t y, int64_t x, int64_t height,
+                          int64_t width, T* packed_outer, const Kernel<T>& kernel) const {
+    const auto& p = problem;
+    const auto& os = p.outer_strides;
+    for (int64_t c = 0; c < p.channels; ++c) {
+      for (int64_t r = 0; r < kRows; ++r) {
+        T* to = packed_outer + (c * kRows + r) * kLane;
+        const S* from = outer + c * os.c + (y + r) * os.y + x * os.x;
+        if (os.x == 1 && width == kLane && r < height) {
+          store<T>(to, load<T>(from));
+        } else {
+          pack_row(to, kLane, from, os.x, 0, r < height ? width : 0);
+        }
+      }
+    }
+    window.inner = inner;
+    (sharing == 1 ? inner_product<T, 1> : sharing == 2 ? inner_product<T, 2> : inner_product<T, 0>)(
+        window, packed_outer, p.channels, kernel);
+  }
+
+  void unpack_kernel(S* kernel, const T* packed, int64_t y, int64_t x, int64_t height, int64_t width) const {
+    const auto& p = problem;
+    const auto& ks = p.kernel_strides;
+    for (int64_t u = 0; u < p.taps.y; ++u) {
+      for (int64_t v = 0; v < p.taps.x; ++v, packed += kRows * kLane) {
+        for (int64_t r = 0; r < height; ++r)
+          unpack_row(kernel + u * ks.u + v * ks.v + (y + r) * ks.y + x * ks.x, ks.x, packed + r * kLane, width);
+      }
+    }
+  }
+};
+
+template <class S>
+void run(const std::vector<Problem<S>>& problems, bool product, int threads) {
+  int64_t work = 0;
+  for (const auto& p : problems)
+    work += p.batch * p.groups * p.channels * p.outer_size.y * p.outer_size.x * p.taps.y * p.taps.x;
+  threads = static_cast<int>(std::clamp<int64_t>(work / kGrain, 1, threads));
+  std::vector<Plan<S>> plans;
+  int64_t items = 0, size = 0;
+  for (const auto& p : problems) {
+    plans.emplace_back(p, threads);
+    items += plans.back().items();
+    size = std::max(size, plans.back().buffer_size());
+  }
+  const size_t bytes = size * sizeof(Accumulator<S>);
+#pragma omp parallel num_threads(threads) if (threads > 1)
+  {
+    // Kept from call to call: fresh memory costs page faults.
+    static thread_local std::vector<char> memory;
+    if (memory.size() < bytes + 64) memory.resize(bytes + 64);
+    auto buffer = reinterpret_cast<Accumulator<S>*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
+#pragma omp for schedule(dynamic)
+    for (int64_t item = 0; item < items; ++item) {
+      int64_t rest = item;
+      auto plan = plans.begin();
+      for (; rest >= plan->items(); ++plan) rest -= plan->items();
+      plan->run(rest, product, buffer);
+    }
+  }
+}
+
+struct Arguments {
+  int64_t operation, dtype, threads;  // operation: 0 writes output, 1 input, 2 kernel
+  void *output, *input, *kernel;
+  ImageStrides output_strides, input_strides;
+  KernelStrides kernel_strides;
+  int64_t batch, channels;
+  Pair input_size;
+  int64_t kernel_batch, groups;
+  Pair taps, output_size;
+  Pair stride, padding, dilation;
+};
+
+// The taps of one axis that meet the phase of the input's pixels, as the taps of a convolution with stride 1 over the outputs.
+struct PhaseTaps {
+  int64_t count = 0, first, step, dilation, offset;
+
+  PhaseTaps(int64_t phase, int64_t taps, int64_t stride, int64_t padding, int64_t dilation_) {
+    const int64_t divisor = std::gcd(stride, dilation_);
+    step = stride / divisor;
+    dilation = dilation_ / divisor;
+    for (first = 0; first < std::min(step, taps); ++first) {
+      if ((phase + padding - first * dilation_) % stride == 0) {
+        count = (taps - first + step - 1) / step;
+        break;
+      }
+    }
+    // In reverse order, so that the outputs' coordinates ascend
+    offset = (phase + padding - first * dilation_) / stride - (count - 1) * dilation;
+  }
+};
+
+template <class S>
+void dispatch(const Arguments& a) {
+  S *output = static_cast<S*>(a.output), *input = static_cast<S*>(a.input), *kernel = static_cast<S*>(a.kernel);
+  const auto& ks = a.kernel_strides;
+  const int64_t kernel_size = (a.batch - 1) * ks.n + (a.groups - 1) * ks.g + (a.taps.y - 1) * ks.u + (a.taps.x - 1) * ks.v +
+                              (a.output_size.y - 1) * ks.y + (a.output_size.x - 1) * ks.x + 1;
+  Problem<S> p{a.batch,         a.groups,       a.channels / a.groups, a.taps, a.output_size,
+               a.input_size,    a.stride,       a.dilation,            {-a.padding.y, -a.padding.x},
+               output,          input,          kernel,                a.output_strides, a.input_strides,
+               ks,              0,              kernel_size,           false};
+  if (a.operation != 1) return run<S>({p}, a.operation == 2, a.threads);
+  std::vector<Problem<S>> phases;
+  p.kernel_inside = true;
+  p.stride = {1, 1};
+  p.inner = output;
+  p.inner_size = a.output_size;
+  p.inner_strides = a.output_strides;
+  for (int64_t y = 0; y < std::min(a.stride.y, a.input_size.y); ++y) {
+    const PhaseTaps u(y, a.taps.y, a.stride.y, a.padding.y, a.dilation.y);
+    for (int64_t x = 0; x < std::min(a.stride.x, a.input_size.x); ++x) {
+      const PhaseTaps v(x, a.taps.x, a.stride.x, a.padding.x, a.dilation.x);
+      const auto& is = a.input_strides;
+      p.outer = input + y * is.y + x * is.x;
+      p.outer_size = {(a.input_size.y - y + a.stride.y - 1) / a.stride.y, (a.input_size.x - x + a.stride.x - 1) / a.stride.x};
+      p.outer_strides = {is.n, is.c, is.y * a.stride.y, is.x * a.stride.x};
+      p.taps = u.count && v.count ? Pair{u.count, v.count} : Pair{0, 0};
+      p.dilation = {u.dilation, v.dilation};
+      p.offset = {u.offset, v.offset};
+      // The kernel values of a tap lie at the output pixel that the tap finds, which moves on with the taps.
+      const int64_t shift = (u.first + (u.count - 1) * u.step) * ks.u + u.offset * ks.y +
+                            (v.first + (v.count - 1) * v.step) * ks.v + v.offset * ks.x;
+      p.kernel = kernel + shift;
+      p.kernel_begin = -shift;
+      p.kernel_end = kernel_size - shift;
+      p.kernel_strides = {ks.n, ks.g, u.dilation * ks.y - u.step * ks.u, v.dilation * ks.x - v.step * ks.v, ks.y, ks.x};
+      phases.push_back(p);
+    }
+  }
+  run<S>(phases, false, a.threads);
+}
+
+}  // namespace
+
+extern "C" void mmrednet_involution2d(const Arguments* arguments) {
+  switch (arguments->dtype) {
+    case 0:
+      return dispatch<c10::Half>(*arguments);
+    case 1:
+      return dispatch<c10::BFloat16>(*arguments);
+    case 2:
+      return dispatch<float>(*arguments);
+    case 3:
+      return dispatch<double>(*arguments);
+  }
+}
