@@ -1,0 +1,401 @@
+// Involution and its two gradients. One module per specialisation: dtype, window, stride, dilation and layouts are macros;
+// every size is an argument, so that images of any size run the same module. No header is included: NVRTC needs none.
+//
+//   forward      y[n,c,i,j]      = sum_uv k[n,g(c),u,v,i,j] x[n,c,i s - p + u d, j s - p + v d]
+//   grad_input   x[n,c,a,b]      = sum_uv k[n,g(c),u,v,i,j] y[n,c,i,j]    where i s - p + u d = a and j s - p + v d = b
+//   grad_kernel  k[n,g,u,v,i,j]  = sum_c  y[n,c,i,j] x[n,c,i s - p + u d, j s - p + v d]
+//
+// x is the tensor on the input's side, y the one on the output's side, whichever of the three is written.
+// A block stages a tile of up to CHUNK channels with its halo in shared memory. A thread owns a strip of neighbouring pixels
+// of all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip.
+// No sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
+//
+// Macros: FLOAT16 | BFLOAT16 | FLOAT32 | FLOAT64, KH, KW, SH, SW (stride), DH, DW (dilation), ROW_STEP (rows of the
+// window that reach the same row of x are this far apart), CHANNELS_LAST (x and y lie in memory as N, H, W, C), WIDE (64-bit
+// indices), STAGED (0 or 1: whether a tile fits in shared memory),
+// STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input), CHUNK, GRAD_CHUNK (channels, likewise), THREADS.
+
+#if defined(FLOAT64)
+typedef double T;
+typedef double Acc;
+__device__ __forceinline__ Acc load(T value) { return value; }
+__device__ __forceinline__ T store(Acc value) { return value; }
+#elif defined(FLOAT32)
+typedef float T;
+typedef float Acc;
+__device__ __forceinline__ Acc load(T value) { return value; }
+__device__ __forceinline__ T store(Acc value) { return value; }
+#else
+struct T {
+  unsigned short bits;
+};
+typedef float Acc;
+#if defined(FLOAT16)
+#ifdef __CUDACC__  // elsewhere the host brings these two
+__device__ __forceinline__ float half_to_float(unsigned short bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
+__device__ __forceinline__ unsigned short float_to_half(float value) {
+  unsigned short bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+#endif
+__device__ __forceinline__ Acc load(T value) { return half_to_float(value.bits); }
+__device__ __forceinline__ T store(Acc value) { return T{float_to_half(value)}; }
+#else
+__device__ __forceinline__ Acc load(T value) { return __uint_as_float((unsigned)value.bits << 16); }
+__device__ __forceinline__ T store(Acc value) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  unsigned short rounded;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
+  return T{rounded};
+#else
+  const unsigned bits = __float_as_uint(value);
+  if (value != value) return T{(unsigned short)(bits >> 16 | 64)};          // NaN stays NaN
+  return T{(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
+#endif
+}
+#endif
+#endif
+
+#ifdef WIDE
+typedef long long Index;
+#else
+typedef int Index;
+#endif
+
+// What the host passes, in this order, as Index.
+#define PROBLEM                                                                                                       \
+  Index groups, Index group_channels, Index in_h, Index in_w, Index out_h, Index out_w, Index pad_h, Index pad_w,     \
+      Index xn, Index xc, Index xh, Index xw, Index yn, Index yc, Index yh, Index yw, Index kn, Index kg, Index ku,   \
+      Index kv, Index ki, Index kj, Index vector_x, Index vector_y, Index vector_k, Index chunk, Index strips,        \
+      Index rows, Index planes, Index tiles_x, Index tiles_y, Index units, Index blocks, Index tile_h, Index tile_w,  \
+      Index pitch, Index channel_pitch
+
+// Taps of a window's row that are held in registers at a time: all of them, unless the row is long.
+constexpr int TAPS = KW <= 9 ? KW : (5 + SW) / SW * SW;
+// Input values under a strip and a row of taps; they are read into registers once where that is cheaper than per tap.
+constexpr int SPAN = (STRIP - 1) * SW + (TAPS - 1) * DW + 1;
+constexpr bool ROW = TAPS == KW && SPAN <= 32;
+// The same for the gradient of the input, whose strip covers GRAD_STRIP / SW pixels of y; REACH is how far back taps go.
+constexpr int REACH = (TAPS - 1) * DW / SW;
+constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
+constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= 32;
+
+template <int N>
+struct alignas(N * sizeof(T)) Vector {
+  T at[N];
+};
+
+// Reads N values: by vectors where p is aligned (whatever lies between N and the next whole vector is read, not used).
+template <int N, int WIDTH>
+__device__ __forceinline__ void read_row(Acc (&row)[N], const T *p) {
+#pragma unroll
+  for (int first = 0; first < N; first += WIDTH) {
+    const Vector<WIDTH> vector = *(const Vector<WIDTH> *)(p + first);
+#pragma unroll
+    for (int i = 0; i < WIDTH; ++i)
+      if (first + i < N) row[first + i] = load(vector.at[i]);
+  }
+}
+
+// Reads a strip of `count` pixels (fewer than STRIP at the border, the rest are zero) that are `step` apart.
+__device__ __forceinline__ void read_strip(Acc (&strip)[STRIP], const T *p, Index step, Index count, bool aligned) {
+  if (aligned && count >= STRIP) {
+    read_row<STRIP, STRIP>(strip, p);
+  } else {
+#pragma unroll
+    for (int i = 0; i < STRIP; ++i) strip[i] = i < count ? load(p[i * step]) : Acc(0);
+  }
+}
+
+template <int N>
+__device__ __forceinline__ void write_strip(T *p, const Acc (&strip)[N], Index step, Index count, bool aligned) {
+  if (aligned && count >= N) {
+    Vector<N> vector;
+#pragma unroll
+    for (int i = 0; i < N; ++i) vector.at[i] = store(strip[i]);
+    *(Vector<N> *)p = vector;
+  } else {
+#pragma unroll
+    for (int i = 0; i < N; ++i)
+      if (i < count) p[i * step] = store(strip[i]);
+  }
+}
+
+// A (N, C, H, W) tensor and its strides.
+struct Image {
+  const T *data;
+  Index n, c, h, w, height, width;
+};
+
+// The channels [channel, channel + channels) of one image that a thread, or a part of a tile, works on.
+struct Unit {
+  Index n, group, channel, channels;
+};
+
+// Units number the chunks of all groups of all images.
+__device__ __forceinline__ Unit find_unit(Index unit, Index groups, Index group_channels, Index chunk) {
+  const Index chunks = (group_channels + chunk - 1) / chunk;
+  const Index first = unit % chunks * chunk, group = unit / chunks % groups;
+  return {unit / chunks / groups, group, group * group_channels + first, min(chunk, group_channels - first)};
+}
+
+// Fills the tile of one unit with the pixels from (y0, x0) on; pixels outside the image are zero.
+__device__ __forceinline__ void stage(T *tile, const Image &image, const Unit &unit, Index y0, Index x0, Index tile_h,
+                                      Index tile_w, Index pitch, Index channel_pitch) {
+  const T *source = image.data + unit.n * image.n + unit.channel * image.c;
+#ifdef CHANNELS_LAST
+  const Index sizes[3] = {unit.channels, tile_w, tile_h};  // neighbouring threads take neighbouring channels
+#else
+  const Index sizes[3] = {tile_w, tile_h, unit.channels};  // neighbouring threads take neighbouring pixels of a row
+#endif
+  // Each thread counts up (a, b, c) by blockDim.x, digit by digit, instead of dividing for every element.
+  const Index step_a = blockDim.x % sizes[0], step_b = blockDim.x / sizes[0] % sizes[1];
+  const Index step_c = blockDim.x / sizes[0] / sizes[1];
+  Index a = threadIdx.x % sizes[0], b = threadIdx.x / sizes[0] % sizes[1], c = threadIdx.x / sizes[0] / sizes[1];
+  while (c < sizes[2]) {
+#ifdef CHANNELS_LAST
+    const Index channel = a, x = b, y = c;
+#else
+    const Index x = a, y = b, channel = c;
+#endif
+    const bool inside = y0 + y >= 0 && y0 + y < image.height && x0 + x >= 0 && x0 + x < image.width;
+    tile[channel * channel_pitch + y * pitch + x] =
+        inside ? source[channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w] : store(Acc(0));
+    a += step_a;
+    b += step_b;
+    c += step_c;
+    if (a >= sizes[0]) a -= sizes[0], ++b;
+    if (b >= sizes[1]) b -= sizes[1], ++c;
+  }
+}
+
+// One value of the image, as the tile would hold it: for windows that no tile can hold.
+__device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, Index channel, Index y, Index x) {
+  const bool inside = y >= 0 && y < image.height && x >= 0 && x < image.width;
+  return inside ? load(image.data[unit.n * image.n + (unit.channel + channel) * image.c + y * image.h + x * image.w])
+                : Acc(0);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, PROBLEM) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const Image image = {x, xn, xc, xh, xw, in_h, in_w};
+  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows, my_plane = threadIdx.x / strips / rows;
+  T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_row * SH * pitch + my_strip * STRIP * SW;
+
+  for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows;
+    const Index unit0 = block / tiles_x / tiles_y * planes;
+    if (STAGED) {
+      __syncthreads();  // the threads may still read the tile before this one
+      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
+        stage((T *)shared_memory + plane * chunk * channel_pitch, image, find_unit(unit0 + plane, groups, group_channels, chunk),
+              row0 * SH - pad_h, strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch);
+      __syncthreads();
+    }
+    const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
+    if (my_plane >= planes || unit0 + my_plane >= units || i >= out_h || j >= out_w) continue;
+    const Unit unit = find_unit(unit0 + my_plane, groups, group_channels, chunk);
+    const Index count = out_w - j;
+    const T *kernel = k + unit.n * kn + unit.group * kg + i * ki + j * kj;
+    Acc sum[CHUNK][STRIP] = {};
+
+    for (int u = 0; u < KH; ++u) {
+      for (int v0 = 0; v0 < KW; v0 += TAPS) {
+        Acc weight[TAPS][STRIP];
+#pragma unroll
+        for (int v = 0; v < TAPS; ++v)
+          if (KW % TAPS == 0 || v0 + v < KW)
+            read_strip(weight[v], kernel + u * ku + (v0 + v) * kv, kj, count, vector_k);
+#pragma unroll
+        for (int c = 0; c < CHUNK; ++c) {
+          if (c >= unit.channels) break;
+          const T *at = tile + c * channel_pitch + u * DH * pitch;
+          Acc value[SPAN];
+          if (STAGED && ROW) read_row<SPAN, STRIP>(value, at);
+#pragma unroll
+          for (int v = 0; v < TAPS; ++v) {
+            if (KW % TAPS != 0 && v0 + v >= KW) break;
+#pragma unroll
+            for (int s = 0; s < STRIP; ++s) {
+              const int offset = s * SW + v * DW;
+              const Acc pixel = STAGED ? (ROW ? value[offset] : load(at[v0 * DW + offset]))
+                                       : read_pixel(image, unit, c, i * SH - pad_h + u * DH,
+                                                    j * SW - pad_w + v0 * DW + offset);
+              sum[c][s] += weight[v][s] * pixel;
+            }
+          }
+        }
+      }
+    }
+    T *out = y + unit.n * yn + unit.channel * yc + i * yh + j * yw;
+#pragma unroll
+    for (int c = 0; c < CHUNK; ++c)
+      if (c < unit.channels) write_strip(out + c * yc, sum[c], yw, count, vector_y);
+  }
+}
+
+// Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips start
+// at multiples of s, which taps meet which pixels of the strip is known when compiling.
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    grad_input(T *__restrict__ x, const T *__restrict__ k, const T *__restrict__ y, PROBLEM) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  constexpr int BACK = (KW - 1) * DW / SW;
+  const Image image = {y, yn, yc, yh, yw, out_h, out_w};
+  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows, my_plane = threadIdx.x / strips / rows;
+  const Index origin = pad_w / SW * SW;  // of the first strip
+  T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_strip * (GRAD_STRIP / SW);
+
+  for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows + pad_h;
+    const Index unit0 = block / tiles_x / tiles_y * planes;
+    // The first row and column of y in the tile. The row rounds towards minus infinity.
+    const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
+    const Index x0 = (origin + strip0 * GRAD_STRIP) / SW - BACK;
+    if (STAGED) {
+      __syncthreads();  // the threads may still read the tile before this one
+      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
+        stage((T *)shared_memory + plane * chunk * channel_pitch, image, find_unit(unit0 + plane, groups, group_channels, chunk),
+              y0, x0, tile_h, tile_w, pitch, channel_pitch);
+      __syncthreads();
+    }
+    const Index a = row0 + my_row, b = origin + (strip0 + my_strip) * GRAD_STRIP;
+    if (my_plane >= planes || unit0 + my_plane >= units || a >= in_h + pad_h || b >= in_w + pad_w) continue;
+    const Unit unit = find_unit(unit0 + my_plane, groups, group_channels, chunk);
+    const T *kernel = k + unit.n * kn + unit.group * kg;
+    Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
+
+    int u = 0;
+    while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
+    for (u = u < ROW_STEP ? u : KH; u < KH; u += ROW_STEP) {
+      const Index i = (a - u * DH) / SH;
+      if (a < u * DH || i >= out_h) continue;
+      for (int v0 = 0; v0 < KW; v0 += TAPS) {
+        const Index j = b / SW - v0 / SW * DW;
+        Acc weight[TAPS][GRAD_STRIP];
+#pragma unroll
+        for (int v = 0; v < TAPS; ++v) {
+          if (KW % TAPS != 0 && v0 + v >= KW) break;
+#pragma unroll
+          for (int s = 0; s < GRAD_STRIP; ++s) {
+            if ((s - v * DW) % SW != 0) continue;
+            const Index at = j + (s - v * DW) / SW;
+            weight[v][s] =
+                at >= 0 && at < out_w ? load(kernel[u * ku + (v0 + v) * kv + i * ki + at * kj]) : Acc(0);
+          }
+        }
+#pragma unroll
+        for (int c = 0; c < GRAD_CHUNK; ++c) {
+          if (c >= unit.channels) break;
+          const T *at = tile + c * channel_pitch + (i - y0) * pitch;
+          Acc value[GRAD_SPAN];
+          if (STAGED && GRAD_ROW) read_row<GRAD_SPAN, GRAD_STRIP / SW>(value, at);
+#pragma unroll
+          for (int v = 0; v < TAPS; ++v) {
+            if (KW % TAPS != 0 && v0 + v >= KW) break;
+#pragma unroll
+            for (int s = 0; s < GRAD_STRIP; ++s) {
+              if ((s - v * DW) % SW != 0) continue;
+              const int offset = (s - v * DW) / SW;
+              const Acc pixel = STAGED ? (GRAD_ROW ? value[offset + REACH] : load(at[BACK - v0 / SW * DW + offset]))
+                                       : read_pixel(image, unit, c, i, j + offset);
+              sum[c][s] += weight[v][s] * pixel;
+            }
+          }
+        }
+      }
+    }
+    // The first strip may start left of the image, but only where the stride is not 1.
+    T *out = x + unit.n * xn + unit.channel * xc + (a - pad_h) * xh;
+    const Index first = b - pad_w;
+#pragma unroll
+    for (int c = 0; c < GRAD_CHUNK; ++c) {
+      if (c >= unit.channels) break;
+      if constexpr (SW == 1) {
+        write_strip(out + c * xc + first * xw, sum[c], xw, in_w - first, vector_x);
+      } else {
+#pragma unroll
+        for (int s = 0; s < GRAD_STRIP; ++s)
+          if (first + s >= 0 && first + s < in_w) out[c * xc + (first + s) * xw] = store(sum[c][s]);
+      }
+    }
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, 3)
+    grad_kernel(const T *__restrict__ x, T *__restrict__ k, const T *__restrict__ y, PROBLEM) {
+  extern __shared__ __align__(16) unsigned char shared_memory[];
+  const Image image = {x, xn, xc, xh, xw, in_h, in_w};
+  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows, my_plane = threadIdx.x / strips / rows;
+  T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_row * SH * pitch + my_strip * STRIP * SW;
+  const bool whole = chunk >= group_channels;
+
+  for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
+    const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows;
+    const Index unit0 = block / tiles_x / tiles_y * planes;
+    const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
+    const bool active = my_plane < planes && unit0 + my_plane < units && i < out_h && j < out_w;
+    const Unit mine = find_unit(active ? unit0 + my_plane : 0, groups, group_channels, group_channels);
+    const Index count = out_w - j;
+    Acc grad[CHUNK][STRIP];
+
+    for (int u = 0; u < KH; ++u) {
+      for (int v0 = 0; v0 < KW; v0 += TAPS) {
+        Acc sum[TAPS][STRIP] = {};
+        for (Index first = 0; first < group_channels; first += chunk) {
+          const Unit unit = {mine.n, mine.group, mine.channel + first, min(chunk, group_channels - first)};
+          // A group that fits in one chunk stays where it is for all taps.
+          if (!whole || (u == 0 && v0 == 0)) {
+            if (STAGED) {
+              __syncthreads();  // the threads may still read the tile before this one
+              for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
+                Unit part = find_unit(unit0 + plane, groups, group_channels, group_channels);
+                part.channel += first;
+                part.channels = unit.channels;
+                stage((T *)shared_memory + plane * chunk * channel_pitch, image, part, row0 * SH - pad_h,
+                      strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch);
+              }
+            }
+            if (active) {
+              const T *source = y + unit.n * yn + unit.channel * yc + i * yh + j * yw;
+#pragma unroll
+              for (int c = 0; c < CHUNK; ++c)
+                if (c < unit.channels) read_strip(grad[c], source + c * yc, yw, count, vector_y);
+            }
+            if (STAGED) __syncthreads();
+          }
+          if (!active) continue;
+#pragma unroll
+          for (int c = 0; c < CHUNK; ++c) {
+            if (c >= unit.channels) break;
+            const T *at = tile + c * channel_pitch + u * DH * pitch;
+            Acc value[SPAN];
+            if (STAGED && ROW) read_row<SPAN, STRIP>(value, at);
+#pragma unroll
+            for (int v = 0; v < TAPS; ++v) {
+              if (KW % TAPS != 0 && v0 + v >= KW) break;
+#pragma unroll
+              for (int s = 0; s < STRIP; ++s) {
+                const int offset = s * SW + v * DW;
+                const Acc pixel = STAGED ? (ROW ? value[offset] : load(at[v0 * DW + offset]))
+                                         : read_pixel(image, unit, c, i * SH - pad_h + u * DH,
+                                                      j * SW - pad_w + v0 * DW + offset);
+                sum[v][s] += grad[c][s] * pixel;
+              }
+            }
+          }
+        }
+        if (!active) continue;
+        T *out = k + mine.n * kn + mine.group * kg + u * ku + v0 * kv + i * ki + j * kj;
+#pragma unroll
+        for (int v = 0; v < TAPS; ++v)
+          if (KW % TAPS == 0 || v0 + v < KW) write_strip(out + v * kv, sum[v], kj, count, vector_k);
+      }
+    }
+  }
+}

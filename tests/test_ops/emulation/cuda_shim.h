@@ -1,0 +1,147 @@
+// As much of CUDA as involution2d.cu uses, on the CPU: the threads of a block are fibers that take turns, one by one, in an
+// order that the caller picks, and hand over at __syncthreads() alone. Nothing runs in between, so what a missing barrier
+// breaks is broken every time; each block starts with shared memory full of NaN; and the address sanitizer sees every
+// access beyond the bytes that were asked for.
+#pragma once
+
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <numeric>
+#include <random>
+#include <vector>
+
+#define __global__
+#define __device__
+#define __shared__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __align__(n) __attribute__((aligned(n)))
+
+struct dim3 {
+  unsigned x;
+};
+inline dim3 blockIdx, threadIdx, blockDim, gridDim;
+extern "C" {
+inline constexpr size_t SHARED_LIMIT = 256 << 10;
+alignas(1024) unsigned char shared_memory[SHARED_LIMIT];
+}
+
+using std::min;
+
+inline float __uint_as_float(unsigned bits) {
+  float value;
+  memcpy(&value, &bits, 4);
+  return value;
+}
+
+inline unsigned __float_as_uint(float value) {
+  unsigned bits;
+  memcpy(&bits, &value, 4);
+  return bits;
+}
+
+inline float half_to_float(unsigned short bits) {
+  const int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  float value = exponent ? std::ldexp(1024.f + fraction, exponent - 25) : std::ldexp(float(fraction), -24);
+  if (exponent == 31) value = fraction ? NAN : INFINITY;
+  return bits >> 15 ? -value : value;
+}
+
+inline unsigned short float_to_half(float value) {
+  const unsigned sign = std::signbit(value) << 15;
+  const float size = std::fabs(value);
+  if (std::isnan(size)) return sign | 0x7e00;
+  if (size >= 65520) return sign | 0x7c00;
+  if (size == 0) return sign;
+  int exponent;
+  std::frexp(size, &exponent);  // size = 0.5..1 * 2^exponent, so its last bit in half precision is worth 2^(exponent - 11)
+  exponent = std::max(exponent, -13);
+  // The fraction may round up to 2048, which carries into the exponent as it should.
+  return sign | (unsigned(std::nearbyint(std::ldexp(size, 11 - exponent))) + ((exponent + 13) << 10));
+}
+
+namespace emulation {
+
+struct Fiber {
+  static constexpr size_t STACK = 256 << 10;
+  ucontext_t context;
+  std::vector<char> stack = std::vector<char>(STACK);
+  void *fake_stack = nullptr;
+  bool finished;
+};
+
+inline std::vector<Fiber> fibers(1024);
+inline ucontext_t scheduler;
+inline const void *scheduler_stack;
+inline size_t scheduler_stack_size;
+inline std::function<void()> kernel;
+
+inline void leave(Fiber &fiber) {
+  __sanitizer_start_switch_fiber(fiber.finished ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_size);
+  swapcontext(&fiber.context, &scheduler);
+  __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack, &scheduler_stack_size);
+}
+
+inline void body() {
+  __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
+  kernel();
+  fibers[threadIdx.x].finished = true;
+  leave(fibers[threadIdx.x]);
+}
+
+// Runs the thread up to its next barrier or its end.
+inline void resume(unsigned thread) {
+  Fiber &fiber = fibers[thread];
+  threadIdx.x = thread;
+  void *fake_stack;
+  __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.data(), Fiber::STACK);
+  swapcontext(&scheduler, &fiber.context);
+  __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
+}
+
+// Launches `what` and waits. Order 0 runs the threads upwards, 1 downwards, any other shuffles them after every barrier.
+inline void launch(unsigned grid, unsigned block, size_t shared, int order, std::function<void()> what) {
+  kernel = std::move(what);
+  gridDim.x = grid;
+  blockDim.x = block;
+  std::mt19937 random(order);
+  std::vector<unsigned> turns(block);
+  std::iota(turns.begin(), turns.end(), 0);
+  if (order == 1) std::reverse(turns.begin(), turns.end());
+  for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
+    ASAN_UNPOISON_MEMORY_REGION(shared_memory, SHARED_LIMIT);
+    memset(shared_memory, 0xff, SHARED_LIMIT);
+    ASAN_POISON_MEMORY_REGION(shared_memory + shared, SHARED_LIMIT - shared);
+    for (unsigned thread = 0; thread < block; ++thread) {
+      Fiber &fiber = fibers[thread];
+      fiber.finished = false;
+      getcontext(&fiber.context);
+      fiber.context.uc_stack = {fiber.stack.data(), 0, Fiber::STACK};
+      makecontext(&fiber.context, body, 0);
+    }
+    for (unsigned finished = 0; finished < block;) {
+      if (order > 1) std::shuffle(turns.begin(), turns.end(), random);
+      finished = 0;
+      for (unsigned thread : turns) {
+        resume(thread);
+        finished += fibers[thread].finished;
+      }
+      if (finished != 0 && finished != block) {
+        fprintf(stderr, "%u of %u threads ended while the others wait at a barrier\n", finished, block);
+        abort();
+      }
+    }
+  }
+}
+
+}  // namespace emulation
+
+inline void __syncthreads() { emulation::leave(emulation::fibers[threadIdx.x]); }

@@ -1,0 +1,243 @@
+"""The very same CUDA source on the CPU, under the address and undefined behaviour sanitizers, against float64."""
+
+import shutil
+import struct
+import subprocess
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmrednet.ops import cuda, reference
+from mmrednet.ops.involution2d import output_size, same_padding
+
+HERE = Path(__file__).parent / 'emulation'
+FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
+# Largest error, as a part of the largest result.
+TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-14}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem, the layouts of its tensors and how it is launched."""
+
+    input_shape: tuple
+    groups: int
+    kernel_size: tuple = (7, 7)
+    stride: tuple = (1, 1)
+    dilation: tuple = (1, 1)
+    padding: tuple | None = None
+    dtype: torch.dtype = torch.float32
+    channels_last: bool = False
+    pixel_major: bool = False
+    max_grid: int = cuda.GRID
+    shared: int = cuda.SHARED
+    wide: bool = False
+
+
+CASES = {
+    'RedNet stage 3': Case((2, 32, 14, 14), 2),
+    'RedNet stage 4': Case((3, 64, 7, 7), 4),
+    'several tiles': Case((1, 16, 35, 70), 1),
+    'several launches': Case((3, 20, 35, 21), 2, max_grid=2),
+    'one pixel': Case((2, 6, 1, 1), 2),
+    'smaller than the window': Case((2, 6, 3, 2), 3),
+    'one channel a group': Case((1, 5, 9, 12), 5),
+    'one group, chunks of channels': Case((2, 37, 9, 8), 1),
+    'one group, channels last': Case((1, 40, 9, 8), 1, channels_last=True, pixel_major=True),
+    'odd size, stride 2': Case((2, 18, 15, 13), 1, stride=(2, 2)),
+    'stride 2, several launches': Case((1, 36, 37, 71), 2, stride=(2, 2), max_grid=1),
+    'stride 2, channels last': Case((2, 32, 15, 13), 2, stride=(2, 2), channels_last=True, pixel_major=True),
+    'channels last': Case((2, 32, 14, 19), 2, channels_last=True, pixel_major=True),
+    'channels last, kernel as it comes': Case((2, 32, 14, 19), 2, channels_last=True),
+    'kernel alone pixel-major': Case((2, 32, 14, 19), 2, pixel_major=True),
+    'float16': Case((2, 32, 14, 14), 2, dtype=torch.float16),
+    'bfloat16': Case((2, 32, 14, 16), 2, dtype=torch.bfloat16),
+    'float64': Case((2, 32, 14, 14), 2, dtype=torch.float64),
+    'float64, stride 2': Case((2, 32, 14, 14), 2, dtype=torch.float64, stride=(2, 2)),
+    'float16, channels last': Case((2, 32, 13, 16), 2, dtype=torch.float16, channels_last=True, pixel_major=True),
+    'bfloat16, channels last': Case((1, 48, 13, 40), 3, dtype=torch.bfloat16, channels_last=True, pixel_major=True),
+    'bfloat16, channels last, stride 2': Case(
+        (1, 48, 13, 16), 3, dtype=torch.bfloat16, stride=(2, 2), channels_last=True, pixel_major=True
+    ),
+    'bfloat16, channels last, 3x3': Case(
+        (1, 32, 33, 35), 2, (3, 3), dtype=torch.bfloat16, channels_last=True, pixel_major=True
+    ),
+    '3x3': Case((2, 32, 33, 40), 2, (3, 3)),
+    '3x3, stride 2': Case((2, 32, 33, 40), 2, (3, 3), stride=(2, 2)),
+    '1x1': Case((2, 8, 5, 6), 2, (1, 1)),
+    'rectangular': Case((2, 12, 11, 9), 3, (3, 5)),
+    'rectangular, all of it different': Case((2, 6, 17, 19), 3, (5, 2), (2, 3), (3, 2), (1, 4)),
+    'even window, stride 3': Case((2, 6, 16, 19), 3, (4, 2), (3, 3), padding=(0, 0)),
+    'stride 5, larger than the window': Case((2, 6, 16, 19), 3, (3, 3), (5, 5), padding=(2, 2)),
+    'stride and dilation 2': Case((1, 18, 16, 21), 1, (7, 7), (2, 2), (2, 2)),
+    'dilation 2': Case((1, 18, 16, 21), 1, (7, 7), (1, 1), (2, 2)),
+    'dilation 12, channels by the tile': Case((1, 20, 40, 9), 1, (3, 3), (1, 1), (12, 12)),
+    'no tile could hold it': Case((1, 6, 5, 9), 1, (3, 3), (1, 1), (90, 90)),
+    'long window': Case((1, 6, 13, 15), 1, (3, 11), (1, 1)),
+    'long window, stride 2': Case((1, 6, 13, 15), 1, (11, 13), (2, 2)),
+    'no padding': Case((1, 6, 13, 15), 1, (7, 7), padding=(0, 0)),
+    'much padding': Case((1, 6, 3, 5), 1, (7, 7), padding=(9, 10)),
+    '64-bit indices': Case((2, 20, 14, 19), 1, wide=True),
+    'more shared memory': Case((1, 16, 35, 70), 1, shared=96 << 10),
+}
+
+pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
+
+
+@pytest.fixture(scope='module')
+def build(tmp_path_factory):
+    """Returns a function that compiles a specialisation, once, and returns the path of the executable."""
+    programs = {}
+
+    def build_once(specialisation, source=cuda.SOURCE):
+        if (specialisation, source) not in programs:
+            path = tmp_path_factory.mktemp('emulation') / 'run'
+            command = ['g++', *specialisation.options, f'-DCUDA_SOURCE="{source}"', '-O1', '-g1', '-w']
+            command += ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', str(HERE / 'run.cpp'), '-o', path]
+            subprocess.run(command, check=True)
+            programs[specialisation, source] = path
+        return programs[specialisation, source]
+
+    return build_once
+
+
+@pytest.mark.parametrize('case', CASES.values(), ids=CASES)
+def test_matches_float64(build, case):
+    problem = make(case)
+    launches = [(function, *plan(case, problem, function)) for function in FUNCTIONS]
+    program = build(launches[0][1].specialisation)
+    got = [result for order in (0, 2) for result in run(program, launches, order)]
+    for function, first, again in zip(FUNCTIONS, got[:3], got[3:], strict=True):
+        expected = problem[f'expected {function}']
+        error = (first.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+        assert error <= TOLERANCE[case.dtype], f'{function}: {error}'
+        assert torch.equal(first, again), f'{function}: the order of the threads shows'
+
+
+def test_grid_larger_than_a_launch_loops():
+    launch, _ = plan(CASES['several launches'], make(CASES['several launches']), 'forward')
+    assert launch.grid == 2 < launch.arguments[-5]
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+def test_an_empty_batch_launches_nothing(function):
+    empty = torch.empty(0, 4, 5, 5), torch.empty(0, 1, 3, 3, 5, 5), torch.empty(0, 4, 5, 5)
+    written = dict(zip(('grad_input', 'grad_kernel', 'forward'), empty, strict=True))[function]
+    cuda._run(function, written, *empty, (1, 1), (1, 1), (1, 1))
+
+
+def test_no_channels_have_a_zero_gradient():
+    grad = torch.full((2, 1, 3, 3, 5, 5), float('nan'))
+    cuda.grad_kernel(grad, torch.empty(2, 0, 5, 5), torch.empty(2, 0, 5, 5), (1, 1), (1, 1), (1, 1))
+    assert not grad.any()
+
+
+@pytest.mark.parametrize('function', FUNCTIONS)
+@pytest.mark.parametrize('barrier', [0, 1])
+def test_a_missing_barrier_is_caught(build, tmp_path, function, barrier):
+    launches = [(function, *plan(CASES['several launches'], make(CASES['several launches']), function))]
+    good, *_ = run(build(launches[0][1].specialisation), launches, 0)
+    head, body = cuda.SOURCE.read_text().split(f'    {function}(')
+    parts = body.split('__syncthreads();')
+    body = '__syncthreads();'.join(parts[: barrier + 1]) + ';' + '__syncthreads();'.join(parts[barrier + 1 :])
+    planted = tmp_path / 'planted.cu'
+    planted.write_text(f'{head}    {function}({body}')
+    bad, *_ = run(build(launches[0][1].specialisation, planted), launches, 0)
+    assert not torch.allclose(good, bad, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    'sound, planted',
+    [
+        ('i < count ? load(p[i * step]) : Acc(0)', 'load(p[i * step])'),
+        ('y0 + y < image.height', 'y0 + y <= image.height'),
+        ('tile[channel * channel_pitch + y * pitch + x] =', 'tile[channel * channel_pitch + y * pitch + x + 40] ='),
+        ('if (i < count) p[i * step]', 'p[i * step]'),
+    ],
+    ids=['read of a strip', 'read while staging', 'write to shared memory', 'write of a strip'],
+)
+def test_an_access_out_of_bounds_is_caught(build, tmp_path, sound, planted):
+    case = replace(CASES['odd size, stride 2'], input_shape=(1, 18, 15, 13))
+    launches = [('forward', *plan(case, make(case), 'forward'))]
+    source = cuda.SOURCE.read_text()
+    assert source.count(sound) == 1
+    path = tmp_path / 'planted.cu'
+    path.write_text(source.replace(sound, planted))
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        run(build(launches[0][1].specialisation, path), launches, 0)
+    assert 'AddressSanitizer' in error.value.stderr
+
+
+def make(case):
+    """Returns the tensors of a case, those on each side, and what float64 says."""
+    torch.manual_seed(0)
+    n, c, h, w = case.input_shape
+    padding = case.padding or same_padding(case.kernel_size, case.dilation)
+    out_h, out_w = output_size((h, w), case.kernel_size, case.stride, padding, case.dilation)
+    memory_format = torch.channels_last if case.channels_last else torch.contiguous_format
+
+    def image(*shape):
+        return torch.randn(shape).to(case.dtype).contiguous(memory_format=memory_format)
+
+    x, y = image(n, c, h, w), image(n, c, out_h, out_w)
+    k = torch.randn(n, case.groups * case.kernel_size[0] * case.kernel_size[1], out_h, out_w).to(case.dtype)
+    if case.pixel_major:
+        k = k.contiguous(memory_format=torch.channels_last)
+    k = k.unflatten(1, (case.groups, *case.kernel_size))
+    wide_x, wide_k = x.double().requires_grad_(), k.double().requires_grad_()
+    expected = reference.involution2d(wide_x, wide_k, case.stride, padding, case.dilation)
+    grad_x, grad_k = torch.autograd.grad(expected, (wide_x, wide_k), y.double())
+    return {
+        'x': x,
+        'k': k,
+        'y': y,
+        'padding': padding,
+        'expected forward': expected.detach(),
+        'expected grad_input': grad_x,
+        'expected grad_kernel': grad_k,
+    }
+
+
+def plan(case, problem, function):
+    """Plans a launch as the backend does; the tensor to write holds NaN."""
+    x, k, y = problem['x'], problem['k'], problem['y']
+    if function == 'forward':
+        y = written = torch.full_like(y, float('nan'))
+    elif function == 'grad_input':
+        x = written = torch.full_like(x, float('nan'))
+    else:
+        k = written = torch.full_like(k, float('nan'))
+    x, k, y = cuda.fit(written, x, k, y)
+    geometry = case.stride, problem['padding'], case.dilation
+    launch = cuda.plan(function, x, k, y, *geometry, max_grid=case.max_grid, shared=case.shared)
+    if case.wide:
+        launch = replace(launch, specialisation=replace(launch.specialisation, wide=True))
+    return launch, (x, k, y)
+
+
+def run(program, launches, order):
+    """Runs the launches in one process and returns what each writes."""
+    cases, results = program.with_name('cases'), program.with_name('results')
+    with open(cases, 'wb') as file:
+        for function, launch, tensors in launches:
+            head = FUNCTIONS.index(function), launch.grid, launch.block, launch.shared, order, len(launch.arguments)
+            file.write(struct.pack(f'{6 + head[-1]}q', *head, *launch.arguments))
+            for tensor in tensors:
+                memory = flat(tensor).view(torch.uint8).numpy().tobytes()
+                file.write(struct.pack('q', len(memory)) + memory)
+    subprocess.run([program, cases, results], check=True, capture_output=True, text=True)
+    data = bytearray(results.read_bytes())
+    outputs, start = [], 0
+    for function, _, tensors in launches:
+        written = tensors[{'forward': 2, 'grad_input': 0, 'grad_kernel': 1}[function]]
+        memory = torch.frombuffer(data, dtype=written.dtype, offset=start, count=flat(written).numel())
+        outputs.append(memory.as_strided(written.shape, written.stride()))
+        start += memory.numel() * memory.itemsize
+    return outputs
+
+
+def flat(tensor):
+    """Returns the tensor's elements in the order of memory, from its first to its last."""
+    return tensor.as_strided((cuda._extent(tensor),), (1,))
