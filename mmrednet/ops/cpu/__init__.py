@@ -107,7 +107,7 @@ def _target_flags(compiler: list[str]) -> list[str]:
 
 @cache
 def _macros(command: tuple[str, ...]) -> str:
-    """Returns the compiler's predefined macros, which tell its version and the CPU's features; nothing where it fails."""
+    """Returns the compiler's predefined macros: its version and the CPU's features. Nothing where it fails."""
     run = subprocess.run([*command, '-dM', '-E', '-x', 'c++', os.devnull], capture_output=True, text=True)
     return run.stdout if run.returncode == 0 else ''
 
@@ -125,14 +125,14 @@ def _cache_folder() -> Path:
 
 
 def _cached(command: list[str]) -> ctypes.CDLL | None:
-    """Loads the library from the cache folder, where one process compiles it and the others wait. None: not writable."""
+    """Loads the library from the cache folder; one process compiles it, the others wait. None: not writable."""
     path = _cache_folder() / f'involution2d-{_digest(command)}.so'
     if not path.exists():
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with _locked(path.with_suffix('.lock')):
                 if not path.exists():
-                    # A process that does not see the lock, over a network file system, finds all of the file or nothing.
+                    # Who does not see the lock, over a network file system, finds all of the file or nothing.
                     temporary = path.with_suffix(f'.{os.getpid()}')
                     _compile(command, temporary)
                     os.replace(temporary, path)

@@ -37,7 +37,7 @@ constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and a va
 constexpr int kChannels = 2;
 #endif
 constexpr int kRows = 4;
-constexpr int64_t kBufferBytes = 256 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
+constexpr int64_t kBufferBytes = 512 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
 constexpr int64_t kGrain = 1 << 18;          // Multiply-adds that are worth waking a thread for
 
 template <class T>
@@ -60,6 +60,16 @@ INLINE inline Vector<T> load(const S* from) {
   } else {
     for (int lane = 0; lane < kLanes<T>; ++lane) value[lane] = static_cast<T>(from[lane]);
   }
+  return value;
+}
+
+// Loads into a register for good: left alone, GCC repeats a load for each of its uses.
+template <class T>
+INLINE inline Vector<T> load_once(const T* from) {
+  Vector<T> value = load<T>(from);
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
   return value;
 }
 
@@ -107,26 +117,33 @@ template <class T>
 struct Kernel {
   T* values;
   int64_t u, v, row;
+  int64_t ahead = 0;
 };
 
 template <int Value>
 using Int = std::integral_constant<int, Value>;
 
-template <class F, int... Values>
-INLINE inline void for_each(std::integer_sequence<int, Values...>, F&& function) {
-  (function(Int<Values>{}), ...);
+template <int First, int... Offsets, class F>
+INLINE inline void unroll(std::integer_sequence<int, Offsets...>, F&& function) {
+  (function(Int<First + Offsets>{}), ...);
+}
+
+// Calls function(Int<i>) for i = First, ..., Last: arrays that are indexed so end up in registers.
+template <int First, int Last, class F>
+INLINE inline void unroll(F&& function) {
+  unroll<First>(std::make_integer_sequence<int, Last - First + 1>{}, function);
 }
 
 // Calls visit(first, last, q, row) for the inner rows of a tile from top to bottom: rows [first, last] of the tile have the
 // inner row `row` as their tap u = q - Stride * r. It takes at least (kRows - 1) * Stride taps and a dilation of 1.
 template <int Stride, class F>
 INLINE inline void for_each_row(int64_t taps, F&& visit) {
-  for_each(std::make_integer_sequence<int, kRows - 1>{}, [&](auto m) INLINE {
-    for (int s = 0; s < Stride; ++s) visit(Int<0>{}, Int<m.value>{}, m.value * Stride + s);
+  unroll<0, kRows - 2>([&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(Int<0>{}, m, m * Stride + s);
   });
   for (int64_t q = (kRows - 1) * Stride; q < taps; ++q) visit(Int<0>{}, Int<kRows - 1>{}, q);
-  for_each(std::make_integer_sequence<int, kRows - 1>{}, [&](auto m) INLINE {
-    for (int s = 0; s < Stride; ++s) visit(Int<m.value + 1>{}, Int<kRows - 1>{}, taps + m.value * Stride + s);
+  unroll<1, kRows - 1>([&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(m, Int<kRows - 1>{}, taps + (m - 1) * Stride + s);
   });
 }
 
@@ -134,83 +151,83 @@ INLINE inline void for_each_row(int64_t taps, F&& visit) {
 template <class T, int Stride, int C>
 void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sums) {
   Vector<T> sum[C][kRows] = {};
-  const auto [height, width] = window.taps;
+  const int64_t channel_step = window.channel_step, kernel_step = kernel.v;
+  const int64_t* columns = window.columns;
+  const int64_t* const end = columns + window.taps.x;
   if constexpr (Stride == 0) {
-    for (int64_t u = 0; u < height; ++u) {
+    for (int64_t u = 0; u < window.taps.y; ++u) {
       const T* inner = window.inner + u * window.dilation * window.row_step;
       const T* weights = kernel.values + u * kernel.u;
-      for (int64_t v = 0; v < width; ++v, weights += kernel.v) {
-#pragma GCC unroll 8
-        for (int r = 0; r < kRows; ++r) {
-          const Vector<T> weight = load<T>(weights + r * kernel.row);
-          const T* at = inner + r * window.stride * window.row_step + window.columns[v];
-#pragma GCC unroll 8
-          for (int c = 0; c < C; ++c) sum[c][r] += weight * load<T>(at + c * window.channel_step);
-        }
+      for (const int64_t* column = columns; column < end; ++column, weights += kernel_step) {
+        unroll<0, kRows - 1>([&](auto r) INLINE {
+          const Vector<T> weight = load_once<T>(weights + r * kernel.row);
+          const T* at = inner + r * window.stride * window.row_step + *column;
+          unroll<0, C - 1>([&](auto c) INLINE { sum[c][r] += weight * load<T>(at + c * channel_step); });
+        });
       }
     }
   } else {
-    for_each_row<Stride>(height, [&](auto first, auto last, int64_t q) INLINE {
+    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
       const T* inner = window.inner + q * window.row_step;
       const T* weights = kernel.values + q * kernel.u;
       const int64_t weight_row = kernel.row - Stride * kernel.u;
-      for (int64_t v = 0; v < width; ++v, weights += kernel.v) {
-        Vector<T> weight[kRows];
-#pragma GCC unroll 8
-        for (int r = first; r <= last; ++r) weight[r] = load<T>(weights + r * weight_row);
-        const T* at = inner + window.columns[v];
-#pragma GCC unroll 8
-        for (int c = 0; c < C; ++c) {
-          const Vector<T> value = load<T>(at + c * window.channel_step);
-#pragma GCC unroll 8
-          for (int r = first; r <= last; ++r) sum[c][r] += weight[r] * value;
+      const T* ahead = weights + kernel.ahead;
+      for (const int64_t* column = columns; column < end; ++column, weights += kernel_step) {
+        if constexpr (C > 1 && first == 0) {
+          __builtin_prefetch(ahead);
+          ahead += kernel_step;
         }
+        Vector<T> weight[kRows];
+        unroll<first, last>([&](auto r) INLINE { weight[r] = load_once<T>(weights + r * weight_row); });
+        const T* at = inner + *column;
+        unroll<0, C - 1>([&](auto c) INLINE {
+          const Vector<T> value = load_once<T>(at + c * channel_step);
+          unroll<first, last>([&](auto r) INLINE { sum[c][r] += weight[r] * value; });
+        });
       }
     });
   }
-  for (int c = 0; c < C; ++c) {
-    for (int r = 0; r < kRows; ++r) store<T>(sums + (c * kRows + r) * kLanes<T>, sum[c][r]);
-  }
+  unroll<0, C - 1>([&](auto c) INLINE {
+    unroll<0, kRows - 1>([&](auto r) INLINE { store<T>(sums + (c * kRows + r) * kLanes<T>, sum[c][r]); });
+  });
 }
 
 // Writes the kernel values of the taps v, ..., v + V - 1 of all rows of taps; `outer` is outer[c][r][lane].
 template <class T, int Stride, int V>
 INLINE inline void inner_product_columns(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel,
                                          int64_t v) {
+  int64_t columns[V];
+  unroll<0, V - 1>([&](auto i) INLINE { columns[i] = window.columns[v + i]; });
   if constexpr (Stride == 0) {
     for (int64_t u = 0; u < window.taps.y; ++u) {
       for (int r = 0; r < kRows; ++r) {
         Vector<T> sum[V] = {};
         const T* inner = window.inner + (r * window.stride + u * window.dilation) * window.row_step;
         for (int64_t c = 0; c < channels; ++c, inner += window.channel_step) {
-          const Vector<T> grad = load<T>(outer + (c * kRows + r) * kLanes<T>);
-#pragma GCC unroll 8
-          for (int i = 0; i < V; ++i) sum[i] += grad * load<T>(inner + window.columns[v + i]);
+          const Vector<T> grad = load_once<T>(outer + (c * kRows + r) * kLanes<T>);
+          unroll<0, V - 1>([&](auto i) INLINE { sum[i] += grad * load<T>(inner + columns[i]); });
         }
-        for (int i = 0; i < V; ++i) store<T>(kernel.values + u * kernel.u + (v + i) * kernel.v + r * kernel.row, sum[i]);
+        T* to = kernel.values + u * kernel.u + v * kernel.v + r * kernel.row;
+        unroll<0, V - 1>([&](auto i) INLINE { store<T>(to + i * kernel.v, sum[i]); });
       }
     }
   } else {
-    int64_t columns[V];
-    for (int i = 0; i < V; ++i) columns[i] = window.columns[v + i];
     for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
       Vector<T> sum[kRows][V] = {};
       const T* inner = window.inner + q * window.row_step;
       const T* grads = outer;
       for (int64_t c = 0; c < channels; ++c, inner += window.channel_step, grads += kRows * kLanes<T>) {
-#pragma GCC unroll 8
-        for (int i = 0; i < V; ++i) {
-          const Vector<T> value = load<T>(inner + columns[i]);
-#pragma GCC unroll 8
-          for (int r = first; r <= last; ++r) sum[r][i] += load<T>(grads + r * kLanes<T>) * value;
-        }
+        Vector<T> grad[kRows];
+        unroll<first, last>([&](auto r) INLINE { grad[r] = load_once<T>(grads + r * kLanes<T>); });
+        unroll<0, V - 1>([&](auto i) INLINE {
+          const Vector<T> value = load_once<T>(inner + columns[i]);
+          unroll<first, last>([&](auto r) INLINE { sum[r][i] += grad[r] * value; });
+        });
       }
-#pragma GCC unroll 8
-      for (int r = first; r <= last; ++r) {
+      unroll<first, last>([&](auto r) INLINE {
         T* to = kernel.values + (q - Stride * r) * kernel.u + v * kernel.v + r * kernel.row;
-#pragma GCC unroll 8
-        for (int i = 0; i < V; ++i) store<T>(to + i * kernel.v, sum[r][i]);
-      }
+        unroll<0, V - 1>([&](auto i) INLINE { store<T>(to + i * kernel.v, sum[r][i]); });
+      });
     });
   }
 }
@@ -231,24 +248,48 @@ void inner_product(const Window<T>& window, const T* outer, int64_t channels, co
   }
 }
 
-// Writes to[i] = from[i * step] for first <= i < last, and zero for the other i < size.
+template <int N, class To, class From>
+INLINE inline void copy_lanes(To* to, const From* from) {
+  if constexpr (std::is_same_v<To, From>) {
+    std::memcpy(to, from, N * sizeof(To));
+  } else {
+    for (int lane = 0; lane < N; ++lane) to[lane] = static_cast<To>(from[lane]);
+  }
+}
+
+// Copies a run in vectors, the last of which overlaps the one before: runs are short, and a loop over the rest costs more.
+template <class To, class From>
+INLINE inline void copy_run(To* to, const From* from, int64_t size) {
+  constexpr int N = std::min(kLanes<To>, kLanes<From>);
+  if (size >= N) {
+    for (int64_t i = 0; i + N <= size; i += N) copy_lanes<N>(to + i, from + i);
+    copy_lanes<N>(to + size - N, from + size - N);
+  } else if (size >= N / 2) {
+    copy_lanes<N / 2>(to, from);
+    copy_lanes<N / 2>(to + size - N / 2, from + size - N / 2);
+  } else {
+    for (int64_t i = 0; i < size; ++i) copy_lanes<1>(to + i, from + i);
+  }
+}
+
+// Writes to[i] = from[i * step] for first <= i < last, and zero for the other i < size and up to a vector behind them.
 template <class T, class S>
-void pack_row(T* to, int64_t size, const S* from, int64_t step, int64_t first, int64_t last) {
-  first = std::clamp<int64_t>(first, 0, size);
-  last = std::clamp<int64_t>(last, first, size);
-  std::fill(to, to + first, T(0));
+INLINE inline void pack_row(T* to, int64_t size, const S* from, int64_t step, int64_t first, int64_t last) {
+  for (int64_t i = 0; i < first; i += kLanes<T>) store<T>(to + i, Vector<T>{});
   if (step == 1) {
-    for (int64_t i = first; i < last; ++i) to[i] = static_cast<T>(from[i]);
+    copy_run(to + first, from + first, last - first);
+  } else if (step == 2) {
+    for (int64_t i = first; i < last; ++i) to[i] = static_cast<T>(from[i * 2]);
   } else {
     for (int64_t i = first; i < last; ++i) to[i] = static_cast<T>(from[i * step]);
   }
-  std::fill(to + last, to + size, T(0));
+  for (int64_t i = last; i < size; i += kLanes<T>) store<T>(to + i, Vector<T>{});
 }
 
 template <class T, class S>
 INLINE inline void unpack_row(S* to, int64_t step, const T* from, int64_t size) {
-  if (step == 1 && size == kLanes<T>) {
-    store<T>(to, load<T>(from));
+  if (step == 1) {
+    copy_run(to, from, size);
   } else {
     for (int64_t i = 0; i < size; ++i) to[i * step] = static_cast<S>(from[i]);
   }
@@ -266,21 +307,27 @@ struct Plan {
   int64_t band, bands;                                // Rows of outputs of a work item; work items of a group
   int64_t phase_step, row_step, rows, channel_step;   // The buffer: channels x rows x phases of the stride x columns
   std::vector<int64_t> columns;
+  std::vector<std::pair<int64_t, int64_t>> runs;  // What each phase finds inside the inner image: [first, last)
+  int64_t span;                                   // Rows of the inner image under one row of outputs
   int sharing;  // The stride for which rows of a tile share the inner rows, or 0
 
   Plan(const Problem<S>& p, int threads) : problem(p) {
-    const Pair span{(p.taps.y - 1) * p.dilation.y + 1, (p.taps.x - 1) * p.dilation.x + 1};
     for (int64_t v = 0; v < p.taps.x; ++v) columns.push_back(v * p.dilation.x);
-    phase_step = std::max<int64_t>(p.outer_size.x, kLane) + (span.x - 1) / p.stride.x;
+    phase_step = std::max<int64_t>(p.outer_size.x, kLane) + (p.taps.x - 1) * p.dilation.x / p.stride.x;
     for (auto& column : columns) column = column % p.stride.x * phase_step + column / p.stride.x;
+    for (int64_t x = p.offset.x; x < p.offset.x + p.stride.x; ++x) {
+      const int64_t first = std::clamp<int64_t>(ceil_div(-x, p.stride.x), 0, phase_step);
+      runs.emplace_back(first, std::clamp<int64_t>(ceil_div(p.inner_size.x - x, p.stride.x), first, phase_step));
+    }
+    span = (p.taps.y - 1) * p.dilation.y + 1;
     const int64_t line = 64 / sizeof(T);
     row_step = ceil_div(p.stride.x * phase_step, line) * line;
-    const int64_t fit = (kBufferBytes / sizeof(T) / (std::max<int64_t>(p.channels, 1) * row_step) - span.y) / p.stride.y + 1;
+    const int64_t fit = (kBufferBytes / sizeof(T) / (std::max<int64_t>(p.channels, 1) * row_step) - span) / p.stride.y + 1;
     const int64_t wanted = ceil_div(4 * threads, p.batch * p.groups);
     band = std::min(fit, ceil_div(p.outer_size.y, threads > 1 ? wanted : 1));
     band = std::max<int64_t>(ceil_div(band, kRows), 1) * kRows;
     bands = ceil_div(p.outer_size.y, band);
-    rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + span.y;
+    rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + span;
     channel_step = (rows * row_step / line | 1) * line + line * 2;  // An odd number of cache lines spreads over their sets
     sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;
   }
@@ -290,61 +337,64 @@ struct Plan {
     return problem.channels * (channel_step + kRows * kLane) + (problem.taps.y * problem.taps.x + kChannels) * kRows * kLane;
   }
 
-  void pack_inner(T* buffer, const S* inner, int64_t y0) const {
+  // Packs the buffer's rows [begin, end); the first one is the inner row y0.
+  void pack_inner(T* buffer, const S* inner, int64_t y0, int64_t begin, int64_t end) const {
     const auto& p = problem;
-    for (int64_t row = 0; row < rows; ++row) {
-      const int64_t y = y0 * p.stride.y + p.offset.y + row;
+    const auto& is = p.inner_strides;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t y = y0 + row;
       const bool inside = 0 <= y && y < p.inner_size.y;
       for (int64_t phase = 0; phase < p.stride.x; ++phase) {
-        const int64_t x = p.offset.x + phase;  // The inner column of the run's first
-        for (int64_t c = 0; c < p.channels; ++c) {
-          pack_row(buffer + c * channel_step + row * row_step + phase * phase_step, phase_step,
-                   inner + c * p.inner_strides.c + y * p.inner_strides.y + x * p.inner_strides.x,
-                   p.stride.x * p.inner_strides.x, inside ? ceil_div(-x, p.stride.x) : 0,
-                   inside ? ceil_div(p.inner_size.x - x, p.stride.x) : 0);
-        }
+        const auto [first, last] = inside ? runs[phase] : std::pair<int64_t, int64_t>{0, 0};
+        const S* from = inner + y * is.y + (p.offset.x + phase) * is.x;
+        T* to = buffer + row * row_step + phase * phase_step;
+        for (int64_t c = 0; c < p.channels; ++c)
+          pack_row(to + c * channel_step, phase_step, from + c * is.c, p.stride.x * is.x, first, last);
       }
     }
   }
 
   // Whether the tile's kernel values lie in memory as the tile reads them.
-  bool in_place(int64_t y, int64_t x) const {
+  bool in_place(int64_t y, int64_t x, int64_t kernel_offset, bool product) const {
     const auto& p = problem;
-    if (!std::is_same_v<S, T> || p.kernel_strides.x != 1 || y + kRows > p.outer_size.y || x + kLane > p.outer_size.x)
-      return false;
-    return !p.kernel_inside ||
-           (y + p.offset.y >= 0 && y + p.offset.y + kRows - 1 + (p.taps.y - 1) * p.dilation.y < p.inner_size.y &&
-            x + p.offset.x >= 0 && x + p.offset.x + kLane - 1 + (p.taps.x - 1) * p.dilation.x < p.inner_size.x);
+    const auto& ks = p.kernel_strides;
+    if (!std::is_same_v<S, T> || ks.x != 1) return false;
+    if (p.kernel_inside) {
+      return y + p.offset.y >= 0 && y + p.offset.y + kRows - 1 + (p.taps.y - 1) * p.dilation.y < p.inner_size.y &&
+             x + p.offset.x >= 0 && x + p.offset.x + kLane - 1 + (p.taps.x - 1) * p.dilation.x < p.inner_size.x;
+    }
+    if (product) return y + kRows <= p.outer_size.y && x + kLane <= p.outer_size.x;
+    // What a tile reads beyond the outputs does no harm as long as it is there to be read.
+    return kernel_offset + (p.taps.y - 1) * ks.u + (p.taps.x - 1) * ks.v + (y + kRows - 1) * ks.y + x + kLane <= p.kernel_end;
   }
 
   // Copies the tile's kernel values to packed[u][v][r][lane], zeros where there are none.
   void pack_kernel(T* packed, const S* kernel, int64_t kernel_offset, int64_t y0, int64_t x0) const {
     const auto& p = problem;
     const auto& ks = p.kernel_strides;
+    const int64_t least = p.kernel_begin - kernel_offset, most = p.kernel_end - kernel_offset - kLane;
     Vector<T> lanes;
     for (int i = 0; i < kLane; ++i) lanes[i] = i;
-    for (int64_t u = 0; u < p.taps.y; ++u) {
-      for (int64_t v = 0; v < p.taps.x; ++v) {
-        int64_t first = 0, last = std::min<int64_t>(p.outer_size.x - x0, kLane);
-        if (p.kernel_inside) {
-          const int64_t x = x0 + v * p.dilation.x + p.offset.x;
-          first = std::clamp<int64_t>(-x, 0, kLane);
-          last = std::clamp<int64_t>(p.inner_size.x - x, first, last < first ? first : last);
-        }
-        const auto inside = (lanes >= static_cast<T>(first)) & (lanes < static_cast<T>(last));
-        for (int64_t r = 0; r < kRows; ++r, packed += kLane) {
-          const int64_t y = y0 + r, inner_y = y + u * p.dilation.y + p.offset.y;
+    for (int64_t v = 0; v < p.taps.x; ++v) {
+      const int64_t inner_x = x0 + v * p.dilation.x + p.offset.x;
+      const int64_t first = p.kernel_inside ? std::clamp<int64_t>(-inner_x, 0, kLane) : 0;
+      const int64_t last = p.kernel_inside ? std::clamp<int64_t>(p.inner_size.x - inner_x, first, kLane)
+                                           : std::min<int64_t>(p.outer_size.x - x0, kLane);
+      const auto inside = (lanes >= static_cast<T>(first)) & (lanes < static_cast<T>(last));
+      for (int64_t u = 0; u < p.taps.y; ++u) {
+        T* to = packed + (u * p.taps.x + v) * kRows * kLane;
+        const int64_t inner_y = y0 + u * p.dilation.y + p.offset.y;
+        int64_t at = u * ks.u + v * ks.v + y0 * ks.y + x0 * ks.x;
+        for (int64_t r = 0; r < kRows; ++r, at += ks.y) {
           Vector<T> value = {};
-          if (y < p.outer_size.y && (!p.kernel_inside || (0 <= inner_y && inner_y < p.inner_size.y))) {
-            const int64_t at = u * ks.u + v * ks.v + y * ks.y + x0 * ks.x;
-            if (ks.x == 1 && kernel_offset + at >= p.kernel_begin && kernel_offset + at + kLane <= p.kernel_end) {
-              value = load<T>(kernel + at);
-              value = inside ? value : Vector<T>{};
+          if (p.kernel_inside ? inner_y + r >= 0 && inner_y + r < p.inner_size.y : y0 + r < p.outer_size.y) {
+            if (ks.x == 1 && least <= at && at <= most) {
+              value = inside ? load<T>(kernel + at) : value;
             } else {
               for (int64_t i = first; i < last; ++i) value[i] = static_cast<T>(kernel[at + i * ks.x]);
             }
           }
-          store<T>(packed, value);
+          store<T>(to + r * kLane, value);
         }
       }
     }
@@ -360,18 +410,31 @@ struct Plan {
     T* packed_outer = buffer + p.channels * channel_step;
     T* packed_kernel = packed_outer + p.channels * kRows * kLane;
     T* sums = packed_kernel + p.taps.y * p.taps.x * kRows * kLane;
-    pack_inner(buffer, p.inner + n * p.inner_strides.n + g * p.channels * p.inner_strides.c, y0);
+    const auto& is = p.inner_strides;
+    const S* source = p.inner + n * is.n + g * p.channels * is.c;
+    const int64_t source_y = y0 * p.stride.y + p.offset.y;
+    int64_t packed_rows = 0;
     Window<T> window{buffer, channel_step, row_step, columns.data(), p.stride.y, p.dilation.y, p.taps};
     for (int64_t ty = y0; ty < y1; ty += kRows) {
       // The last tiles move back to overlap those before: most sizes need no partial tile.
       const int64_t y = std::max(y0, std::min(ty, y1 - kRows));
       const int64_t height = std::min<int64_t>(y1 - y, kRows);
+      const int64_t next_rows = (y - y0 + kRows - 1) * p.stride.y + span;
+      pack_inner(buffer, source, source_y, packed_rows, next_rows);
+      packed_rows = next_rows;
       for (int64_t tx = 0; tx < p.outer_size.x; tx += kLane) {
         const int64_t x = std::max<int64_t>(0, std::min(tx, p.outer_size.x - kLane));
         const int64_t width = std::min<int64_t>(p.outer_size.x - x, kLane);
+        // The inner rows of the next tiles below come from memory while this one computes.
+        if (tx * static_cast<int64_t>(sizeof(S)) % 64 == 0 && is.x == 1) {
+          for (int64_t row = packed_rows; row < packed_rows + kRows * p.stride.y; ++row) {
+            const S* next = source + (source_y + row) * is.y + x * p.stride.x;
+            for (int64_t c = 0; c < p.channels; ++c) __builtin_prefetch(next + c * is.c, 0, 2);
+          }
+        }
         const T* inner = buffer + (y - y0) * p.stride.y * row_step + x;
         Kernel<T> values{packed_kernel, p.taps.x * kRows * kLane, kRows * kLane, kLane};
-        const bool direct = in_place(y, x);
+        const bool direct = in_place(y, x, kernel_offset, product);
         if constexpr (std::is_same_v<S, T>) {
           if (direct)
             values = {kernel + y * p.kernel_strides.y + x, p.kernel_strides.u, p.kernel_strides.v, p.kernel_strides.y};
@@ -381,19 +444,20 @@ struct Plan {
           if (!direct) unpack_kernel(kernel, packed_kernel, y, x, height, width);
         } else {
           if (!direct) pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
-          weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width, sums);
+          weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width, sums, direct ? 64 / static_cast<int64_t>(sizeof(T)) : 0);
         }
       }
     }
   }
 
-  void weighted_sum_tile(Window<T> window, const T* inner, const Kernel<const T>& kernel, S* outer, int64_t y, int64_t x,
-                         int64_t height, int64_t width, T* sums) const {
+  void weighted_sum_tile(Window<T> window, const T* inner, Kernel<const T> kernel, S* outer, int64_t y, int64_t x,
+                         int64_t height, int64_t width, T* sums, int64_t ahead) const {
     const auto& p = problem;
     const auto& os = p.outer_strides;
     for (int64_t c = 0; c < p.channels;) {
       const bool full = c + kChannels <= p.channels;
       window.inner = inner + c * channel_step;
+      kernel.ahead = ahead + c / kChannels % kRows * kernel.row;
       if (full) {
         (sharing == 1   ? weighted_sum<T, 1, kChannels>
          : sharing == 2 ? weighted_sum<T, 2, kChannels>
