@@ -167,7 +167,8 @@ def _check_arguments(
             'generate the kernel for a number of groups that does'
         )
     expected = output_size((h, w), (kh, kw), stride, padding, dilation)
-    if min(expected) < 1:
+    # Not min(): under torch.compile that would tie the program to images that are wider than high.
+    if expected[0] < 1 or expected[1] < 1:
         raise ValueError(
             f'input of {h}x{w} with padding {tuple(padding)} is smaller than the window of {kh}x{kw} with dilation '
             f'{tuple(dilation)}: increase padding'

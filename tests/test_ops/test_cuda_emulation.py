@@ -13,6 +13,7 @@ from mmrednet.ops import cuda, reference
 from mmrednet.ops.involution2d import output_size, same_padding
 
 HERE = Path(__file__).parent / 'emulation'
+BLOCKS = -5  # the number of blocks among a launch's arguments
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
 # Largest error, as a part of the largest result.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-14}
@@ -31,8 +32,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     pixel_major: bool = False
-    max_grid: int = cuda.GRID
-    shared: int = cuda.SHARED
+    device: cuda.Device = cuda.Device()
     wide: bool = False
 
 
@@ -40,14 +40,14 @@ CASES = {
     'RedNet stage 3': Case((2, 32, 14, 14), 2),
     'RedNet stage 4': Case((3, 64, 7, 7), 4),
     'several tiles': Case((1, 16, 35, 70), 1),
-    'several launches': Case((3, 20, 35, 21), 2, max_grid=2),
+    'several launches': Case((3, 20, 35, 21), 2, device=cuda.Device(max_grid=2)),
     'one pixel': Case((2, 6, 1, 1), 2),
     'smaller than the window': Case((2, 6, 3, 2), 3),
     'one channel a group': Case((1, 5, 9, 12), 5),
     'one group, chunks of channels': Case((2, 37, 9, 8), 1),
     'one group, channels last': Case((1, 40, 9, 8), 1, channels_last=True, pixel_major=True),
     'odd size, stride 2': Case((2, 18, 15, 13), 1, stride=(2, 2)),
-    'stride 2, several launches': Case((1, 36, 37, 71), 2, stride=(2, 2), max_grid=1),
+    'stride 2, several launches': Case((1, 36, 37, 71), 2, stride=(2, 2), device=cuda.Device(max_grid=1)),
     'stride 2, channels last': Case((2, 32, 15, 13), 2, stride=(2, 2), channels_last=True, pixel_major=True),
     'channels last': Case((2, 32, 14, 19), 2, channels_last=True, pixel_major=True),
     'channels last, kernel as it comes': Case((2, 32, 14, 19), 2, channels_last=True),
@@ -80,7 +80,8 @@ CASES = {
     'no padding': Case((1, 6, 13, 15), 1, (7, 7), padding=(0, 0)),
     'much padding': Case((1, 6, 3, 5), 1, (7, 7), padding=(9, 10)),
     '64-bit indices': Case((2, 20, 14, 19), 1, wide=True),
-    'more shared memory': Case((1, 16, 35, 70), 1, shared=96 << 10),
+    'few blocks for many multiprocessors': Case((2, 32, 14, 14), 2, device=cuda.Device(multiprocessors=132)),
+    'more shared memory': Case((1, 16, 35, 70), 1, device=cuda.Device(shared=96 << 10)),
 }
 
 pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
@@ -118,7 +119,7 @@ def test_matches_float64(build, case):
 
 def test_grid_larger_than_a_launch_loops():
     launch, _ = plan(CASES['several launches'], make(CASES['several launches']), 'forward')
-    assert launch.grid == 2 < launch.arguments[-5]
+    assert launch.grid == 2 < launch.arguments[BLOCKS]
 
 
 @pytest.mark.parametrize('function', FUNCTIONS)
@@ -209,9 +210,9 @@ def plan(case, problem, function):
         x = written = torch.full_like(x, float('nan'))
     else:
         k = written = torch.full_like(k, float('nan'))
-    x, k, y = cuda.fit(written, x, k, y)
+    x, y = cuda.fit(y if written is k else written, x, y)
     geometry = case.stride, problem['padding'], case.dilation
-    launch = cuda.plan(function, x, k, y, *geometry, max_grid=case.max_grid, shared=case.shared)
+    launch = cuda.plan(function, *(cuda.Layout.of(t) for t in (x, k, y)), *geometry, case.device)
     if case.wide:
         launch = replace(launch, specialisation=replace(launch.specialisation, wide=True))
     return launch, (x, k, y)
@@ -240,4 +241,4 @@ def run(program, launches, order):
 
 def flat(tensor):
     """Returns the tensor's elements in the order of memory, from its first to its last."""
-    return tensor.as_strided((cuda._extent(tensor),), (1,))
+    return tensor.as_strided((cuda.Layout.of(tensor).extent,), (1,))

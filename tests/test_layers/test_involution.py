@@ -1,0 +1,140 @@
+import pytest
+import torch
+from mmcv.cnn import ConvModule, build_conv_layer
+from mmdet.models.necks import FPN
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from mmengine.registry import init_default_scope
+from mmpretrain.models.backbones import ResNet
+from mmrednet.layers import Involution
+from mmrednet.registry import MODELS
+from torch import nn
+
+
+@pytest.mark.parametrize('size', ((14, 14), (15, 13), (1, 1), (2, 3), (8, 7)))
+@pytest.mark.parametrize('stride', (1, 2, 3))
+def test_output_size_is_that_of_a_convolution(size, stride):
+    output = Involution(16, 7, stride).eval()(torch.rand(2, 16, *size))
+    assert output.shape == nn.Conv2d(16, 16, 7, stride, 3)(torch.rand(2, 16, *size)).shape
+
+
+@pytest.mark.parametrize('size', ((12, 12), (8, 20)))
+@pytest.mark.parametrize(('stride', 'kernel_size', 'group_channels'), ((1, 7, 16), (2, 7, 16), (2, 3, 4), (1, 5, 32)))
+def test_agrees_with_the_released_layer_where_that_runs(size, stride, kernel_size, group_channels):
+    """Average pooling, W0, BN, ReLU, W1, unfold, multiply, sum: Algorithm 1 on sizes that the stride divides."""
+    layer = Involution(32, kernel_size, stride, group_channels=group_channels).double()
+    for parameter in layer.parameters():
+        nn.init.normal_(parameter)
+    x = torch.randn(2, 32, *size, dtype=torch.float64)
+    weight = layer.conv2(layer.conv1(nn.AvgPool2d(stride, stride)(x) if stride > 1 else x))
+    n, _, h, w = weight.shape
+    groups = 32 // group_channels
+    weight = weight.view(n, groups, kernel_size**2, h, w).unsqueeze(2)
+    windows = nn.Unfold(kernel_size, 1, (kernel_size - 1) // 2, stride)(x)
+    expected = (weight * windows.view(n, groups, group_channels, kernel_size**2, h, w)).sum(3).view(n, 32, h, w)
+    torch.testing.assert_close(layer(x), expected)
+
+
+def test_cells_cut_off_by_the_border_average_the_pixels_that_they_have():
+    layer = Involution(16, 3, 2).eval().double()
+    x = torch.rand(1, 16, 5, 4, dtype=torch.float64)
+    pooled = torch.stack([x[:, :, i : i + 2].mean(2) for i in (0, 2, 4)], 2)
+    pooled = torch.stack([pooled[:, :, :, j : j + 2].mean(3) for j in (0, 2)], 3)
+    expected = layer.conv2(layer.conv1(pooled)).view(1, 1, 3, 3, 3, 2)
+    torch.testing.assert_close(layer.generate_kernel(x), expected)
+
+
+@pytest.mark.parametrize(('kernel_size', 'padding', 'stride'), ((3, 0, 1), (7, 1, 2), (4, 1, 2), (2, 0, 2), ((3, 5), (0, 1), 1)))
+def test_less_padding_takes_kernels_from_the_middle_of_the_windows(kernel_size, padding, stride):
+    x = torch.rand(2, 16, 13, 16)
+    layer = Involution(16, kernel_size, stride, padding=padding).eval()
+    assert layer(x).shape == nn.Conv2d(16, 16, kernel_size, stride, padding)(x).shape
+    if kernel_size == 3:
+        same = Involution(16, 3).eval()
+        same.load_state_dict(layer.state_dict())
+        torch.testing.assert_close(layer(x), same(x)[:, :, 1:-1, 1:-1])
+
+
+@pytest.mark.parametrize('stride', (1, 2))
+def test_empty_batch(stride):
+    layer = Involution(16, stride=stride)
+    x = torch.rand(0, 16, 8, 8, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == x.shape
+    assert all(parameter.grad is not None for parameter in layer.parameters())
+    assert all(buffer.isfinite().all() for buffer in layer.buffers())
+
+
+class ConstantKernel(nn.Module):
+    """A kernel generation function of a user's own."""
+
+    def __init__(self, channels, kernel_channels, scale=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, kernel_channels, 1, 1), scale))
+
+    def forward(self, x):
+        return self.weight.expand(x.shape[0], -1, *x.shape[2:])
+
+
+def test_kernel_generation_is_replaceable():
+    layer = Involution(16, 3, group_channels=8, kernel_generation=dict(type=ConstantKernel, scale=1 / 9))
+    x = torch.rand(2, 16, 6, 6)
+    torch.testing.assert_close(layer(x), nn.AvgPool2d(3, 1, 1)(x))
+    assert dict(layer.named_parameters()).keys() == {'kernel_generation.weight'}
+    linear = Involution(16, 3, kernel_generation=dict(type='mmrednet.LinearKernelGeneration'))
+    assert [tuple(p.shape) for p in linear.parameters()] == [(9, 16, 1, 1), (9,)]
+
+
+def test_conv_cfg_in_the_toolboxes_modules():
+    init_default_scope('mmdet')
+    conv_cfg = dict(type='mmrednet.Involution', group_channels=8)
+    fpn = FPN([32, 64], 32, 3, conv_cfg=conv_cfg, add_extra_convs='on_output')
+    assert [type(module.conv) for module in fpn.lateral_convs] == [nn.Conv2d] * 2
+    assert [type(module.conv) for module in fpn.fpn_convs] == [Involution] * 3
+    outs = fpn([torch.rand(1, 32, 16, 12), torch.rand(1, 64, 8, 6)])
+    assert [out.shape[2:] for out in outs] == [(16, 12), (8, 6), (4, 3)]
+    head = FCNMaskHead(num_convs=2, in_channels=32, conv_out_channels=16, num_classes=3, conv_cfg=conv_cfg)
+    head.init_weights()
+    assert head(torch.rand(2, 32, 14, 14)).shape == (2, 3, 28, 28)
+    resnet = ResNet(50, conv_cfg=conv_cfg)
+    assert resnet(torch.rand(1, 3, 65, 33))[0].shape == ResNet(50)(torch.rand(1, 3, 65, 33))[0].shape
+    assert sum(isinstance(module, Involution) for module in resnet.modules()) == 17
+
+
+def test_conv_cfg_arguments():
+    conv = build_conv_layer(dict(type='mmrednet.Involution'), 32, 64, 3, stride=2, padding=1, bias=False)
+    assert isinstance(conv.projection, nn.Conv2d) and conv.projection.bias is None
+    module = ConvModule(
+        32, 32, 3, 2, 2, 2, conv_cfg=dict(type='mmrednet.Involution', involution_kernel_size=7), norm_cfg=dict(type='BN')
+    )
+    assert module.conv.kernel_size == (7, 7)
+    assert module(torch.rand(2, 32, 11, 8)).shape == ConvModule(32, 32, 3, 2, 2, 2)(torch.rand(2, 32, 11, 8)).shape
+    layer = MODELS.build(dict(type='mmrednet.Involution', channels=32, kernel_size=5))
+    assert isinstance(layer, Involution) and layer.kernel_size == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (dict(channels=24), ('group_channels', '16', '24', 'divisor')),
+        (dict(channels=16, group_channels=0), ('group_channels', '0')),
+        (dict(channels=16, kernel_size=4), ('4x4', 'padding', 'odd')),
+        (dict(channels=16, kernel_size=0), ('kernel_size', '0')),
+        (dict(channels=16, stride=0), ('stride', '0')),
+        (dict(channels=16, padding=4), ('padding', '(4, 4)', 'kernel_size')),
+        (dict(channels=16, reduction_ratio=17), ('reduction_ratio', '17', '16')),
+    ],
+)
+def test_errors_name_argument_and_remedy(arguments, words):
+    with pytest.raises(ValueError) as info:
+        Involution(**arguments)
+    for word in words:
+        assert word in str(info.value)
+
+
+def test_error_of_a_kernel_generation_function_with_the_wrong_shape():
+    class Wrong(ConstantKernel):
+        def forward(self, x):
+            return super().forward(x)[:, 1:]
+
+    with pytest.raises(ValueError, match=r'kernel_generation.*\(1, 9, 4, 4\).*\(1, 8, 4, 4\)'):
+        Involution(16, 3, kernel_generation=dict(type=Wrong))(torch.rand(1, 16, 4, 4))

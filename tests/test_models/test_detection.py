@@ -1,0 +1,94 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmdet.models.necks import FPN
+from mmdet.registry import MODELS
+from mmdet.testing import demo_mm_inputs
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+from mmrednet.layers import Involution
+from torch import nn
+
+ROOT = Path(__file__).parents[2]
+RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
+
+
+@pytest.fixture(autouse=True)
+def scope():
+    init_default_scope('mmdet')
+
+
+@pytest.mark.parametrize(
+    ('name', 'options'),
+    [
+        ('fpn_involution_neck', dict(num_outs=5)),
+        ('fpn_involution_neck_retinanet', dict(num_outs=5, start_level=1, add_extra_convs='on_input')),
+    ],
+)
+def test_fpn_has_the_released_names_and_shapes(name, options):
+    channels = [256, 512, 1024, 2048]
+    neck = MODELS.build(dict(type='mmrednet.InvolutionFPN', in_channels=channels, out_channels=256, **options))
+    assert {'neck.' + key: list(value.shape) for key, value in neck.state_dict().items()} == RELEASED[name]
+    neck.init_weights()
+    features = [torch.rand(1, c, *size) for c, size in zip(channels, ((25, 33), (13, 17), (7, 9), (4, 5)), strict=True)]
+    plain = FPN(channels, 256, **options)
+    assert [out.shape for out in neck(features)] == [out.shape for out in plain(features)]
+
+
+def test_fpn_is_fpn_but_for_its_output_convolutions():
+    """With kernels that copy the pixel in the middle, what is left is mmdet's own top-down path."""
+    neck = MODELS.build(
+        dict(
+            type='mmrednet.InvolutionFPN',
+            in_channels=[8, 16],
+            out_channels=16,
+            num_outs=3,
+            involution_cfg=dict(kernel_size=3, group_channels=4),
+        )
+    )
+    plain = FPN([8, 16], 16, 3)
+    plain.lateral_convs.load_state_dict(neck.lateral_convs.state_dict())
+    for involution, conv in zip(neck.fpn_convs, plain.fpn_convs, strict=True):
+        assert isinstance(involution, Involution) and involution.groups == 4
+        nn.init.zeros_(involution.conv2.conv.weight)
+        involution.conv2.conv.bias.data = torch.eye(9)[4].repeat(4)
+        nn.init.dirac_(conv.conv.weight)
+        nn.init.zeros_(conv.conv.bias)
+    features = [torch.rand(2, 8, 12, 10), torch.rand(2, 16, 6, 5)]
+    for out, expected in zip(neck(features), plain(features), strict=True):
+        torch.testing.assert_close(out, expected)
+
+
+def load(name):
+    return Config.fromfile(ROOT / 'configs' / 'mmdet' / f'{name}.py')
+
+
+# Table 3 counts what is trained where the stem and the first stage are frozen: the whole model here.
+@pytest.mark.parametrize('name', ('faster_rcnn_rednet50_fpn', 'faster_rcnn_rednet50_invfpn'))
+def test_config_builds_trains_and_predicts(name):
+    config = load(name)
+    config.model.test_cfg.rcnn.score_thr = 0
+    model = MODELS.build(config.model)
+    model.init_weights()
+    inputs = demo_mm_inputs(2, [[3, 97, 128], [3, 128, 101]], num_classes=80)
+    losses = model(**model.data_preprocessor(inputs, True), mode='loss')
+    loss, _ = model.parse_losses(losses)
+    loss.backward()
+    assert loss.isfinite()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    model.eval()
+    with torch.no_grad():
+        results = model(**model.data_preprocessor(inputs, False), mode='predict')
+    assert len(results) == 2 and all(len(result.pred_instances) > 0 for result in results)
+
+
+def test_recipe_of_the_paper():
+    config = load('faster_rcnn_rednet50_invfpn')
+    assert config.optim_wrapper.optimizer == dict(type='SGD', lr=0.02, momentum=0.9, weight_decay=1e-4)
+    warmup, steps = config.param_scheduler
+    assert (warmup.type, warmup.start_factor, warmup.end) == ('LinearLR', 0.001, 2000)
+    assert (steps.milestones, steps.end, config.train_cfg.max_epochs) == ([8, 11], 12, 12)
+    assert (config.model.backbone.frozen_stages, config.model.backbone.norm_eval) == (1, True)
+    assert config.train_dataloader.dataset.data_root == 'data/coco/'

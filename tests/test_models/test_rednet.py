@@ -1,0 +1,166 @@
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from mmrednet.layers import Involution
+from mmrednet.models.rednet import Bottleneck, RedNet
+from torch import nn
+
+RELEASED = json.loads((Path(__file__).parents[1] / 'data' / 'released_checkpoint_keys.json').read_text())
+
+
+def shapes(module, prefix=''):
+    return {prefix + name: list(value.shape) for name, value in module.state_dict().items()}
+
+
+@pytest.mark.parametrize(
+    ('name', 'arguments'),
+    [
+        ('rednet26_imagenet', dict(depth=26)),
+        ('rednet50_imagenet', dict(depth=50)),
+        ('rednet50_dense_backbone', dict(depth=50, stem_kernel_size=7)),
+    ],
+)
+def test_names_and_shapes_are_those_of_the_released_checkpoints(name, arguments):
+    released = {key: shape for key, shape in RELEASED[name].items() if key.startswith('backbone.')}
+    assert shapes(RedNet(**arguments), 'backbone.') == released
+
+
+# Table 1, with the classifier of 1000 classes.
+@pytest.mark.parametrize(('depth', 'millions'), ((26, 9.23), (38, 12.39), (50, 15.54), (101, 25.65), (152, 33.98)))
+def test_parameters_of_table_1(depth, millions):
+    model = nn.ModuleList([RedNet(depth), nn.Linear(2048, 1000)])
+    assert round(sum(parameter.numel() for parameter in model.parameters()) / 1e6, 2) == millions
+
+
+@pytest.mark.parametrize('size', ((64, 64), (65, 97), (33, 225)))
+@pytest.mark.parametrize('stem', ('involution', 'conv'))
+def test_output_shapes(size, stem):
+    model = RedNet(26, stem=stem, out_indices=(0, 1, 2, 3)).eval()
+    outs = model(torch.rand(1, 3, *size))
+    expected = [(1, 256 * 2**i, *(-(-s // 2 ** (i + 2)) for s in size)) for i in range(4)]
+    assert [out.shape for out in outs] == expected
+
+
+@pytest.mark.parametrize('size', (225, 769))
+def test_sizes_that_the_strides_do_not_divide(size):
+    (out,) = RedNet(26, out_indices=(3,)).eval()(torch.rand(1, 3, size, 65))
+    assert out.shape == (1, 2048, -(-size // 32), 3)
+
+
+def test_dilated_stages():
+    model = RedNet(26, strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4), contract_dilation=True, out_indices=(1, 3)).eval()
+    outs = model(torch.rand(1, 3, 65, 65))
+    assert [out.shape[2:] for out in outs] == [(9, 9), (9, 9)]
+    assert [m.dilation[0] for m in model.layer3.modules() if isinstance(m, Involution)] == [1, 2, 2, 2]
+    assert model.layer4[0].conv2.dilation == (2, 2)
+
+
+def test_options_reach_the_involutions():
+    phi = dict(type='mmrednet.LinearKernelGeneration')
+    model = RedNet(26, kernel_size=5, group_channels=None, kernel_generation=phi, stem_kernel_size=9, num_stages=2, out_indices=(1,))
+    assert not hasattr(model, 'layer3')
+    stem, *trunk = [module for module in model.modules() if isinstance(module, Involution)]
+    assert stem.kernel_size == (9, 9)
+    assert all(layer.kernel_size == (5, 5) and layer.groups == 1 for layer in trunk)
+    assert model(torch.rand(2, 3, 32, 32))[0].shape == (2, 512, 4, 4)
+
+
+def test_activation_checkpointing_changes_no_gradient():
+    x = torch.rand(2, 3, 64, 64)
+    gradients = []
+    for with_cp in (False, True):
+        torch.manual_seed(0)
+        model = RedNet(26, with_cp=with_cp)
+        model.init_weights()
+        model(x)[0].square().sum().backward()
+        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, msg=name)
+
+
+def test_empty_batch():
+    x = torch.rand(0, 3, 32, 32, requires_grad=True)
+    RedNet(26)(x)[0].sum().backward()
+    assert x.grad.shape == x.shape
+
+
+def test_blocks_start_as_identities():
+    model = RedNet(26)
+    model.init_weights()
+    blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
+    assert len(blocks) == 8
+    assert all((block.bn3.weight == 0).all() and (block.bn1.weight == 1).all() for block in blocks)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """A checkpoint in the layout of the released ones."""
+    torch.manual_seed(1)
+    state = {'backbone.' + name: torch.randn_like(v.float()).to(v.dtype) for name, v in RedNet(26).state_dict().items()}
+    state['head.fc.weight'] = torch.rand(1000, 2048)
+    torch.save(dict(state_dict=state, meta=dict()), tmp_path / 'rednet26.pth')
+    return tmp_path / 'rednet26.pth', state
+
+
+def test_freezes_what_a_checkpoint_filled(checkpoint):
+    path, state = checkpoint
+    model = RedNet(
+        26,
+        frozen_stages=1,
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'),
+    )
+    model.init_weights()
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, state['backbone.' + name])
+    model.train()
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != name.startswith(('stem.', 'layer1.'))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model(torch.rand(2, 3, 64, 64))[0].sum().backward()
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('init_cfg', (None, dict(type='Pretrained', checkpoint=None, prefix='backbone.')))
+def test_never_freezes_random_weights_and_says_so(init_cfg, monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: said.append(text))
+    model = RedNet(26, frozen_stages=1, norm_eval=True, init_cfg=init_cfg)
+    model.init_weights()
+    model.train().train()
+    assert len(said) == 1 and 'init_cfg' in said[0] and 'frozen_stages=1' in said[0]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+    assert all(module.training for module in model.modules())
+
+
+def test_a_missing_checkpoint_is_named(tmp_path):
+    path = str(tmp_path / 'absent.pth')
+    model = RedNet(26, init_cfg=dict(type='Pretrained', checkpoint=path))
+    with pytest.raises(FileNotFoundError, match='init_cfg.*absent.pth.*None'):
+        model.init_weights()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'words'),
+    [
+        (dict(depth=34), ('depth', '34', '50')),
+        (dict(depth=50, stem='deep'), ('stem', 'deep', 'involution')),
+        (dict(depth=50, out_indices=(4,)), ('out_indices', '(4,)', '3')),
+        (dict(depth=50, out_indices=(-1,)), ('out_indices', '-1')),
+        (dict(depth=50, out_indices=()), ('out_indices', '()')),
+        (dict(depth=50, num_stages=5), ('num_stages', '5')),
+        (dict(depth=50, strides=(1, 2)), ('strides', '(1, 2)', '4')),
+        (dict(depth=50, dilations=(1, 1, 0, 1)), ('dilations', '0')),
+        (dict(depth=50, frozen_stages=5), ('frozen_stages', '5')),
+        (dict(depth=50, backend='tpu'), ('backend', 'tpu', 'torch')),
+        (dict(depth=50, group_channels=48), ('group_channels', '48')),
+    ],
+    ids=str,
+)
+def test_errors_name_argument_and_remedy(arguments, words):
+    with pytest.raises(ValueError) as info:
+        RedNet(**arguments)
+    for word in words:
+        assert word in str(info.value)

@@ -1,0 +1,143 @@
+"""What only the native CPU backend has: a library that is compiled once, its threads, and the layouts it reads in place."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmrednet.ops import cpu, involution2d
+from mmrednet.ops.cpu import _cache_folder, _digest
+
+LOAD = 'from mmrednet.ops import cpu; cpu.load()'
+COMPILING = 'mmrednet: compiling'
+
+try:
+    cpu.load()
+except RuntimeError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+def start(code, **environment):
+    return subprocess.Popen(
+        [sys.executable, '-c', code],
+        env={**os.environ, **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def stderr(process):
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert out == ''
+    return err
+
+
+def fake_compiler(folder):
+    """A compiler that notes each compilation and hands out the library that the cache holds already."""
+    library = next(_cache_folder().glob('involution2d-*.so'))
+    path = folder / 'c++'
+    path.write_text(
+        f'#!{sys.executable}\n'
+        'import shutil, sys, time\n'
+        'if "-o" in sys.argv:\n'
+        f'    open({str(folder / "calls")!r}, "a").write("x")\n'
+        '    time.sleep(0.5)\n'
+        f'    shutil.copy({str(library)!r}, sys.argv[sys.argv.index("-o") + 1])\n'
+    )
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_many_processes_compile_once(tmp_path):
+    environment = {'CXX': fake_compiler(tmp_path), 'MMREDNET_CACHE_DIR': str(tmp_path / 'cache')}
+    errors = [stderr(process) for process in [start(LOAD, **environment) for _ in range(3)]]
+    assert sorted(error.count(COMPILING) for error in errors) == [0, 0, 1]
+    assert [error.count('\n') for error in errors] == [error.count(COMPILING) for error in errors]
+    assert stderr(start(LOAD, **environment)) == ''
+    assert (tmp_path / 'calls').read_text() == 'x'
+    assert len(list((tmp_path / 'cache').glob('*.so'))) == 1
+
+
+def test_unwritable_cache_is_said_and_survived(tmp_path):
+    (tmp_path / 'file').touch()
+    error = stderr(start(LOAD, CXX=fake_compiler(tmp_path), MMREDNET_CACHE_DIR=str(tmp_path / 'file' / 'cache')))
+    assert 'cannot be written' in error and 'MMREDNET_CACHE_DIR' in error
+    assert COMPILING in error
+
+
+def test_no_compiler_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delenv('CXX', raising=False)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(RuntimeError, match='no C\\+\\+ compiler was found .* install one'):
+        cpu.load.__wrapped__()
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    with pytest.raises(RuntimeError, match="CXX names, 'no-such-compiler'"):
+        cpu.load.__wrapped__()
+
+
+def test_failing_compiler_gives_its_reason(tmp_path, monkeypatch):
+    compiler = tmp_path / 'c++'
+    compiler.write_text('#!/bin/sh\necho "source: error: out of luck" >&2\nexit 1\n')
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CXX', str(compiler))
+    monkeypatch.setenv('MMREDNET_CACHE_DIR', str(tmp_path / 'cache'))
+    with pytest.raises(RuntimeError, match='out of luck'):
+        cpu.load.__wrapped__()
+    assert not list((tmp_path / 'cache').glob('*.so'))
+
+
+def test_fallback_warns_once_without_compiler(tmp_path):
+    code = (
+        'import torch; from mmrednet.ops import involution2d\n'
+        'for _ in range(2): involution2d(torch.ones(1, 1, 4, 4), torch.ones(1, 1, 3, 3, 4, 4))'
+    )
+    error = stderr(start(code, PATH=str(tmp_path), CXX='', PYTHONWARNINGS='always'))
+    assert error.count('falls back') == 1 and 'install' in error
+
+
+def test_digest_depends_on_source_flags_and_torch(monkeypatch, tmp_path):
+    command = [*cpu._compiler(), *cpu.FLAGS, str(cpu.SOURCE)]
+    digests = {_digest(command), _digest([command[0], '-DX', *command[1:]])}
+    monkeypatch.setattr(torch, '__version__', '0.0')
+    digests.add(_digest(command))
+    monkeypatch.setattr(cpu, 'SOURCE', tmp_path / 'other.cpp')
+    (tmp_path / 'other.cpp').write_text('int x;')
+    digests.add(_digest(command))
+    assert len(digests) == 4
+
+
+@pytest.mark.parametrize('stride', [1, 2])
+def test_bits_do_not_depend_on_threads(stride):
+    size = 61 // stride + (stride == 2)
+    input = torch.randn(2, 32, 61, 61, requires_grad=True)
+    kernel = torch.randn(2, 2, 7, 7, size, size, requires_grad=True)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            out = involution2d(input, kernel, stride, backend='cpu')
+            results.append((out, *torch.autograd.grad(out.square().sum(), (input, kernel))))
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], result))
+
+
+def test_channels_last_without_copies():
+    """The whole step allocates its results and nothing else that is as large as a feature map."""
+    input = torch.randn(2, 64, 40, 40).contiguous(memory_format=torch.channels_last)
+    kernel = torch.randn(2, 4 * 49, 40, 40).contiguous(memory_format=torch.channels_last).unflatten(1, (4, 7, 7))
+    out, grads = torch.empty_like(input), (torch.empty_like(input), torch.empty_like(kernel))
+    geometry = (1, 1), (3, 3), (1, 1)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        cpu.involution2d(out, input, kernel, *geometry)
+        cpu.grad_input(grads[0], out, kernel, *geometry)
+        cpu.grad_kernel(grads[1], out, input, *geometry)
+    assert not [event for event in profile.events() if event.cpu_memory_usage > 0]
+    result = involution2d(input, kernel, backend='cpu')
+    assert result.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(result, out)

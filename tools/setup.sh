@@ -1,0 +1,100 @@
+#!/usr/bin/env bash
+# Fills .venv with all that the demo and the tests need. It can be run again at any time, and then skips what is done.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+TORCH=2.11.0
+TORCHVISION=0.26.0
+MMCV=2.1.0
+
+say() { printf '[setup] %s\n' "$*"; }
+stop() { printf '[setup] %s\n' "$*" >&2; exit 1; }
+
+# step NAME KEY TEXT COMMAND...: runs the command, unless it has run before with the same key.
+step() {
+    local stamp=".venv/.$1" key=$2 text=$3
+    shift 3
+    [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && return
+    say "$text"
+    "$@"
+    printf '%s' "$key" >"$stamp"
+}
+
+supported() { "$1" -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; }
+
+find_python() {
+    local candidate
+    for candidate in ${PYTHON:-python3.11 python3 python3.12 python3.10}; do
+        supported "$candidate" && python=$candidate && return
+    done
+    stop "No Python 3.10, 3.11 or 3.12 here: install one (Debian, Ubuntu: apt install python3.11 python3.11-venv python3.11-dev), or name it: PYTHON=/path/to/python3.11"
+}
+
+check_compiler() {
+    printf '#include <Python.h>\nint main() { return 0; }\n' |
+        "${CXX:-c++}" -x c++ -fsyntax-only "-I$("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')" - 2>/dev/null && return
+    command -v "${CXX:-c++}" >/dev/null ||
+        stop "No C++ compiler here (${CXX:-c++}): install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++)"
+    stop "The C++ compiler finds no Python.h for $python: install Python's headers (Debian, Ubuntu: apt install python3-dev)"
+}
+
+make_venv() {
+    "$python" -m venv --clear .venv || stop "$python makes no virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
+}
+
+install() { python -m pip install --quiet --disable-pip-version-check "$@"; }
+
+install_torch() { install 'setuptools>=77,<81' wheel ninja psutil "torch==$TORCH" "torchvision==$TORCHVISION"; }
+
+# The wheel is kept per user, so that another checkout need not build it again.
+build_mmcv() {
+    local wheels="${XDG_CACHE_HOME:-$HOME/.cache}/mmrednet/$mmcv_key" build
+    if [ ! -d "$wheels" ]; then
+        say "    no wheel of it in $wheels yet: compiling"
+        mkdir -p "${wheels%/*}"
+        build=$(mktemp -d "$wheels.XXXXXX")
+        trap 'rm -rf "$build"' EXIT
+        env MMCV_WITH_OPS=1 "FORCE_CUDA=$force_cuda" "CUDA_VISIBLE_DEVICES=${gpus-}" \
+            python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+            --wheel-dir "$build" "mmcv==$MMCV"
+        # A rename is atomic: an interrupted build leaves nothing that looks finished.
+        mv -T "$build" "$wheels"
+    fi
+    install --no-deps --force-reinstall "$wheels"/*.whl
+}
+
+install_toolboxes() { install -r tools/requirements.txt; }
+
+install_mmrednet() { install --no-build-isolation --no-deps --editable .; }
+
+if [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1; then
+    supported .venv/bin/python || stop "The Python in .venv is not 3.10, 3.11 or 3.12: remove .venv and run this again"
+    python=.venv/bin/python
+else
+    find_python
+fi
+check_compiler
+
+gpus= force_cuda=0 target='the CPU' minutes='8 minutes on 2 cores'
+if nvidia-smi -L >/dev/null 2>&1; then
+    if command -v nvcc >/dev/null; then
+        gpus=${CUDA_VISIBLE_DEVICES-0} force_cuda=1 target='the CPU and CUDA' minutes='30 minutes on 2 cores'
+    else
+        say "A GPU, but no nvcc: mmcv's operators are built for the CPU alone. For training on the GPU, install CUDA's toolkit and run this again."
+    fi
+fi
+
+if [ "$python" != .venv/bin/python ]; then
+    say "Making .venv with $("$python" --version) (seconds)"
+    make_venv
+fi
+# shellcheck disable=SC1091
+source .venv/bin/activate
+
+tag=$(python -c 'import sys; print(f"cp{sys.version_info[0]}{sys.version_info[1]}")')-$(uname -m)
+mmcv_key=mmcv-$MMCV-torch-$TORCH-$tag-$([ "$force_cuda" = 1 ] && echo cuda || echo cpu)
+step torch "$TORCH $TORCHVISION" "Installing torch $TORCH (about 2 minutes, 5 GB)" install_torch
+step mmcv "$mmcv_key" "Installing mmcv $MMCV with its operators for $target (about $minutes, once per user; then seconds)" build_mmcv
+step toolboxes "$(cksum <tools/requirements.txt)" 'Installing mmpretrain, mmdet, mmsegmentation and CuPy (about 2 minutes)' install_toolboxes
+step mmrednet "$(cksum <setup.cfg)$PWD" 'Installing mmrednet in place (seconds)' install_mmrednet
+say 'Ready: .venv holds all that is needed'
