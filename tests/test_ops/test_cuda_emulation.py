@@ -154,7 +154,7 @@ def test_a_missing_barrier_is_caught(build, tmp_path, function, barrier):
     [
         ('i < count ? load(p[i * step]) : Acc(0)', 'load(p[i * step])'),
         ('y0 + y < image.height', 'y0 + y <= image.height'),
-        ('tile[channel * channel_pitch + y * pitch + x] =', 'tile[channel * channel_pitch + y * pitch + x + 40] ='),
+        ('tile[to[t] + i] =', 'tile[to[t] + i + 40] ='),
         ('if (i < count) p[i * step]', 'p[i * step]'),
     ],
     ids=['read of a strip', 'read while staging', 'write to shared memory', 'write of a strip'],

@@ -1,19 +1,16 @@
 """The operator in CUDA, compiled by CuPy at first use: one module per specialisation, whatever the image sizes."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 from math import gcd
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
-# Threads of a block, bytes of shared memory that every GPU gives one, and blocks of a launch: kernels loop over the rest.
-THREADS = 128
-SHARED = 48 << 10
-GRID = 1 << 20
+THREADS = 128  # of a block, at most
 
 Pair = tuple[int, int]
 _DTYPES = {
@@ -89,9 +86,14 @@ class Specialisation:
         return max(1, self.chunk * self.strip // max(self.strip, self.grad_strip))
 
     @property
+    def channel_vector(self) -> int:
+        """Channels in 16 bytes."""
+        return 16 // self.dtype.itemsize
+
+    @property
     def staged(self) -> bool:
         """Whether shared memory can hold the window of one strip of pixels."""
-        return all(_Tile(self, f, 1, 1, 1).shared <= SHARED for f in ('forward', 'grad_input'))
+        return all(_Tile(self, f, 1, 1, 1).shared <= Device().shared for f in ('forward', 'grad_input'))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -163,6 +165,44 @@ class _Tile:
 
 
 @dataclass(frozen=True)
+class Device:
+    """What the shape of a launch depends on. The default is right everywhere, if not the fastest."""
+
+    shared: int = 48 << 10
+    multiprocessors: int = 0
+    max_grid: int = 1 << 20
+
+
+class Layout(NamedTuple):
+    """All that a launch depends on of a tensor: where it lies, not what it holds."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+    misalignment: int
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> 'Layout':
+        """Returns the layout of a tensor."""
+        return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.data_ptr() % 16)
+
+    @property
+    def extent(self) -> int:
+        """Elements between the first and the last, both included."""
+        return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+
+    def is_dense(self, axis: int) -> bool:
+        """Whether the elements along an axis are neighbours."""
+        return self.stride[axis] == 1 or self.shape[axis] == 1
+
+    def has_vectors(self, axis: int, size: int) -> bool:
+        """Whether the elements along an axis can be read ``size`` at a time, from every multiple of ``size`` on."""
+        steps = [step for i, step in enumerate(self.stride) if i != axis and self.shape[i] > 1]
+        aligned = self.misalignment % (size * self.dtype.itemsize) == 0
+        return aligned and self.stride[axis] == 1 and self.shape[axis] % size == 0 and all(s % size == 0 for s in steps)
+
+
+@dataclass(frozen=True)
 class Launch:
     """One launch of a kernel: everything but the pointers."""
 
@@ -173,45 +213,50 @@ class Launch:
     shared: int
     arguments: tuple[int, ...]
 
+    @cached_property
+    def scalars(self) -> tuple:
+        """The arguments as the scalars that CuPy passes on."""
+        import numpy
 
+        return tuple(map(numpy.int64 if self.specialisation.wide else numpy.int32, self.arguments))
+
+
+@lru_cache(maxsize=1 << 14)
 def plan(
     function: str,
-    x: Tensor,
-    k: Tensor,
-    y: Tensor,
+    x: Layout,
+    k: Layout,
+    y: Layout,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
-    max_grid: int = GRID,
-    shared: int = SHARED,
+    device: Device = Device(),  # noqa: B008
 ) -> Launch:
-    """Plans a launch. It looks at shapes, strides and addresses only, so it works without a GPU.
+    """Plans a launch. It needs no GPU, and remembers its plans: a network asks for the same ones again and again.
 
     Args:
         function (str): 'forward', 'grad_input' or 'grad_kernel'.
-        x (Tensor): The tensor on the input's side, (N, C, H, W), laid out as ``fit`` returns it.
-        k (Tensor): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
-        y (Tensor): The tensor on the output's side, (N, C, Ho, Wo), laid out as ``x``.
+        x (Layout): The tensor on the input's side, (N, C, H, W).
+        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
+        y (Layout): The tensor on the output's side, (N, C, Ho, Wo), channels-last where ``x`` is.
         stride (tuple): Vertical and horizontal stride.
         padding (tuple): Vertical and horizontal padding.
         dilation (tuple): Vertical and horizontal dilation.
-        max_grid (int): Blocks of a launch at most. Defaults to GRID.
-        shared (int): Bytes of shared memory of a block at most. Defaults to SHARED.
+        device (Device): The limits of the GPU.
     """
     (n, c, in_h, in_w), (groups, out_h, out_w) = x.shape, (k.shape[1], *k.shape[4:])
     group_channels = c // groups
     specialisation = Specialisation(
         dtype=x.dtype,
-        kernel_size=tuple(k.shape[2:4]),
-        stride=tuple(stride),
-        dilation=tuple(dilation),
-        channels_last=_channels_last(x, y),
-        wide=max(_extent(x), _extent(k), _extent(y)) >= 1 << 31,
+        kernel_size=k.shape[2:4],
+        stride=stride,
+        dilation=dilation,
+        channels_last=not (x.is_dense(3) and y.is_dense(3)),
+        wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
     )
     if function == 'grad_input':
         strip, chunk = specialisation.grad_strip, specialisation.grad_chunk
-        origin = padding[1] // stride[1] * stride[1]
-        all_strips, all_rows = _divide_up(padding[1] + in_w - origin, strip), in_h
+        all_strips, all_rows = _divide_up(padding[1] % stride[1] + in_w, strip), in_h
     else:
         strip, chunk = specialisation.strip, specialisation.chunk
         all_strips, all_rows = _divide_up(out_w, strip), out_h
@@ -221,7 +266,7 @@ def plan(
     rows = _share(all_rows, THREADS // strips)
     chunk = _share(group_channels, chunk)
     if specialisation.staged:
-        while _Tile(specialisation, function, strips, rows, chunk).shared > shared:
+        while _Tile(specialisation, function, strips, rows, chunk).shared > device.shared:
             if rows > 4 or rows > 1 and chunk == 1:
                 rows -= 1
             elif chunk > 1:
@@ -229,41 +274,47 @@ def plan(
             else:
                 strips -= 1
     rows, chunk = _share(all_rows, rows), _share(group_channels, chunk)
-    tile = _Tile(specialisation, function, strips, rows, chunk)
-    tiles_x, tiles_y = _divide_up(all_strips, strips), _divide_up(all_rows, rows)
     units = n * groups * (1 if function == 'grad_kernel' else _divide_up(group_channels, chunk))
+    # Little work is spread over more blocks.
+    tiles_x = _divide_up(all_strips, strips)
+    while rows > 4 and tiles_x * _divide_up(all_rows, rows) * units < 2 * device.multiprocessors:
+        rows = _divide_up(rows, 2)
+    tile = _Tile(specialisation, function, strips, rows, chunk)
+    tiles_y = _divide_up(all_rows, rows)
     # Small images share a block.
     planes = 1
     if tiles_x * tiles_y == 1:
-        planes = min(units, THREADS // (strips * rows))
-        if specialisation.staged:
-            planes = max(1, min(planes, shared // tile.shared))
+        fitting = device.shared // tile.shared if specialisation.staged else THREADS
+        enough = units // max(1, 2 * device.multiprocessors)
+        planes = max(1, min(enough, fitting, THREADS // (strips * rows)))
     blocks = tiles_x * tiles_y * _divide_up(units, planes)
 
-    vectors = (_by_vectors(t, strip) for t in (x, y, k))
-    arguments = (groups, group_channels, in_h, in_w, out_h, out_w, *padding, *x.stride(), *y.stride(), *k.stride())
-    arguments += (*vectors, chunk, strips, rows, planes, tiles_x, tiles_y, units, blocks)
-    arguments += (tile.height, tile.width, tile.pitch, tile.channel_pitch)
+    if specialisation.channels_last:
+        axis, size = 1, specialisation.channel_vector
+        whole = group_channels % size == 0 and chunk % size == 0
+    else:
+        axis, size, whole = 3, specialisation.strip, True
+    vectors = (whole and x.has_vectors(axis, size), whole and y.has_vectors(axis, size))
+    arguments = (groups, group_channels, in_h, in_w, out_h, out_w, *padding, *x.stride, *y.stride, *k.stride)
+    arguments += (*vectors, k.has_vectors(5, specialisation.strip), chunk, strips, rows, planes, tiles_x, tiles_y)
+    arguments += (units, blocks, tile.height, tile.width, tile.pitch, tile.channel_pitch)
     return Launch(
         specialisation,
         function,
-        grid=min(blocks, max_grid),
+        grid=min(blocks, device.max_grid),
         block=_divide_up(strips * rows * planes, 32) * 32,
         shared=planes * tile.shared if specialisation.staged else 0,
         arguments=tuple(int(a) for a in arguments),
     )
 
 
-def fit(written: Tensor, x: Tensor, k: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def fit(written: Tensor, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     """Copies what the kernels cannot read in place: ``x`` and ``y`` must be both channels-last or both not."""
-    layout = x if written is x else y
-    dense = layout.is_contiguous(memory_format=torch.channels_last) and not layout.is_contiguous()
-    memory_format = torch.channels_last if dense else torch.contiguous_format
-    unit = 1 if dense else 3
-    x, y = (
-        t if t.stride(unit) == 1 or t.shape[unit] == 1 else t.contiguous(memory_format=memory_format) for t in (x, y)
+    is_last = not written.is_contiguous() and written.is_contiguous(memory_format=torch.channels_last)
+    axis, memory_format = (1, torch.channels_last) if is_last else (3, torch.contiguous_format)
+    return tuple(
+        t if t.stride(axis) == 1 or t.shape[axis] == 1 else t.contiguous(memory_format=memory_format) for t in (x, y)
     )
-    return x, k, y
 
 
 def _run(function: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, stride: Pair, padding: Pair, dilation: Pair):
@@ -271,46 +322,40 @@ def _run(function: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, stride
         written.zero_()
         return
     import cupy
-    import numpy
 
-    x, k, y = fit(written, x, k, y)
-    with torch.cuda.device(x.device):
-        launch = plan(function, x, k, y, stride, padding, dilation)
-        integer = numpy.int64 if launch.specialisation.wide else numpy.int32
-        arguments = (x.data_ptr(), k.data_ptr(), y.data_ptr(), *map(integer, launch.arguments))
-        with cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream, x.device.index):
-            compiled = _function(x.device.index, launch.specialisation, function)
-            compiled((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared)
+    x, y = fit(y if written is k else written, x, y)
+    index = x.device.index
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    launch = plan(function, Layout.of(x), Layout.of(k), Layout.of(y), *geometry, _device(index))
+    with torch.cuda.device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
+        compiled = _function(index, launch.specialisation, function)
+        pointers = x.data_ptr(), k.data_ptr(), y.data_ptr()
+        compiled((launch.grid,), (launch.block,), (*pointers, *launch.scalars), shared_mem=launch.shared)
 
 
 @cache
-def _module(device: int, specialisation: Specialisation):
-    """Compiles for the current device, which is ``device``."""
+def _device(index: int) -> Device:
+    """Returns the limits of a GPU. At least two blocks share the memory of a multiprocessor."""
+    import cupy
+
+    limits = cupy.cuda.Device(index).attributes
+    half = limits['MaxSharedMemoryPerMultiprocessor'] // 2 - (1 << 10)
+    return Device(max(48 << 10, min(half, 64 << 10)), limits['MultiProcessorCount'])
+
+
+@cache
+def _module(index: int, specialisation: Specialisation):
+    """Compiles for the current device, which is ``index``."""
     import cupy
 
     return cupy.RawModule(code=SOURCE.read_text(), options=specialisation.options)
 
 
 @cache
-def _function(device: int, specialisation: Specialisation, name: str):
-    return _module(device, specialisation).get_function(name)
-
-
-def _channels_last(x: Tensor, y: Tensor) -> bool:
-    return not all(t.stride(3) == 1 or t.shape[3] == 1 for t in (x, y))
-
-
-def _by_vectors(tensor: Tensor, size: int) -> bool:
-    """Whether rows of pixels can be read ``size`` elements at a time: they are dense, and each begins on a boundary."""
-    pixel = tensor.dim() - 1
-    strides = [step for axis, step in enumerate(tensor.stride()) if axis != pixel and tensor.shape[axis] > 1]
-    aligned = tensor.data_ptr() % (size * tensor.itemsize) == 0
-    return aligned and tensor.stride(pixel) == 1 and all(step % size == 0 for step in strides)
-
-
-def _extent(tensor: Tensor) -> int:
-    """Returns how many elements lie between the first and the last, both included."""
-    return 1 + sum((size - 1) * step for size, step in zip(tensor.shape, tensor.stride(), strict=True))
+def _function(index: int, specialisation: Specialisation, name: str):
+    function = _module(index, specialisation).get_function(name)
+    function.max_dynamic_shared_size_bytes = _device(index).shared
+    return function
 
 
 def _divide_up(a: int, b: int) -> int:
@@ -320,6 +365,3 @@ def _divide_up(a: int, b: int) -> int:
 def _share(total: int, at_most: int) -> int:
     """Returns the size of the parts when ``total`` is cut into equal parts of ``at_most``."""
     return _divide_up(total, _divide_up(total, at_most))
-
-
-__all__: Sequence[str] = ('grad_input', 'grad_kernel', 'involution2d', 'load')

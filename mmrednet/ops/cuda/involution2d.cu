@@ -84,6 +84,12 @@ constexpr bool ROW = TAPS == KW && SPAN <= 32;
 constexpr int REACH = (TAPS - 1) * DW / SW;
 constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
 constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= 32;
+// Elements that are read at a time where the layout allows: 16 bytes of channels, or a strip of pixels.
+#ifdef CHANNELS_LAST
+constexpr int VECTOR = 16 / sizeof(T);
+#else
+constexpr int VECTOR = STRIP;
+#endif
 
 template <int N>
 struct alignas(N * sizeof(T)) Vector {
@@ -112,18 +118,76 @@ __device__ __forceinline__ void read_strip(Acc (&strip)[STRIP], const T *p, Inde
   }
 }
 
-template <int N>
-__device__ __forceinline__ void write_strip(T *p, const Acc (&strip)[N], Index step, Index count, bool aligned) {
-  if (aligned && count >= N) {
-    Vector<N> vector;
+__device__ __forceinline__ void write_strip(T *p, const Acc (&strip)[STRIP], Index step, Index count, bool aligned) {
+  if (aligned && count >= STRIP) {
+    Vector<STRIP> vector;
 #pragma unroll
-    for (int i = 0; i < N; ++i) vector.at[i] = store(strip[i]);
-    *(Vector<N> *)p = vector;
+    for (int i = 0; i < STRIP; ++i) vector.at[i] = store(strip[i]);
+    *(Vector<STRIP> *)p = vector;
   } else {
 #pragma unroll
-    for (int i = 0; i < N; ++i)
+    for (int i = 0; i < STRIP; ++i)
       if (i < count) p[i * step] = store(strip[i]);
   }
+}
+
+// Reads `channels` channels of a strip of `count` pixels; `c` and `w` are the strides of channels and pixels.
+__device__ __forceinline__ void read_channels(Acc (&strips)[CHUNK][STRIP], const T *p, Index channels, Index count,
+                                              Index c, Index w, bool aligned) {
+#pragma unroll
+  for (int first = 0; first < CHUNK; first += VECTOR) {
+#ifdef CHANNELS_LAST
+    if (aligned && first < channels) {
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s) {
+        Vector<VECTOR> vector = {};
+        if (s < count) vector = *(const Vector<VECTOR> *)(p + first + s * w);
+#pragma unroll
+        for (int i = 0; i < VECTOR; ++i) strips[first + i][s] = load(vector.at[i]);
+      }
+      continue;
+    }
+#endif
+#pragma unroll
+    for (int i = 0; i < VECTOR; ++i)
+      if (first + i < channels) read_strip(strips[first + i], p + (first + i) * c, w, count, aligned);
+  }
+}
+
+// Writes the channels of the pixels [first, count) of a strip, of which p is the pixel 0.
+template <int CHANNELS, int PIXELS>
+__device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first,
+                                               Index count, Index c, Index w, bool aligned) {
+#ifdef CHANNELS_LAST
+  if constexpr (CHANNELS % VECTOR == 0) {
+    if (aligned) {
+#pragma unroll
+      for (int channel = 0; channel < CHANNELS; channel += VECTOR)
+#pragma unroll
+        for (int s = 0; s < PIXELS; ++s) {
+          Vector<VECTOR> vector;
+#pragma unroll
+          for (int i = 0; i < VECTOR; ++i) vector.at[i] = store(strips[channel + i][s]);
+          if (channel < channels && s >= first && s < count) *(Vector<VECTOR> *)(p + channel + s * w) = vector;
+        }
+      return;
+    }
+  }
+#else
+  if constexpr (PIXELS == STRIP) {
+    if (first == 0) {
+#pragma unroll
+      for (int channel = 0; channel < CHANNELS; ++channel)
+        if (channel < channels) write_strip(p + channel * c, strips[channel], w, count, aligned);
+      return;
+    }
+  }
+#endif
+#pragma unroll
+  for (int channel = 0; channel < CHANNELS; ++channel)
+#pragma unroll
+    for (int s = 0; s < PIXELS; ++s)
+      if (channel < channels && s >= first && s < count) p[channel * c + s * w] = store(strips[channel][s]);
 }
 
 // A (N, C, H, W) tensor and its strides.
@@ -144,34 +208,63 @@ __device__ __forceinline__ Unit find_unit(Index unit, Index groups, Index group_
   return {unit / chunks / groups, group, group * group_channels + first, min(chunk, group_channels - first)};
 }
 
-// Fills the tile of one unit with the pixels from (y0, x0) on; pixels outside the image are zero.
-__device__ __forceinline__ void stage(T *tile, const Image &image, const Unit &unit, Index y0, Index x0, Index tile_h,
-                                      Index tile_w, Index pitch, Index channel_pitch) {
+// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is zero.
+template <int V>
+__device__ __forceinline__ void stage_by(T *tile, const Image &image, const Unit &unit, Index y0, Index x0, Index tile_h,
+                                         Index tile_w, Index pitch, Index channel_pitch) {
   const T *source = image.data + unit.n * image.n + unit.channel * image.c;
 #ifdef CHANNELS_LAST
-  const Index sizes[3] = {unit.channels, tile_w, tile_h};  // neighbouring threads take neighbouring channels
+  const Index sizes[3] = {unit.channels / V, tile_w, tile_h};  // neighbouring threads take neighbouring channels
 #else
-  const Index sizes[3] = {tile_w, tile_h, unit.channels};  // neighbouring threads take neighbouring pixels of a row
+  const Index shift = x0 & (V - 1);  // vectors start on their own boundary, which may lie left of the tile
+  const Index sizes[3] = {(tile_w + shift + V - 1) / V, tile_h, unit.channels};  // neighbouring pixels of a row
 #endif
   // Each thread counts up (a, b, c) by blockDim.x, digit by digit, instead of dividing for every element.
   const Index step_a = blockDim.x % sizes[0], step_b = blockDim.x / sizes[0] % sizes[1];
   const Index step_c = blockDim.x / sizes[0] / sizes[1];
   Index a = threadIdx.x % sizes[0], b = threadIdx.x / sizes[0] % sizes[1], c = threadIdx.x / sizes[0] / sizes[1];
+  constexpr int BATCH = V == 1 ? 8 : 4;  // loads in flight, before the first is stored
   while (c < sizes[2]) {
+    Vector<V> value[BATCH];
+    Index to[BATCH], column[BATCH];
+#pragma unroll
+    for (int t = 0; t < BATCH; ++t) {
 #ifdef CHANNELS_LAST
-    const Index channel = a, x = b, y = c;
+      const Index channel = a * V, x = b, y = c;
 #else
-    const Index x = a, y = b, channel = c;
+      const Index x = a * V - shift, y = b, channel = c;
 #endif
-    const bool inside = y0 + y >= 0 && y0 + y < image.height && x0 + x >= 0 && x0 + x < image.width;
-    tile[channel * channel_pitch + y * pitch + x] =
-        inside ? source[channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w] : store(Acc(0));
-    a += step_a;
-    b += step_b;
-    c += step_c;
-    if (a >= sizes[0]) a -= sizes[0], ++b;
-    if (b >= sizes[1]) b -= sizes[1], ++c;
+      const bool live = c < sizes[2];
+      const bool inside = y0 + y >= 0 && y0 + y < image.height && x0 + x >= 0 && x0 + x < image.width;
+      value[t] = Vector<V>();
+      if (live && inside)
+        value[t] = *(const Vector<V> *)(source + channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w);
+      to[t] = channel * channel_pitch + y * pitch + x;
+      column[t] = live ? x : tile_w;
+      a += step_a;
+      b += step_b;
+      c += step_c;
+      if (a >= sizes[0]) a -= sizes[0], ++b;
+      if (b >= sizes[1]) b -= sizes[1], ++c;
+    }
+#pragma unroll
+    for (int t = 0; t < BATCH; ++t)
+#pragma unroll
+      for (int i = 0; i < V; ++i)
+#ifdef CHANNELS_LAST
+        if (column[t] < tile_w) tile[to[t] + i * channel_pitch] = value[t].at[i];
+#else
+        if (column[t] + i >= 0 && column[t] + i < tile_w) tile[to[t] + i] = value[t].at[i];
+#endif
   }
+}
+
+__device__ __forceinline__ void stage(T *tile, const Image &image, const Unit &unit, Index y0, Index x0, Index tile_h,
+                                      Index tile_w, Index pitch, Index channel_pitch, bool aligned) {
+  if (aligned)
+    stage_by<VECTOR>(tile, image, unit, y0, x0, tile_h, tile_w, pitch, channel_pitch);
+  else
+    stage_by<1>(tile, image, unit, y0, x0, tile_h, tile_w, pitch, channel_pitch);
 }
 
 // One value of the image, as the tile would hold it: for windows that no tile can hold.
@@ -181,7 +274,7 @@ __device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, 
                 : Acc(0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3)
+extern "C" __global__ void __launch_bounds__(THREADS, 4)
     forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, PROBLEM) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const Image image = {x, xn, xc, xh, xw, in_h, in_w};
@@ -195,7 +288,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
       __syncthreads();  // the threads may still read the tile before this one
       for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
         stage((T *)shared_memory + plane * chunk * channel_pitch, image, find_unit(unit0 + plane, groups, group_channels, chunk),
-              row0 * SH - pad_h, strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch);
+              row0 * SH - pad_h, strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch, vector_x);
       __syncthreads();
     }
     const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
@@ -234,9 +327,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
       }
     }
     T *out = y + unit.n * yn + unit.channel * yc + i * yh + j * yw;
-#pragma unroll
-    for (int c = 0; c < CHUNK; ++c)
-      if (c < unit.channels) write_strip(out + c * yc, sum[c], yw, count, vector_y);
+    write_channels(out, sum, unit.channels, 0, count, yc, yw, vector_y);
   }
 }
 
@@ -261,7 +352,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
       __syncthreads();  // the threads may still read the tile before this one
       for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
         stage((T *)shared_memory + plane * chunk * channel_pitch, image, find_unit(unit0 + plane, groups, group_channels, chunk),
-              y0, x0, tile_h, tile_w, pitch, channel_pitch);
+              y0, x0, tile_h, tile_w, pitch, channel_pitch, vector_y);
       __syncthreads();
     }
     const Index a = row0 + my_row, b = origin + (strip0 + my_strip) * GRAD_STRIP;
@@ -311,19 +402,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
       }
     }
     // The first strip may start left of the image, but only where the stride is not 1.
-    T *out = x + unit.n * xn + unit.channel * xc + (a - pad_h) * xh;
-    const Index first = b - pad_w;
-#pragma unroll
-    for (int c = 0; c < GRAD_CHUNK; ++c) {
-      if (c >= unit.channels) break;
-      if constexpr (SW == 1) {
-        write_strip(out + c * xc + first * xw, sum[c], xw, in_w - first, vector_x);
-      } else {
-#pragma unroll
-        for (int s = 0; s < GRAD_STRIP; ++s)
-          if (first + s >= 0 && first + s < in_w) out[c * xc + (first + s) * xw] = store(sum[c][s]);
-      }
-    }
+    const Index left = b - pad_w;
+    T *out = x + unit.n * xn + unit.channel * xc + (a - pad_h) * xh + left * xw;
+    write_channels(out, sum, unit.channels, SW == 1 ? 0 : -left, in_w - left, xc, xw, vector_x);
   }
 }
 
@@ -358,14 +439,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
                 part.channel += first;
                 part.channels = unit.channels;
                 stage((T *)shared_memory + plane * chunk * channel_pitch, image, part, row0 * SH - pad_h,
-                      strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch);
+                      strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch, vector_x);
               }
             }
             if (active) {
               const T *source = y + unit.n * yn + unit.channel * yc + i * yh + j * yw;
-#pragma unroll
-              for (int c = 0; c < CHUNK; ++c)
-                if (c < unit.channels) read_strip(grad[c], source + c * yc, yw, count, vector_y);
+              read_channels(grad, source, unit.channels, count, yc, yw, vector_y);
             }
             if (STAGED) __syncthreads();
           }
