@@ -37,6 +37,7 @@ constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and a va
 constexpr int kChannels = 2;
 #endif
 constexpr int kRows = 4;
+constexpr int kPixels = kChannels / 2;  // Neighbouring pixels of a tile with channels last
 constexpr int64_t kBufferBytes = 512 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
 constexpr int64_t kGrain = 1 << 18;          // Multiply-adds that are worth waking a thread for
 
@@ -80,6 +81,15 @@ INLINE inline void store(S* to, Vector<T> value) {
   } else {
     for (int lane = 0; lane < kLanes<T>; ++lane) to[lane] = static_cast<S>(value[lane]);
   }
+}
+
+template <class T, class S>
+INLINE inline Vector<T> broadcast(const S* from) {
+  Vector<T> value = Vector<T>{} + static_cast<T>(*from);
+#if defined(__x86_64__)
+  asm("" : "+v"(value));
+#endif
+  return value;
 }
 
 // The strides of an image (N, C, H, W) or of a kernel (N, G, Kh, Kw, Ho, Wo), in elements.
@@ -189,6 +199,52 @@ void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sum
   }
   unroll<0, C - 1>([&](auto c) INLINE {
     unroll<0, kRows - 1>([&](auto r) INLINE { store<T>(sums + (c * kRows + r) * kLanes<T>, sum[c][r]); });
+  });
+}
+
+// The same for images with channels last: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step` is the
+// step from pixel to pixel, and kernel values are read one by one, from wherever they lie.
+template <class T, class S, int Stride, int V>
+void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
+  Vector<T> sum[kRows][kPixels][V] = {};
+  const int64_t pixel_step = window.channel_step, kernel_step = kernel.v;
+  const int64_t* const end = window.columns + window.taps.x;
+  if constexpr (Stride == 0) {
+    for (int64_t u = 0; u < window.taps.y; ++u) {
+      const T* inner = window.inner + u * window.dilation * window.row_step;
+      const S* weights = kernel.values + u * kernel.u;
+      for (const int64_t* column = window.columns; column < end; ++column, weights += kernel_step) {
+        unroll<0, kRows - 1>([&](auto r) INLINE {
+          unroll<0, kPixels - 1>([&](auto p) INLINE {
+            const Vector<T> weight = broadcast<T>(weights + r * kernel.row + p * kernel_pixel);
+            const T* at = inner + r * window.stride * window.row_step + *column + p * pixel_step;
+            unroll<0, V - 1>([&](auto c) INLINE { sum[r][p][c] += weight * load<T>(at + c * kLanes<T>); });
+          });
+        });
+      }
+    }
+  } else {
+    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+      const T* inner = window.inner + q * window.row_step;
+      const S* weights = kernel.values + q * kernel.u;
+      const int64_t weight_row = kernel.row - Stride * kernel.u;
+      for (const int64_t* column = window.columns; column < end; ++column, weights += kernel_step) {
+        unroll<0, kPixels - 1>([&](auto p) INLINE {
+          const T* at = inner + *column + p * pixel_step;
+          Vector<T> value[V];
+          unroll<0, V - 1>([&](auto c) INLINE { value[c] = load_once<T>(at + c * kLanes<T>); });
+          unroll<first, last>([&](auto r) INLINE {
+            const Vector<T> weight = broadcast<T>(weights + r * weight_row + p * kernel_pixel);
+            unroll<0, V - 1>([&](auto c) INLINE { sum[r][p][c] += weight * value[c]; });
+          });
+        });
+      }
+    });
+  }
+  unroll<0, kRows - 1>([&](auto r) INLINE {
+    unroll<0, kPixels - 1>([&](auto p) INLINE {
+      unroll<0, V - 1>([&](auto c) INLINE { store<T>(sums + ((r * kPixels + p) * V + c) * kLanes<T>, sum[r][p][c]); });
+    });
   });
 }
 
@@ -311,29 +367,41 @@ struct Plan {
   int64_t span;                                   // Rows of the inner image under one row of outputs
   int sharing;  // The stride for which rows of a tile share the inner rows, or 0
 
-  Plan(const Problem<S>& p, int threads) : problem(p) {
+  bool channels_last;
+  int64_t pixel_step = 0;
+
+  Plan(const Problem<S>& p, bool product, int threads) : problem(p) {
+    channels_last = !product && p.inner_strides.c == 1 && p.inner_strides.x != 1 && p.channels >= kLane;
+    // A phase of the gradient can be without taps.
+    const Pair reach{std::max<int64_t>(p.taps.y - 1, 0) * p.dilation.y, std::max<int64_t>(p.taps.x - 1, 0) * p.dilation.x};
     for (int64_t v = 0; v < p.taps.x; ++v) columns.push_back(v * p.dilation.x);
-    phase_step = std::max<int64_t>(p.outer_size.x, kLane) + (p.taps.x - 1) * p.dilation.x / p.stride.x;
+    phase_step = std::max<int64_t>(p.outer_size.x, kLane) + reach.x / p.stride.x;
     for (auto& column : columns) column = column % p.stride.x * phase_step + column / p.stride.x;
     for (int64_t x = p.offset.x; x < p.offset.x + p.stride.x; ++x) {
       const int64_t first = std::clamp<int64_t>(ceil_div(-x, p.stride.x), 0, phase_step);
       runs.emplace_back(first, std::clamp<int64_t>(ceil_div(p.inner_size.x - x, p.stride.x), first, phase_step));
     }
-    span = (p.taps.y - 1) * p.dilation.y + 1;
+    span = reach.y + 1;
+    if (channels_last) {
+      pixel_step = ceil_div(p.channels, kLane) * kLane;
+      for (int64_t v = 0; v < p.taps.x; ++v) columns[v] = v * p.dilation.x * pixel_step;
+    }
     const int64_t line = 64 / sizeof(T);
     row_step = ceil_div(p.stride.x * phase_step, line) * line;
-    const int64_t fit = (kBufferBytes / sizeof(T) / (std::max<int64_t>(p.channels, 1) * row_step) - span) / p.stride.y + 1;
+    if (channels_last) row_step = (p.stride.x * (std::max<int64_t>(p.outer_size.x, kPixels) - 1) + reach.x + 1) * pixel_step;
+    const int64_t fit = (kBufferBytes / sizeof(T) / (channels_last ? row_step : std::max<int64_t>(p.channels, 1) * row_step) - span) / p.stride.y + 1;
     const int64_t wanted = ceil_div(4 * threads, p.batch * p.groups);
     band = std::min(fit, ceil_div(p.outer_size.y, threads > 1 ? wanted : 1));
     band = std::max<int64_t>(ceil_div(band, kRows), 1) * kRows;
     bands = ceil_div(p.outer_size.y, band);
     rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + span;
-    channel_step = (rows * row_step / line | 1) * line + line * 2;  // An odd number of cache lines spreads over their sets
+    channel_step = channels_last ? 0 : (rows * row_step / line | 1) * line + line * 2;  // An odd number of cache lines spreads over their sets
     sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;
   }
 
   int64_t items() const { return problem.batch * problem.groups * bands; }
   int64_t buffer_size() const {
+    if (channels_last) return rows * row_step + problem.taps.y * problem.taps.x * kRows * kPixels + kRows * kPixels * 2 * kLane;
     return problem.channels * (channel_step + kRows * kLane) + (problem.taps.y * problem.taps.x + kChannels) * kRows * kLane;
   }
 
@@ -400,10 +468,107 @@ struct Plan {
     }
   }
 
+  // With channels last: the rows [begin, end) of the buffer, a pixel after the other.
+  void pack_pixels(T* buffer, const S* inner, int64_t y0, int64_t begin, int64_t end) const {
+    const auto& p = problem;
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t y = y0 + row;
+      const bool inside = 0 <= y && y < p.inner_size.y;
+      T* to = buffer + row * row_step;
+      for (int64_t x = p.offset.x; to < buffer + (row + 1) * row_step; ++x, to += pixel_step) {
+        const bool there = inside && 0 <= x && x < p.inner_size.x;
+        pack_row(to, pixel_step, inner + y * p.inner_strides.y + x * p.inner_strides.x, 1, 0, there ? p.channels : 0);
+      }
+    }
+  }
+
+  // Copies the tile's kernel values to packed[u][v][r][pixel], zeros where there are none.
+  void pack_kernel_last(S* packed, const S* kernel, int64_t y0, int64_t x0) const {
+    const auto& p = problem;
+    const auto& ks = p.kernel_strides;
+    for (int64_t u = 0; u < p.taps.y; ++u) {
+      for (int64_t v = 0; v < p.taps.x; ++v) {
+        for (int64_t r = 0; r < kRows; ++r) {
+          const int64_t y = y0 + r, inner_y = y + u * p.dilation.y + p.offset.y;
+          const bool inside = y < p.outer_size.y && (!p.kernel_inside || (0 <= inner_y && inner_y < p.inner_size.y));
+          for (int64_t x = x0; x < x0 + kPixels; ++x, ++packed) {
+            const int64_t inner_x = x + v * p.dilation.x + p.offset.x;
+            const bool there = inside && x < p.outer_size.x && (!p.kernel_inside || (0 <= inner_x && inner_x < p.inner_size.x));
+            *packed = there ? kernel[u * ks.u + v * ks.v + y * ks.y + x * ks.x] : S(0);
+          }
+        }
+      }
+    }
+  }
+
+  void run_channels_last(int64_t n, int64_t g, int64_t y0, int64_t y1, T* buffer) const {
+    const auto& p = problem;
+    const auto& ks = p.kernel_strides;
+    const auto& os = p.outer_strides;
+    S* outer = p.outer + n * os.n + g * p.channels * os.c;
+    const S* source = p.inner + n * p.inner_strides.n + g * p.channels * p.inner_strides.c;
+    const S* kernel = p.kernel + n * ks.n + g * ks.g;
+    T* sums = buffer + rows * row_step;
+    S* packed = reinterpret_cast<S*>(sums + kRows * kPixels * 2 * kLane);
+    Window<T> window{buffer, p.stride.x * pixel_step, row_step, columns.data(), p.stride.y, p.dilation.y, p.taps};
+    int64_t packed_rows = 0;
+    for (int64_t ty = y0; ty < y1; ty += kRows) {
+      const int64_t y = std::max(y0, std::min(ty, y1 - kRows));
+      const int64_t height = std::min<int64_t>(y1 - y, kRows);
+      const int64_t next_rows = (y - y0 + kRows - 1) * p.stride.y + span;
+      pack_pixels(buffer, source, y0 * p.stride.y + p.offset.y, packed_rows, next_rows);
+      packed_rows = next_rows;
+      for (int64_t tx = 0; tx < p.outer_size.x; tx += kPixels) {
+        const int64_t x = std::max<int64_t>(0, std::min(tx, p.outer_size.x - kPixels));
+        const int64_t width = std::min<int64_t>(p.outer_size.x - x, kPixels);
+        for (int64_t r = 0; r < kRows; ++r) {
+          for (int64_t i = 0; i < kPixels; ++i) {
+            const S* next = kernel + (y + r) * ks.y + (x + i + 2 * kPixels) * ks.x;
+            for (int64_t u = 0; u < p.taps.y; ++u) __builtin_prefetch(next + u * ks.u);
+          }
+        }
+        for (int64_t row = packed_rows; row < packed_rows + kRows * p.stride.y; ++row) {
+          for (int64_t i = 0; i < kPixels * p.stride.x; ++i)
+            __builtin_prefetch(source + (y0 * p.stride.y + p.offset.y + row) * p.inner_strides.y + (x * p.stride.x + i) * p.inner_strides.x, 0, 2);
+        }
+        Kernel<const S> values{kernel + y * ks.y + x * ks.x, ks.u, ks.v, ks.y};
+        int64_t kernel_pixel = ks.x;
+        const bool inside = !p.kernel_inside || (y + p.offset.y >= 0 && x + p.offset.x >= 0 &&
+                            y + p.offset.y + kRows - 1 + (p.taps.y - 1) * p.dilation.y < p.inner_size.y &&
+                            x + p.offset.x + kPixels - 1 + (p.taps.x - 1) * p.dilation.x < p.inner_size.x);
+        if (!inside || height < kRows || width < kPixels) {
+          pack_kernel_last(packed, kernel, y, x);
+          values = {packed, p.taps.x * kRows * kPixels, kRows * kPixels, kPixels};
+          kernel_pixel = 1;
+        }
+        for (int64_t c = 0; c < p.channels;) {
+          const int vectors = c + kLane < p.channels ? 2 : 1;
+          window.inner = buffer + ((y - y0) * p.stride.y) * row_step + x * p.stride.x * pixel_step + c;
+          if (vectors == 2) {
+            (sharing == 1   ? weighted_sum_last<T, S, 1, 2>
+             : sharing == 2 ? weighted_sum_last<T, S, 2, 2>
+                            : weighted_sum_last<T, S, 0, 2>)(window, values, kernel_pixel, sums);
+          } else {
+            (sharing == 1   ? weighted_sum_last<T, S, 1, 1>
+             : sharing == 2 ? weighted_sum_last<T, S, 2, 1>
+                            : weighted_sum_last<T, S, 0, 1>)(window, values, kernel_pixel, sums);
+          }
+          for (int64_t r = 0; r < height; ++r) {
+            for (int64_t i = 0; i < width; ++i)
+              unpack_row(outer + c * os.c + (y + r) * os.y + (x + i) * os.x, os.c, sums + (r * kPixels + i) * vectors * kLane,
+                         std::min<int64_t>(p.channels - c, vectors * kLane));
+          }
+          c += vectors * kLane;
+        }
+      }
+    }
+  }
+
   void run(int64_t item, bool product, T* buffer) const {
     const auto& p = problem;
     const int64_t y0 = item % bands * band, g = item / bands % p.groups, n = item / bands / p.groups;
     const int64_t y1 = std::min(y0 + band, p.outer_size.y);
+    if (channels_last) return run_channels_last(n, g, y0, y1, buffer);
     S* outer = p.outer + n * p.outer_strides.n + g * p.channels * p.outer_strides.c;
     const int64_t kernel_offset = n * p.kernel_strides.n + g * p.kernel_strides.g;
     S* kernel = p.kernel + kernel_offset;
@@ -515,7 +680,7 @@ void run(const std::vector<Problem<S>>& problems, bool product, int threads) {
   std::vector<Plan<S>> plans;
   int64_t items = 0, size = 0;
   for (const auto& p : problems) {
-    plans.emplace_back(p, threads);
+    plans.emplace_back(p, product, threads);
     items += plans.back().items();
     size = std::max(size, plans.back().buffer_size());
   }
