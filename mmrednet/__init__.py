@@ -4,6 +4,6 @@ from importlib.util import find_spec
 
 __version__ = '0.1.0'
 
-# `custom_imports=dict(imports=['mmrednet'])` is to make the bare names known; without mmengine there is nobody to know them.
+# `custom_imports=dict(imports=['mmrednet'])` makes the bare names known to mmengine, where there is one.
 if find_spec('mmengine') is not None:
     from . import registry  # noqa: F401

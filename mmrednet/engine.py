@@ -6,7 +6,6 @@ import sys
 from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner as MMEngineRunner
-
 from mmengine.utils import ProgressBar
 
 from .registry import HOOKS, RUNNERS
@@ -58,8 +57,8 @@ def _check_data_root(dataset) -> None:
     root = dataset.get('data_root')
     if root and '://' not in root and not os.path.isdir(root):
         raise FileNotFoundError(
-            f'data_root of the data set {dataset.get("type")} is {root!r}, where no folder is: put the data there, link '
-            'it there, or set data_root in the config'
+            f'data_root of the data set {dataset.get("type")} is {root!r}, where no folder is: '
+            'put the data there, link it there, or set data_root in the config'
         )
 
 

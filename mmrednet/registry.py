@@ -1,5 +1,7 @@
 """The scope ``mmrednet``: where ``type='mmrednet.RedNet'`` resolves from a config of any OpenMMLab toolbox."""
 
+from pickle import UnpicklingError
+
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
@@ -19,6 +21,9 @@ BARE_NAMES = (
     'BottleneckKernelGeneration',
     'LinearKernelGeneration',
     'InvolutionFPN',
+    'InvolutionRPNHead',
+    'InvolutionFCNMaskHead',
+    'InvolutionBBoxHead',
 )
 
 
@@ -33,8 +38,25 @@ def _register_bare_name(name: str) -> None:
 for _name in BARE_NAMES:
     _register_bare_name(_name)
 
-# mmengine's checkpoints hold the message hub's log buffers, which torch >= 2.6 loads, safely, only when their types are
-# named: without this, `mim test` and `--resume` fail with "Weights only load failed".
+
+def _history_buffer_method(owner: type, name: str):
+    """Stands for ``getattr`` in checkpoints, where it names the methods of HistoryBuffer, and for nothing else."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'a checkpoint may name methods of HistoryBuffer, but names {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+# mmengine's checkpoints hold the message hub's log buffers, whose types torch >= 2.6 loads only when they are known as
+# safe: without this, `mim test` and `--resume` fail with "Weights only load failed". Loading itself stays safe.
 torch.serialization.add_safe_globals(
-    [HistoryBuffer, np.ndarray, np.dtype, np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]]
+    [
+        HistoryBuffer,
+        (_history_buffer_method, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(name)) for name in ('float64', 'int64')),
+        # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for.
+        np.empty(0).__reduce__()[0],
+        np.float64(0).__reduce__()[0],
+    ]
 )

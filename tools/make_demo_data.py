@@ -1,4 +1,4 @@
-"""Renders a small data set in the layout of COCO: shapes of several kinds on cluttered backgrounds, with boxes and masks.
+"""Renders a small data set in the layout of COCO: shapes on cluttered backgrounds, with boxes and masks.
 
 The same arguments give the same files. Everything is drawn here and nothing is downloaded.
 """
@@ -36,8 +36,8 @@ def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 
 def draw_mask(rng: np.random.Generator, category: int, size: int) -> np.ndarray:
-    """Returns the mask (size, size) of a shape of random size, place, turn and proportions, wholly inside the image."""
-    radius = size * rng.uniform(0.1, 0.25)
+    """Returns the mask (size, size) of a shape of random size, place, turn and proportions, inside the image."""
+    radius = size * rng.uniform(0.14, 0.28)
     angles, reaches = np.array(CORNERS[CLASSES[category]]).T
     corners = np.stack((np.cos(np.radians(angles)), np.sin(np.radians(angles))), 1) * reaches[:, None]
     turn = rng.uniform(0, 2 * np.pi)
@@ -49,7 +49,7 @@ def draw_mask(rng: np.random.Generator, category: int, size: int) -> np.ndarray:
 
 
 def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tuple[int, np.ndarray]]]:
-    """Returns an image (size, size, 3) and its objects, each a category and the mask (size, size) of what is visible."""
+    """Returns an image (size, size, 3) and its objects: category and mask (size, size) of what is visible of each."""
     image = draw_background(rng, size)
     objects = []
     for _ in range(rng.integers(1, 6)):
@@ -99,9 +99,9 @@ def main() -> None:
     """Writes both splits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to write to (default: %(default)s)')
-    parser.add_argument('--train', type=int, default=512, help='training images (default: %(default)s)')
+    parser.add_argument('--train', type=int, default=800, help='training images (default: %(default)s)')
     parser.add_argument('--val', type=int, default=64, help='validation images (default: %(default)s)')
-    parser.add_argument('--size', type=int, default=128, help='height and width in pixels (default: %(default)s)')
+    parser.add_argument('--size', type=int, default=96, help='height and width in pixels (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the scenes (default: %(default)s)')
     args = parser.parse_args()
     write_split(args.out, 'train2017', args.train, args.size, 2 * args.seed)

@@ -9,7 +9,7 @@ from ..registry import MODELS
 
 
 class Involution(nn.Module):
-    """Generates a kernel for every output pixel and group from the features at that pixel, and applies it (Algorithm 1).
+    """Generates a kernel for every output pixel and group from the features there, and applies it (Algorithm 1).
 
     Parameters are named as in the released checkpoints: ``conv1.conv``, ``conv1.bn`` and ``conv2.conv``.
 
@@ -31,7 +31,8 @@ class Involution(nn.Module):
         norm_cfg (dict, optional): Norm layer in the kernel generation function. Defaults to ``dict(type='BN')``.
         act_cfg (dict, optional): Activation in it. Defaults to ``dict(type='ReLU')``.
         kernel_generation (dict, optional): Config of another kernel generation function (eq. 5), which replaces the one
-            that ``reduction_ratio``, ``norm_cfg`` and ``act_cfg`` describe. See :mod:`mmrednet.layers.kernel_generation`.
+            that ``reduction_ratio``, ``norm_cfg`` and ``act_cfg`` describe: see
+            :mod:`mmrednet.layers.kernel_generation`.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
@@ -146,9 +147,10 @@ class Involution(nn.Module):
 
 @MODELS.register_module(name='Involution')
 def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
-    """Builds ``type='mmrednet.Involution'``: an :class:`Involution` where ``channels`` is given, else a convolution's place.
+    """Builds ``type='mmrednet.Involution'``.
 
-    The toolboxes build a ``conv_cfg`` with the arguments of :class:`torch.nn.Conv2d`: see :func:`build_conv_layer`.
+    With ``channels`` that is an :class:`Involution`. Without, the arguments are those of :class:`torch.nn.Conv2d`, with
+    which the toolboxes build a ``conv_cfg``: see :func:`build_conv_layer`.
     """
     return build_conv_layer(*args, **kwargs) if channels is None else Involution(channels, *args, **kwargs)
 

@@ -1,4 +1,4 @@
-"""RedNet, ResNet with involution in the place of its 3x3 convolutions (section 4.1), as a backbone for every toolbox."""
+"""RedNet, ResNet with involutions in the place of its 3x3 convolutions (section 4.1), for every toolbox."""
 
 import os
 from collections.abc import Sequence
@@ -82,7 +82,8 @@ class RedNet(BaseModule):
         in_channels (int): Channels of the image. Defaults to 3.
         stem (str): 'involution' (3x3 convolutions around an involution) or 'conv' (ResNet's 7x7 convolution, as in
             Table 6). Defaults to 'involution'.
-        stem_kernel_size (int): Window of the stem's involution: 3 for classification, 7 for dense prediction. Defaults to 3.
+        stem_kernel_size (int): Window of the stem's involution: 3 for classification, 7 for dense prediction.
+            Defaults to 3.
         stem_channels (int): Channels of the stem's output. Defaults to 64.
         base_channels (int): Channels of the involutions in the first stage. Defaults to 64.
         num_stages (int): Stages to build, from 1 to 4. Defaults to 4.
@@ -104,16 +105,16 @@ class RedNet(BaseModule):
         with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
         zero_init_residual (bool): Whether a block's last norm layer starts at zero. Defaults to True.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` or another initialisation; a checkpoint of
-            None stands for the default. Defaults to None: Kaiming for convolutions, ones for norm layers.
+        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` or another initialisation; a
+            checkpoint of None stands for the default. Defaults to None: Kaiming for convolutions, ones for norm layers.
 
     Raises:
         ValueError: An argument is out of its range.
         FileNotFoundError: The checkpoint of ``init_cfg`` is a path where no file is.
 
     Shape:
-        (N, in_channels, H, W) to a tuple of (N, C_i, H_i, W_i), where stage i has ``C_i = 4 * base_channels * 2^i`` and,
-        with the default strides, ``H_i = ceil(H / 2^(i + 2))``.
+        (N, in_channels, H, W) to a tuple of (N, C_i, H_i, W_i), where ``C_i = 4 * base_channels * 2^i`` and, with the
+        default strides, ``H_i = ceil(H / 2^(i + 2))``.
 
     Example:
         >>> tuple(RedNet(50, out_indices=(0, 1, 2, 3))(torch.rand(1, 3, 225, 225))[3].shape)
@@ -239,8 +240,8 @@ class RedNet(BaseModule):
         super().train(mode)
         if mode and not self.pretrained and (self.frozen_stages >= 0 or self.norm_eval):
             print_log(
-                f'RedNet trains from scratch: its init_cfg names no checkpoint, so frozen_stages={self.frozen_stages} and '
-                f'norm_eval={self.norm_eval} do not apply and nothing is frozen.',
+                'RedNet trains from scratch: its init_cfg names no checkpoint, so '
+                f'frozen_stages={self.frozen_stages} and norm_eval={self.norm_eval} do not apply: nothing is frozen.',
                 logger='current',
                 level=WARNING,
             )

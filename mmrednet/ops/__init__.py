@@ -1,4 +1,4 @@
-"""The involution operator. It needs torch alone; the CUDA kernels also take CuPy, the native CPU kernels a C++ compiler."""
+"""The involution operator. It needs torch; its CUDA kernels also CuPy, its native CPU kernels a C++ compiler."""
 
 from .involution2d import BACKENDS, involution2d
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from functools import cache
 from math import prod
 from numbers import Integral
-from typing import Union
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from . import pytorch, reference
 BACKENDS = ('reference', 'torch', 'cpu', 'cuda')
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
-IntPair = Union[int, Sequence[int]]
+IntPair = int | Sequence[int]
 
 
 def involution2d(
@@ -34,13 +33,13 @@ def involution2d(
         Y_{n,c,i,j} = \sum_{u,v} H_{n,g(c),u,v,i,j} X_{n,c,\,i s - p + u d,\,j s - p + v d},
         \qquad g(c) = \lfloor c\,G / C \rfloor
 
-    Pixels outside the input count as zero. Sums run in float32, in float64 for float64. The gradients are gathers of the
-    same kind: bit-identical from run to run, and differentiable again.
+    Pixels outside the input count as zero. Sums run in float32, in float64 for float64. The gradients are gathers of
+    the same kind: bit-identical from run to run, and differentiable again.
 
     Args:
         input (Tensor): ``X``, of shape (N, C, H, W), in float16, bfloat16, float32 or float64. N may be 0.
-        kernel (Tensor): ``H``, of shape (N, G, Kh, Kw, Ho, Wo): one Kh x Kw kernel for each output pixel and each of the
-            G groups of C / G neighbouring channels. Same device and dtype as ``input``; autocast casts both.
+        kernel (Tensor): ``H``, of shape (N, G, Kh, Kw, Ho, Wo): one Kh x Kw kernel for each output pixel and each of
+            the G groups of C / G neighbouring channels. Same device and dtype as ``input``; autocast casts both.
         stride (int or pair): Stride ``s`` in pixels, (vertical, horizontal). Defaults to 1.
         padding (int or pair, optional): Zero padding ``p`` on both sides in pixels. Defaults to None: 'same', which is
             ``dilation * (K - 1) / 2``.
@@ -77,17 +76,17 @@ def involution2d(
 
 
 def same_padding(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
-    """Returns the padding that keeps the size of the input at stride 1, ``dilation * (K - 1) / 2``, as (vertical, horizontal).
+    """Returns the padding that keeps the size at stride 1, ``dilation * (K - 1) / 2``, as (vertical, horizontal).
 
     Raises:
         ValueError: ``dilation * (K - 1)`` is odd, so that no symmetric padding exists.
     """
-    if any(d * (k - 1) % 2 for k, d in zip(kernel_size, dilation)):
+    if any(d * (k - 1) % 2 for k, d in zip(kernel_size, dilation, strict=True)):
         raise ValueError(
             f"padding None means 'same', which a kernel of {kernel_size[0]}x{kernel_size[1]} with dilation {dilation} "
             'does not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
         )
-    return tuple(d * (k - 1) // 2 for k, d in zip(kernel_size, dilation))
+    return tuple(d * (k - 1) // 2 for k, d in zip(kernel_size, dilation, strict=True))
 
 
 def output_size(
@@ -100,7 +99,7 @@ def output_size(
     """Returns (Ho, Wo), each ``floor((size + 2 p - d (K - 1) - 1) / s) + 1``, for pairs of (vertical, horizontal)."""
     return tuple(
         (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation)
+        for size, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
     )
 
 
@@ -151,7 +150,7 @@ def _check_arguments(
         )
     if input.device != kernel.device:
         raise ValueError(
-            f'input and kernel must be on the same device, but are on {input.device} and {kernel.device}: move one of them'
+            f'input and kernel must be on one device, but are on {input.device} and {kernel.device}: move one of them'
         )
     n, c, h, w = input.shape
     kernel_n, g, kh, kw, ho, wo = kernel.shape
@@ -175,8 +174,9 @@ def _check_arguments(
         )
     if expected[0] != ho or expected[1] != wo:
         raise ValueError(
-            f'kernel must hold kernels for {expected[0]}x{expected[1]} output pixels (input {h}x{w}, stride {tuple(stride)}, '
-            f'padding {tuple(padding)}, dilation {tuple(dilation)}), but its shape {tuple(kernel.shape)} has {ho}x{wo}'
+            f'kernel must hold kernels for {expected[0]}x{expected[1]} output pixels (input {h}x{w}, '
+            f'stride {tuple(stride)}, padding {tuple(padding)}, dilation {tuple(dilation)}), '
+            f'but its shape {tuple(kernel.shape)} has {ho}x{wo}'
         )
 
 
@@ -190,7 +190,7 @@ def _resolve(backend: str | None, device: torch.device):
         raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
     if backend != device.type:
         raise ValueError(
-            f'backend {backend!r} works on {backend} tensors, but input is on {device}: move it, or leave backend at None'
+            f'backend {backend!r} is for {backend} tensors, but input is on {device}: move it, or leave backend at None'
         )
     return _native_backend(backend)
 
@@ -224,7 +224,8 @@ _LIBRARY.define(
     tags=torch.Tag.pt2_compliant_tag,
 )
 _LIBRARY.define(
-    f'involution2d_grad_kernel(Tensor grad_output, Tensor input, int groups, int[2] kernel_size, {_GEOMETRY}) -> Tensor',
+    'involution2d_grad_kernel(Tensor grad_output, Tensor input, int groups, int[2] kernel_size, '
+    f'{_GEOMETRY}) -> Tensor',
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -243,7 +244,7 @@ def empty_output(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
 
 
 def empty_kernel(like: Tensor, groups: int, kernel_size: Sequence[int]) -> Tensor:
-    """Returns an uninitialised (N, G, Kh, Kw, Ho, Wo) tensor, laid out as a 1x1 convolution of ``like`` (N, C, Ho, Wo) would."""
+    """Returns an uninitialised (N, G, Kh, Kw, Ho, Wo) tensor, laid out as a 1x1 convolution of ``like`` would."""
     return empty_output(like, groups * prod(kernel_size), like.shape[2:]).unflatten(1, (groups, *kernel_size))
 
 
@@ -354,7 +355,7 @@ def _backward_grad_kernel(ctx, grad):
 
 
 def _cast_for_autocast(device_type: str, *tensors: Tensor) -> tuple[Tensor, ...]:
-    """Brings float16, bfloat16 and float32 tensors to autocast's dtype where autocast is on; float64 stays, as for convolution."""
+    """Brings tensors to autocast's dtype where autocast is on, but for float64, which stays as in convolutions."""
     if not torch.is_autocast_enabled(device_type) or any(t.dtype not in DTYPES[:3] for t in tensors):
         return tensors
     return tuple(t.to(torch.get_autocast_dtype(device_type)) for t in tensors)

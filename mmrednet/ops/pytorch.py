@@ -1,7 +1,7 @@
 """The operator in PyTorch alone, tap by tap and in place: for every device, in memory of the order of the input's.
 
-One tap (u, v) of all windows pairs a strided rectangle of the input with a rectangle of the output. Both are views: nothing
-is padded, unfolded or copied. On the CPU the work goes tile by tile, so that the taps pass over data that is in the cache.
+One tap (u, v) of all windows pairs a strided rectangle of the input with a rectangle of the output. Both are views:
+nothing is padded, unfolded or copied. On the CPU the work goes tile by tile, so that the taps pass over cached data.
 """
 
 from collections.abc import Iterator
@@ -73,8 +73,10 @@ def _grouped(tensor: Tensor, groups: int) -> Tensor:
 def _steps(
     input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
 ) -> Iterator[tuple[Index, Index, Index, int, int]]:
-    """Yields (tile, to, at, u, v): the batch and group indices of a tile, and inside it, for the tap (u, v), the indices of
-    the output pixels whose window has that tap inside the input, and of the input pixels that it finds there.
+    """Yields (tile, to, at, u, v), the work of the tap (u, v) in a tile.
+
+    ``tile`` indexes batch and groups. In it, ``to`` are the output pixels whose window has that tap inside the input,
+    and ``at`` the input pixels that it finds there.
     """
     n, c, h, w = input.shape
     g, kh, kw, ho, wo = kernel.shape[1:]
@@ -97,7 +99,7 @@ def _steps(
 
 
 def _overlap(start: int, stop: int, size: int, stride: int, offset: int) -> tuple[slice, slice]:
-    """Returns the part of the outputs [start, stop) whose input ``i * stride + offset`` lies in [0, size), and those inputs."""
+    """Returns the outputs i in [start, stop) whose input ``i * stride + offset`` is in [0, size), and those inputs."""
     first = max(start, -(offset // stride))
     last = min(stop - 1, (size - 1 - offset) // stride)
     return slice(first, last + 1), slice(first * stride + offset, last * stride + offset + 1, stride)

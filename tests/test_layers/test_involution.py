@@ -5,9 +5,10 @@ from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from mmengine.registry import init_default_scope
 from mmpretrain.models.backbones import ResNet
+from torch import nn
+
 from mmrednet.layers import Involution
 from mmrednet.registry import MODELS
-from torch import nn
 
 
 @pytest.mark.parametrize('size', ((14, 14), (15, 13), (1, 1), (2, 3), (8, 7)))
@@ -43,7 +44,9 @@ def test_cells_cut_off_by_the_border_average_the_pixels_that_they_have():
     torch.testing.assert_close(layer.generate_kernel(x), expected)
 
 
-@pytest.mark.parametrize(('kernel_size', 'padding', 'stride'), ((3, 0, 1), (7, 1, 2), (4, 1, 2), (2, 0, 2), ((3, 5), (0, 1), 1)))
+@pytest.mark.parametrize(
+    ('kernel_size', 'padding', 'stride'), ((3, 0, 1), (7, 1, 2), (4, 1, 2), (2, 0, 2), ((3, 5), (0, 1), 1))
+)
 def test_less_padding_takes_kernels_from_the_middle_of_the_windows(kernel_size, padding, stride):
     x = torch.rand(2, 16, 13, 16)
     layer = Involution(16, kernel_size, stride, padding=padding).eval()
@@ -104,7 +107,14 @@ def test_conv_cfg_arguments():
     conv = build_conv_layer(dict(type='mmrednet.Involution'), 32, 64, 3, stride=2, padding=1, bias=False)
     assert isinstance(conv.projection, nn.Conv2d) and conv.projection.bias is None
     module = ConvModule(
-        32, 32, 3, 2, 2, 2, conv_cfg=dict(type='mmrednet.Involution', involution_kernel_size=7), norm_cfg=dict(type='BN')
+        32,
+        32,
+        3,
+        2,
+        2,
+        2,
+        conv_cfg=dict(type='mmrednet.Involution', involution_kernel_size=7),
+        norm_cfg=dict(type='BN'),
     )
     assert module.conv.kernel_size == (7, 7)
     assert module(torch.rand(2, 32, 11, 8)).shape == ConvModule(32, 32, 3, 2, 2, 2)(torch.rand(2, 32, 11, 8)).shape

@@ -3,9 +3,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
+
 from mmrednet.layers import Involution
 from mmrednet.models.rednet import Bottleneck, RedNet
-from torch import nn
 
 RELEASED = json.loads((Path(__file__).parents[1] / 'data' / 'released_checkpoint_keys.json').read_text())
 
@@ -59,7 +60,15 @@ def test_dilated_stages():
 
 def test_options_reach_the_involutions():
     phi = dict(type='mmrednet.LinearKernelGeneration')
-    model = RedNet(26, kernel_size=5, group_channels=None, kernel_generation=phi, stem_kernel_size=9, num_stages=2, out_indices=(1,))
+    model = RedNet(
+        26,
+        kernel_size=5,
+        group_channels=None,
+        kernel_generation=phi,
+        stem_kernel_size=9,
+        num_stages=2,
+        out_indices=(1,),
+    )
     assert not hasattr(model, 'layer3')
     stem, *trunk = [module for module in model.modules() if isinstance(module, Involution)]
     assert stem.kernel_size == (9, 9)

@@ -5,6 +5,7 @@ from itertools import product
 import pytest
 import torch
 import torch._dynamo.testing
+
 from mmrednet.ops import involution2d
 from mmrednet.ops.involution2d import output_size, pair, same_padding
 
@@ -94,9 +95,7 @@ def test_matches_float64_reference(backend, dtype, case):
 @pytest.mark.parametrize('backend', backends(), ids=str)
 def test_non_contiguous_arguments(backend):
     name, device = backend
-    input, kernel, grad_output, geometry = make_arguments(
-        (2, 32, 9, 12), 2, (7, 7), 1, None, 1, torch.float32, device
-    )
+    input, kernel, grad_output, geometry = make_arguments((2, 32, 9, 12), 2, (7, 7), 1, None, 1, torch.float32, device)
     input = torch.cat((input, input), 1)[:, ::2].transpose(2, 3).contiguous().transpose(2, 3).detach().requires_grad_()
     kernel = torch.cat((kernel, kernel), 4)[:, :, :, :, 3:12].detach().requires_grad_()
     for grad in (grad_output.flip(3), torch.ones((), device=device).expand_as(grad_output), grad_output.mT.clone().mT):
@@ -160,9 +159,7 @@ def test_is_a_good_dispatcher_operator(backend, channels_last):
     torch.library.opcheck(
         torch.ops.mmrednet.involution2d_grad_input, (grad_output, kernel, list(input.shape[2:]), *geometry, name)
     )
-    torch.library.opcheck(
-        torch.ops.mmrednet.involution2d_grad_kernel, (grad_output, input, 2, [3, 3], *geometry, name)
-    )
+    torch.library.opcheck(torch.ops.mmrednet.involution2d_grad_kernel, (grad_output, input, 2, [3, 3], *geometry, name))
 
 
 @pytest.mark.parametrize('backend', backends(), ids=str)
@@ -194,9 +191,7 @@ def test_compiles_once_for_all_sizes(backend):
 @pytest.mark.parametrize('backend', [('reference', 'cpu'), *backends()], ids=str)
 def test_autocast_brings_dtypes_together(backend, dtype):
     name, device = backend
-    input, kernel, grad_output, geometry = make_arguments(
-        (1, 8, 6, 6), 2, (3, 3), 1, None, 1, torch.float32, device
-    )
+    input, kernel, grad_output, geometry = make_arguments((1, 8, 6, 6), 2, (3, 3), 1, None, 1, torch.float32, device)
     low = kernel.detach().to(dtype).requires_grad_()
     with torch.autocast(device, dtype=dtype):
         output = involution2d(input, low, backend=name)
@@ -222,7 +217,9 @@ def test_output_keeps_the_memory_format(backend):
 X, H = torch.rand(2, 8, 6, 5), torch.rand(2, 2, 3, 3, 6, 5)
 
 
-@pytest.mark.parametrize('entry', (involution2d, torch.compile(involution2d, backend='eager')), ids=('eager', 'compiled'))
+@pytest.mark.parametrize(
+    'entry', (involution2d, torch.compile(involution2d, backend='eager')), ids=('eager', 'compiled')
+)
 @pytest.mark.parametrize(
     ('arguments', 'options', 'error', 'words'),
     [
@@ -231,7 +228,7 @@ X, H = torch.rand(2, 8, 6, 5), torch.rand(2, 2, 3, 3, 6, 5)
         ((X, H[0]), {}, ValueError, ('kernel', '6', '(2, 3, 3, 6, 5)')),
         ((X.int(), H.int()), {}, TypeError, ('input', 'float32', 'int32')),
         ((X, H.double()), {}, TypeError, ('input', 'kernel', 'float64', 'cast')),
-        ((X, H.to('meta')), {}, ValueError, ('kernel', 'device', 'cpu', 'meta')),
+        ((X, H.to('meta')), {}, ValueError, ('kernel', 'one device', 'cpu', 'meta')),
         ((X, H[:1]), {}, ValueError, ('kernel', 'batch', '2')),
         ((X[:, :7], H), {}, ValueError, ('groups', '2', '7', 'divide')),
         ((X, H[:, :0]), {}, ValueError, ('kernel', 'group')),
