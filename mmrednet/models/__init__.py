@@ -7,7 +7,7 @@ from ..requirements import require
 require('mmengine', '0.10')
 require('mmcv', '2.1')
 
-from . import rednet  # noqa: E402, F401
+from . import fpn, rednet  # noqa: E402, F401
 
 if find_spec('mmdet') is not None:
     require('mmdet', '3.3')

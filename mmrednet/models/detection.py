@@ -1,26 +1,87 @@
-"""What extends mmdet: the involution FPN (section 4.2)."""
+"""What extends mmdet: the involution FPN and the involution heads (section 4.2)."""
 
+from mmcv.cnn import ConvModule
+from mmdet.models.dense_heads import RPNHead
 from mmdet.models.necks import FPN
+from mmdet.models.roi_heads.bbox_heads import Shared4Conv1FCBBoxHead
+from mmdet.models.roi_heads.mask_heads import FCNMaskHead
+from torch import nn
 
 from ..layers import Involution
 from ..registry import MODELS
+from .fpn import InvolutionFPNMixin
+
+
+class InvolutionFPN(InvolutionFPNMixin, FPN):
+    """mmdet's FPN with involutions, ``type='mmrednet.InvolutionFPN'`` outside the scope of mmseg.
+
+    Its arguments are those of :class:`mmdet.models.necks.FPN` and :class:`.fpn.InvolutionFPNMixin`.
+    """
 
 
 @MODELS.register_module()
-class InvolutionFPN(FPN):
-    """FPN whose 3x3 output convolutions are involutions; the stride-2 convolutions of extra levels stay.
+class InvolutionRPNHead(RPNHead):
+    """RPN head whose 3x3 convolutions are involutions.
 
     Args:
-        *args: As in :class:`mmdet.models.necks.FPN`.
+        *args: As in :class:`mmdet.models.dense_heads.RPNHead`.
         involution_cfg (dict): Arguments of :class:`mmrednet.layers.Involution`. Defaults to ``dict()``: 7x7 windows, 16
             channels a group.
-        **kwargs: As in :class:`mmdet.models.necks.FPN`.
+        **kwargs: As in :class:`mmdet.models.dense_heads.RPNHead`.
+    """
 
-    Shape:
-        That of FPN: a sequence of (N, in_channels[i], H_i, W_i) to a tuple of ``num_outs`` tensors (N, out_channels, H_j, W_j).
+    def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
+        self.involution_cfg = involution_cfg
+        super().__init__(*args, **kwargs)
+
+    def _init_layers(self) -> None:
+        super()._init_layers()
+        if self.num_convs == 1:
+            # mmdet applies the ReLU, and the released checkpoints name no sequence.
+            self.rpn_conv = Involution(self.feat_channels, in_channels=self.in_channels, **self.involution_cfg)
+        else:
+            self.rpn_conv = nn.Sequential(*(_to_involution(conv, self.involution_cfg) for conv in self.rpn_conv))
+
+
+@MODELS.register_module()
+class InvolutionFCNMaskHead(FCNMaskHead):
+    """Mask head whose convolutions before the upsampling are involutions.
+
+    Args:
+        *args: As in :class:`mmdet.models.roi_heads.FCNMaskHead`; ``conv_kernel_size`` is not used.
+        involution_cfg (dict): Arguments of :class:`mmrednet.layers.Involution`. Defaults to ``dict()``: 7x7 windows, 16
+            channels a group.
+        **kwargs: As in :class:`mmdet.models.roi_heads.FCNMaskHead`.
     """
 
     def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
         super().__init__(*args, **kwargs)
-        for level in range(len(self.lateral_convs)):
-            self.fpn_convs[level] = Involution(self.out_channels, **involution_cfg)
+        for i, conv in enumerate(self.convs):
+            self.convs[i] = _to_involution(conv, involution_cfg)
+
+
+@MODELS.register_module()
+class InvolutionBBoxHead(Shared4Conv1FCBBoxHead):
+    """Bounding-box head of four shared involutions and one fully connected layer. The paper's models have none.
+
+    Args:
+        *args: As in :class:`mmdet.models.roi_heads.Shared4Conv1FCBBoxHead`.
+        involution_cfg (dict): Arguments of :class:`mmrednet.layers.Involution`. Defaults to ``dict()``: 7x7 windows, 16
+            channels a group.
+        **kwargs: As in :class:`mmdet.models.roi_heads.Shared4Conv1FCBBoxHead`.
+    """
+
+    def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        for i, conv in enumerate(self.shared_convs):
+            self.shared_convs[i] = _to_involution(conv, involution_cfg)
+
+
+def _to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
+    """Returns an involution with the channels of ``conv``, then its norm layer and activation, if any."""
+    layers = [Involution(conv.out_channels, in_channels=conv.in_channels, **involution_cfg)]
+    if conv.with_norm:
+        layers.append(conv.norm)
+    if conv.with_activation:
+        layers.append(conv.activate)
+    return nn.Sequential(*layers)

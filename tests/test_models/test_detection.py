@@ -61,6 +61,59 @@ def test_fpn_is_fpn_but_for_its_output_convolutions():
         torch.testing.assert_close(out, expected)
 
 
+HEADS = {
+    'rpn_head': dict(type='mmrednet.InvolutionRPNHead', in_channels=256, feat_channels=256),
+    'mask_head': dict(type='mmrednet.InvolutionFCNMaskHead', num_classes=80),
+}
+
+
+@pytest.mark.parametrize(
+    ('name', 'prefix', 'replaced'),
+    [
+        ('rpn_head_involution', 'rpn_head', 'rpn_head.rpn_conv.'),
+        ('fcn_mask_head_involution', 'mask_head', 'roi_head.mask_head.convs.'),
+    ],
+)
+def test_heads_have_the_released_names_and_shapes(name, prefix, replaced):
+    head = MODELS.build(HEADS[prefix])
+    plain = MODELS.build(dict(HEADS[prefix], type=type(head).__mro__[1].__name__))
+    parent = replaced[: replaced.index(prefix)] + prefix + '.'
+    state = {parent + key: list(value.shape) for key, value in head.state_dict().items()}
+    assert {key: shape for key, shape in state.items() if key.startswith(replaced)} == RELEASED[name]
+    rest = {key: shape for key, shape in state.items() if not key.startswith(replaced)}
+    assert rest == {
+        parent + key: list(value.shape)
+        for key, value in plain.state_dict().items()
+        if not (parent + key).startswith(replaced)
+    }
+
+
+@pytest.mark.parametrize('num_convs', (1, 2))
+def test_rpn_head(num_convs):
+    head = MODELS.build(dict(HEADS['rpn_head'], in_channels=32, feat_channels=64, num_convs=num_convs))
+    head.init_weights()
+    involutions = [module for module in head.modules() if isinstance(module, Involution)]
+    assert len(involutions) == num_convs and involutions[0].kernel_size == (7, 7)
+    scores, boxes = head([torch.rand(2, 32, 9, 12)])
+    assert scores[0].shape == (2, 9, 9, 12) and boxes[0].shape == (2, 36, 9, 12)
+
+
+@pytest.mark.parametrize('norm_cfg', (None, dict(type='BN')))
+def test_mask_and_bbox_heads(norm_cfg):
+    options = dict(in_channels=32, conv_out_channels=64, num_classes=5, norm_cfg=norm_cfg)
+    options['involution_cfg'] = dict(kernel_size=5, group_channels=8)
+    mask_head = MODELS.build(dict(type='mmrednet.InvolutionFCNMaskHead', **options))
+    bbox_head = MODELS.build(dict(type='mmrednet.InvolutionBBoxHead', **options))
+    for head, norms in ((mask_head, mask_head.convs), (bbox_head, bbox_head.shared_convs)):
+        head.init_weights()
+        involutions = [module for module in head.modules() if isinstance(module, Involution)]
+        assert len(involutions) == 4 and all(i.groups == 8 and i.kernel_size == (5, 5) for i in involutions)
+        assert all(isinstance(block[-1], nn.ReLU) and len(block) == 2 + (norm_cfg is not None) for block in norms)
+    assert mask_head(torch.rand(3, 32, 14, 14)).shape == (3, 5, 28, 28)
+    scores, boxes = bbox_head(torch.rand(3, 32, 7, 7))
+    assert scores.shape == (3, 6) and boxes.shape == (3, 20)
+
+
 def load(name):
     return Config.fromfile(ROOT / 'configs' / 'mmdet' / f'{name}.py')
 

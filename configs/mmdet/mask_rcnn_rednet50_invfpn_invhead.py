@@ -1,0 +1,7 @@
+_base_ = './mask_rcnn_rednet50_invfpn.py'
+
+model = dict(
+    rpn_head=dict(type='mmrednet.InvolutionRPNHead'),
+    roi_head=dict(mask_head=dict(type='mmrednet.InvolutionFCNMaskHead')),
+)
+optim_wrapper = dict(clip_grad=dict(max_norm=5, norm_type=2))

@@ -1,0 +1,3 @@
+_base_ = './rednet50.py'
+
+model = dict(backbone=dict(depth=101))

@@ -1,0 +1,15 @@
+"""What extends mmseg: the involution FPN (Table 4)."""
+
+from mmseg.models.necks import FPN
+
+from ..requirements import require
+from .fpn import InvolutionFPNMixin
+
+require('mmseg', '1.2')
+
+
+class InvolutionFPN(InvolutionFPNMixin, FPN):
+    """mmseg's FPN with involutions, ``type='mmrednet.InvolutionFPN'`` in the scope of mmseg.
+
+    Its arguments are those of :class:`mmseg.models.necks.FPN` and :class:`.fpn.InvolutionFPNMixin`.
+    """
