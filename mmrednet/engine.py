@@ -73,7 +73,7 @@ class ProgressBarHook(Hook):
     @master_only
     def _before_epoch(self, runner, mode: str = 'train') -> None:
         if sys.stdout.isatty():
-            self._bar = ProgressBar(len(getattr(runner, f'{mode}_dataloader')), bar_width=30)
+            self._bar = ProgressBar(len(getattr(runner, f'{mode}_dataloader')), bar_width=30, file=sys.stdout)
 
     def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode: str = 'train') -> None:
         if self._bar is not None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -99,15 +100,18 @@ def test_a_missing_checkpoint_is_named(config):
         RUNNERS.build(config)
 
 
-def test_progress_bar_on_a_terminal(monkeypatch, capsys):
+def test_progress_bar_on_a_terminal(monkeypatch):
+    output = StringIO()
+    monkeypatch.setattr('sys.stdout', output)
+
     class Runner:
         train_dataloader = [None] * 3
 
     hook = ProgressBarHook()
     for terminal in (False, True):
-        monkeypatch.setattr(sys.stdout, 'isatty', lambda terminal=terminal: terminal)
+        monkeypatch.setattr(output, 'isatty', lambda terminal=terminal: terminal, raising=False)
         hook.before_train_epoch(Runner)
         for i in range(3):
             hook.after_train_iter(Runner, i)
         hook.after_train_epoch(Runner)
-        assert ('3/3' in capsys.readouterr().out) == terminal
+        assert ('3/3' in output.getvalue()) == terminal

@@ -10,15 +10,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-CLASSES = ('disc', 'square', 'triangle', 'star', 'cross')
+CLASSES = ('disc', 'triangle', 'star')
 
 # A corner's angle in degrees and distance from the middle.
 CORNERS = {
     'disc': [(angle, 1) for angle in range(0, 360, 10)],
-    'square': [(angle, 1) for angle in (45, 135, 225, 315)],
     'triangle': [(angle, 1) for angle in (0, 120, 240)],
     'star': [(angle, 0.42 if angle % 72 else 1) for angle in range(0, 360, 36)],
-    'cross': [(arm + turn, reach) for arm in (0, 90, 180, 270) for turn, reach in ((-18, 1), (18, 1), (45, 0.44))],
 }
 
 

@@ -1,14 +1,14 @@
-# The COCO config at the scale of the demo: images of 96 pixels that tools/make_demo_data.py renders, five classes, and
+# The COCO config at the scale of the demo: images of 96 pixels that tools/make_demo_data.py renders, three classes, and
 # a schedule that goes from random weights to useful detections in minutes on two CPU cores.
 _base_ = './faster_rcnn_rednet50_invfpn.py'
 
 data_root = 'data/demo/'
-metainfo = dict(classes=('disc', 'square', 'triangle', 'star', 'cross'))
+metainfo = dict(classes=('disc', 'triangle', 'star'))
 
 model = dict(
     # Anchors of 16 to 256 pixels.
     rpn_head=dict(anchor_generator=dict(scales=[4])),
-    roi_head=dict(bbox_head=dict(num_classes=5)),
+    roi_head=dict(bbox_head=dict(num_classes=3)),
     train_cfg=dict(rpn_proposal=dict(nms_pre=200, max_per_img=100), rcnn=dict(sampler=dict(num=32))),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
@@ -42,7 +42,7 @@ test_evaluator = val_evaluator
 
 train_cfg = dict(max_epochs=5, val_interval=5)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=8e-4, weight_decay=0.05),
+    optimizer=dict(_delete_=True, type='AdamW', lr=6e-4, weight_decay=0.05),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
