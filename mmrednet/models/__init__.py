@@ -2,12 +2,10 @@
 
 from importlib.util import find_spec
 
+# The layers come first: they check mmengine and mmcv.
+from .. import layers  # noqa: F401
 from ..requirements import require
-
-require('mmengine', '0.10')
-require('mmcv', '2.1')
-
-from . import fpn, rednet  # noqa: E402, F401
+from . import fpn, rednet  # noqa: F401
 
 if find_spec('mmdet') is not None:
     require('mmdet', '3.3')
