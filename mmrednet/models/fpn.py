@@ -20,7 +20,8 @@ class InvolutionFPNMixin:
         **kwargs: As in the toolbox's FPN.
 
     Shape:
-        That of FPN: a sequence of (N, in_channels[i], H_i, W_i) to a tuple of ``num_outs`` tensors (N, out_channels, H_j, W_j).
+        That of FPN: a sequence of (N, in_channels[i], H_i, W_i) to a tuple of ``num_outs``
+        tensors (N, out_channels, H_j, W_j).
     """
 
     def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:

@@ -1,0 +1,59 @@
+"""FLOPs as the paper counts them."""
+
+from collections.abc import Callable
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from ..ops.flops import multiply_adds
+
+
+def count_flops(function: Callable, *args, **kwargs) -> int:
+    """Returns the FLOPs of ``function(*args, **kwargs)`` as the paper counts them.
+
+    Those are the multiply-adds of convolutions, linear layers and involutions, one per output for a bias, two for each
+    element of a normalised tensor, and one for each output of a ReLU and each input of a pooling. Nothing else counts.
+    With a model and tensors on the meta device nothing is computed, and any size takes no time and no memory.
+
+    Args:
+        function (Callable): A model or a function.
+        *args: Its arguments.
+        **kwargs: Its keyword arguments.
+    """
+    with torch.no_grad(), _Counter() as counter:
+        function(*args, **kwargs)
+    return counter.flops
+
+
+class _Counter(TorchDispatchMode):
+    """Sees every operator below autograd, functional or in a module."""
+
+    flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if func.overloadpacket in _FLOPS:
+            self.flops += _FLOPS[func.overloadpacket](args, out)
+        return out
+
+
+def _convolution(args, out) -> int:
+    input, weight, bias, transposed = *args[:3], args[6]
+    # A transposed convolution applies its taps once for every element of the input.
+    return (input if transposed else out).numel() * weight[0].numel() + (0 if bias is None else out.numel())
+
+
+_aten = torch.ops.aten
+_FLOPS = {
+    _aten.convolution: _convolution,
+    _aten.addmm: lambda args, out: out.numel() * (args[1].shape[1] + 1),
+    _aten.mm: lambda args, out: out.numel() * args[0].shape[1],
+    _aten.bmm: lambda args, out: out.numel() * args[0].shape[2],
+    torch.ops.mmrednet.involution2d: lambda args, out: multiply_adds(out.shape, args[1].shape[2:4]),
+}
+_FLOPS.update(dict.fromkeys((_aten.relu, _aten.relu_), lambda args, out: out.numel()))
+_NORMS = (_aten.native_batch_norm, _aten.cudnn_batch_norm, _aten._native_batch_norm_legit_no_training)
+_FLOPS.update(dict.fromkeys(_NORMS, lambda args, out: 2 * out[0].numel()))
+# The average over all pixels is a mean.
+_POOLS = (_aten.max_pool2d_with_indices, _aten.avg_pool2d, _aten._adaptive_avg_pool2d, _aten.mean)
+_FLOPS.update(dict.fromkeys(_POOLS, lambda args, out: args[0].numel()))

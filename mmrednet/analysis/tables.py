@@ -1,0 +1,182 @@
+"""The rows of the paper's Tables 1, 3, 4, 5 and 6, and what our models and the toolboxes' ResNets count."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from ..models.rednet import RedNet
+from .flops import count_flops
+
+CONFIGS = Path(__file__).parents[2] / 'configs'
+
+
+# Compared and hashed by identity: options are a dict.
+@dataclass(frozen=True, eq=False)
+class Row:
+    """A row of the paper.
+
+    Args:
+        table (str): The table's number: '1', '3', '4', '5', '6a', '6b' or '6c'.
+        model (str): The model as the paper calls it, with its backbone, neck and head.
+        params (float): The paper's parameters in millions, as printed.
+        flops (float): The paper's FLOPs in units of 10^9, as printed.
+        config (str): The model's config: a path in ``configs/``, or one of a toolbox as in ``_base_``.
+        options (Mapping): Entries that replace those of the config.
+        accuracy (float, optional): The paper's top-1 accuracy on ImageNet in percent (Table 1).
+        note (str): Why our figures are others.
+    """
+
+    table: str
+    model: str
+    params: float
+    flops: float
+    config: str
+    options: Mapping = field(default_factory=dict)
+    accuracy: float | None = None
+    note: str = ''
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a model has and does.
+
+    Args:
+        params (int): Parameters, as its table counts them.
+        flops (int): FLOPs, as :func:`count_flops` counts them.
+    """
+
+    params: int
+    flops: int
+
+
+_TABLE_1 = (
+    # depth, parameters, FLOPs and accuracy of ResNet and RedNet
+    (26, (13.7, 2.4, 73.6), (9.2, 1.7, 75.9)),
+    (38, (19.6, 3.2, 76.0), (12.4, 2.2, 77.6)),
+    (50, (25.6, 4.1, 76.8), (15.5, 2.7, 78.4)),
+    (101, (44.6, 7.9, 78.5), (25.6, 4.7, 79.1)),
+    (152, (60.2, 11.6, 79.3), (34.0, 6.8, 79.3)),
+)
+_RETINANET_NOTE = 'The paper prints 0.1 M more than its text gives.'
+_MASK_NOTE = "The paper's first three Mask R-CNN rows leave out the mask head's deconvolution and logits (6.7 G), which its fourth has."
+_KERNEL_GENERATION = 'model.backbone.kernel_generation'
+
+
+def _rows():
+    for depth, resnet, rednet in _TABLE_1:
+        options = {'model.backbone.depth': depth}
+        config = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
+        yield Row('1', f'ResNet-{depth}', *resnet[:2], config, options, resnet[2])
+        yield Row('1', f'RedNet-{depth}', *rednet[:2], f'mmpretrain/rednet{depth}.py', accuracy=rednet[2])
+
+    for model, params, flops, config, note in (
+        ('RetinaNet, ResNet-50, FPN', 37.7, 239.3, 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', ''),
+        ('RetinaNet, RedNet-50, FPN', 27.8, 210.1, 'retinanet_rednet50_fpn', ''),
+        ('RetinaNet, RedNet-50, involution FPN', 26.3, 199.9, 'retinanet_rednet50_invfpn', _RETINANET_NOTE),
+        ('Faster R-CNN, ResNet-50, FPN', 41.5, 207.1, 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', ''),
+        ('Faster R-CNN, RedNet-50, FPN', 31.6, 177.9, 'faster_rcnn_rednet50_fpn', ''),
+        ('Faster R-CNN, RedNet-50, involution FPN', 29.5, 135.0, 'faster_rcnn_rednet50_invfpn', ''),
+        ('Faster R-CNN, RedNet-50, involution FPN, head', 29.0, 91.5, 'faster_rcnn_rednet50_invfpn_invhead', ''),
+        ('Mask R-CNN, ResNet-50, FPN', 44.2, 253.4, 'mmdet::mask_rcnn/mask-rcnn_r50_fpn_1x_coco.py', _MASK_NOTE),
+        ('Mask R-CNN, RedNet-50, FPN', 34.2, 224.2, 'mask_rcnn_rednet50_fpn', _MASK_NOTE),
+        ('Mask R-CNN, RedNet-50, involution FPN', 32.2, 181.3, 'mask_rcnn_rednet50_invfpn', _MASK_NOTE),
+        ('Mask R-CNN, RedNet-50, involution FPN, head', 29.5, 104.6, 'mask_rcnn_rednet50_invfpn_invhead', ''),
+    ):
+        yield Row('3', model, params, flops, config if '::' in config else f'mmdet/{config}.py', note=note)
+
+    fpn = 'mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py'
+    yield Row('4', 'Semantic FPN, ResNet-50, FPN', 28.5, 362.8, fpn)
+    yield Row('4', 'Semantic FPN, RedNet-50, FPN', 18.5, 293.9, 'mmseg/semantic_fpn_rednet50_fpn.py')
+    yield Row('4', 'Semantic FPN, RedNet-50, involution FPN', 16.4, 205.2, 'mmseg/semantic_fpn_rednet50_invfpn.py')
+    upernet = 'mmseg::upernet/upernet_r50_4xb2-80k_cityscapes-512x1024.py'
+    yield Row('5', 'UPerNet, ResNet-50', 66.4, 1894.5, upernet)
+    yield Row('5', 'UPerNet, RedNet-50', 56.4, 1825.6, 'mmseg/upernet_rednet50.py')
+
+    for table, model, params, flops, options in (
+        ('6a', '3x3 kernels', 14.7, 2.4, {'model.backbone.kernel_size': 3}),
+        ('6a', '5x5 kernels', 15.1, 2.5, {'model.backbone.kernel_size': 5}),
+        ('6a', '7x7 kernels', 15.5, 2.6, {'model.backbone.kernel_size': 7}),
+        ('6a', '9x9 kernels', 16.2, 2.7, {'model.backbone.kernel_size': 9}),
+        ('6b', '1 group channel', 30.2, 5.0, {'model.backbone.group_channels': 1}),
+        ('6b', '4 group channels', 18.5, 3.0, {'model.backbone.group_channels': 4}),
+        ('6b', '16 group channels', 15.5, 2.6, {'model.backbone.group_channels': 16}),
+        ('6b', 'C group channels', 14.6, 2.4, {'model.backbone.group_channels': None}),
+        ('6c', 'W', 18.1, 3.0, {_KERNEL_GENERATION: dict(type='mmrednet.LinearKernelGeneration')}),
+        ('6c', 'W1 sigma W0, r = 1', 19.4, 3.2, {'model.backbone.reduction_ratio': 1}),
+        ('6c', 'W1 sigma W0, r = 4', 15.5, 2.6, {'model.backbone.reduction_ratio': 4}),
+        ('6c', 'W1 sigma W0, r = 16', 14.6, 2.4, {'model.backbone.reduction_ratio': 16}),
+    ):
+        options = {'model.backbone.stem': 'conv', **options}
+        yield Row(table, f'RedNet-50, {model}', params, flops, 'mmpretrain/rednet50.py', options)
+
+
+ROWS = tuple(_rows())
+
+
+def build_model(row: Row) -> nn.Module:
+    """Builds the model of a row from its config, on the meta device and in evaluation mode.
+
+    Args:
+        row (Row): One of ``ROWS``.
+    """
+    if '::' in row.config:
+        scope = row.config.partition('::')[0]
+        config = Config.fromstring(f'_base_ = {row.config!r}', '.py')
+    else:
+        scope = row.config.partition('/')[0]
+        config = Config.fromfile(CONFIGS / row.config)
+    config.merge_from_dict(dict(row.options))
+    depth = config.model.backbone.depth
+    if row.model.startswith('ResNet') and depth in (26, 38):
+        config.model.backbone.type = _shallow_resnet()
+    # mmpretrain's ResNet reads tensors while it is built.
+    device = 'cpu' if row.config.startswith('mmpretrain::') else 'meta'
+    with DefaultScope.overwrite_default_scope(scope), torch.device(device):
+        return import_module(f'{scope}.registry').MODELS.build(config.model).to('meta').eval()
+
+
+def measure(row: Row) -> Complexity:
+    """Counts the parameters and FLOPs of a row's model as its table does.
+
+    Tables 1 and 6: images of 224x224. Table 3: 1280x800, 1000 proposals, 100 masks, and the parameters that are trained,
+    so without the stem and the first stage. Tables 4 and 5: 2048x1024, the parameters with an auxiliary head's, the FLOPs
+    of inference.
+
+    Args:
+        row (Row): One of ``ROWS``.
+    """
+    model = build_model(row)
+    # By name: without a checkpoint RedNet freezes nothing.
+    frozen = tuple('backbone.' + stage for stage in ('stem.', 'conv1.', 'bn1.', 'layer1.')) if row.table == '3' else ()
+    params = sum(value.numel() for name, value in model.named_parameters() if not name.startswith(frozen))
+    height, width = {'3': (800, 1280), '4': (1024, 2048), '5': (1024, 2048)}.get(row.table, (224, 224))
+    images = torch.empty(1, 3, height, width, device='meta')
+    return Complexity(params, count_flops(_detect if hasattr(model, 'roi_head') else _forward, model, images))
+
+
+def _forward(model: nn.Module, images: Tensor) -> None:
+    model(images, mode='tensor')
+
+
+def _detect(model: nn.Module, images: Tensor) -> None:
+    """Runs a two-stage detector but for choosing boxes, which takes data."""
+    features = model.extract_feat(images)
+    model.rpn_head(features)
+    channels = features[0].shape[1]
+    model.roi_head.bbox_head(images.new_empty(1000, channels, 7, 7))
+    if model.roi_head.with_mask:
+        model.roi_head.mask_head(images.new_empty(100, channels, 14, 14))
+
+
+def _shallow_resnet() -> type[nn.Module]:
+    """Returns mmpretrain's ResNet with the depths 26 and 38 of Table 1, which have RedNet's blocks in each stage."""
+    from mmpretrain.models.backbones import ResNet
+
+    block = ResNet.arch_settings[50][0]
+    return type('ResNet', (ResNet,), {'arch_settings': {d: (block, RedNet.arch_settings[d]) for d in (26, 38)}})

@@ -1,0 +1,28 @@
+"""How ``torch.utils.flop_counter`` counts the operator: two FLOPs for a multiply-add, in the gradients too."""
+
+from math import prod
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+from . import involution2d  # noqa: F401  (defines the operators)
+
+
+def multiply_adds(output_shape: tuple[int, ...], kernel_size: tuple[int, ...]) -> int:
+    """Returns the multiply-adds of involution with the output (N, C, Ho, Wo): one for each of its elements and taps."""
+    return prod(output_shape) * prod(kernel_size)
+
+
+@register_flop_formula(torch.ops.mmrednet.involution2d)
+def _forward(input_shape, kernel_shape, *args, out_shape, **kwargs) -> int:
+    return 2 * multiply_adds(out_shape, kernel_shape[2:4])
+
+
+@register_flop_formula(torch.ops.mmrednet.involution2d_grad_input)
+def _grad_input(grad_output_shape, kernel_shape, *args, out_shape, **kwargs) -> int:
+    return 2 * multiply_adds(grad_output_shape, kernel_shape[2:4])
+
+
+@register_flop_formula(torch.ops.mmrednet.involution2d_grad_kernel)
+def _grad_kernel(grad_output_shape, input_shape, *args, out_shape, **kwargs) -> int:
+    return 2 * multiply_adds(grad_output_shape, out_shape[2:4])
