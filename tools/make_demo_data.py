@@ -23,7 +23,7 @@ CORNERS = {
 def draw_background(rng: np.random.Generator, size: int) -> np.ndarray:
     """Returns a colour image (size, size, 3): smooth noise of two scales, and strokes that belong to no object."""
     image = np.full((size, size, 3), rng.uniform(60, 190, 3))
-    for cells, strength in ((4, 50), (24, 20)):
+    for cells, strength in ((4, 40), (24, 14)):
         noise = rng.normal(0, strength, (cells, cells, 3))
         image += cv2.resize(noise, (size, size), interpolation=cv2.INTER_CUBIC)
     image = image.clip(0, 255).astype(np.uint8)
@@ -57,7 +57,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, list[tu
         if any((other & mask).sum() > 0.2 * other.sum() for _, other in objects):
             continue
         color = rng.integers(0, 256, 3)
-        while abs(color - image[mask > 0].mean(0)).max() < 50:
+        while abs(color - image[mask > 0].mean(0)).max() < 60:
             color = rng.integers(0, 256, 3)
         shading = np.linspace(*rng.uniform(0.7, 1, 2), size)[:, None, None]
         opacity = cv2.GaussianBlur(mask.astype(float), (3, 3), 0)[..., None]
