@@ -1,6 +1,6 @@
 """The operator in CUDA, compiled by CuPy at first use: one module per specialisation, whatever the image sizes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from math import gcd
 from pathlib import Path
@@ -26,13 +26,18 @@ def load() -> None:
     """Makes the backend ready.
 
     Raises:
-        RuntimeError: CuPy cannot be imported. The message says what to install.
+        RuntimeError: CuPy or its compiler cannot be used. The message says what to install.
     """
+    if torch.version.cuda is None:
+        raise RuntimeError('the CUDA kernels need a PyTorch that is built for CUDA')
+    major = torch.version.cuda.split('.')[0]
     try:
-        import cupy  # noqa: F401
-    except ImportError as error:
-        major = (torch.version.cuda or '12').split('.')[0]
-        raise RuntimeError(f'the CUDA kernels need CuPy ({error}): pip install cupy-cuda{major}x') from error
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+    except (ImportError, OSError, RuntimeError) as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise RuntimeError(f'the CUDA kernels need CuPy ({reason}): pip install cupy-cuda{major}x') from error
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
@@ -63,6 +68,7 @@ class Specialisation:
     stride: Pair
     dilation: Pair
     channels_last: bool
+    pixel_major: bool
     wide: bool
 
     @property
@@ -114,8 +120,13 @@ class Specialisation:
             'GRAD_CHUNK': self.grad_chunk,
             'THREADS': THREADS,
         }
-        flags = [name for name, on in (('CHANNELS_LAST', self.channels_last), ('WIDE', self.wide)) if on]
-        return ('-std=c++17', *(f'-D{name}={value}' for name, value in macros.items()), *(f'-D{f}' for f in flags))
+        flags = {
+            'CHANNELS_LAST': self.channels_last,
+            'PIXEL_MAJOR': self.pixel_major and self.staged,
+            'WIDE': self.wide,
+        }
+        macros.update({name: 1 for name, on in flags.items() if on})
+        return ('-std=c++17', *(f'-D{name}={value}' for name, value in macros.items()))
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ class _Tile:
     strips: int
     rows: int
     channels: int
+    planes: int = 1
 
     @property
     def height(self) -> int:
@@ -154,9 +166,27 @@ class _Tile:
         return self.height * self.pitch
 
     @property
+    def kernel_at(self) -> int:
+        """Elements before the staged kernel, whose pairs need a whole beginning."""
+        return _divide_up(self.planes * self.channels * self.channel_pitch, 8) * 8
+
+    @property
+    def kernel(self) -> int:
+        """Elements of the staged kernel, as the source lays them out: none, rows of taps, or whole windows."""
+        specialisation = self.specialisation
+        (height, width), rows = specialisation.kernel_size, self.planes * self.rows
+        if not specialisation.pixel_major:
+            return 0
+        if self.function == 'grad_input':
+            return rows * self.width * width
+        pair = 2 if specialisation.dtype.itemsize == 2 else 1
+        run = height * width if pair == 1 else height * width // 2 * 2 + 2
+        return rows * self.strips * (specialisation.strip * run + pair)
+
+    @property
     def shared(self) -> int:
         """Bytes of shared memory."""
-        return self.channels * self.channel_pitch * self.specialisation.dtype.itemsize
+        return (self.kernel_at + self.kernel) * self.specialisation.dtype.itemsize
 
     def _reach(self, axis: int) -> Pair:
         """Returns how far the window reaches from its first tap to its last, and the stride."""
@@ -252,6 +282,7 @@ def plan(
         stride=stride,
         dilation=dilation,
         channels_last=not (x.is_dense(3) and y.is_dense(3)),
+        pixel_major=not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3] and k.misalignment % 4 == 0,
         wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
     )
     if function == 'grad_input':
@@ -287,6 +318,7 @@ def plan(
         fitting = device.shared // tile.shared if specialisation.staged else THREADS
         enough = units // max(1, 2 * device.multiprocessors)
         planes = max(1, min(enough, fitting, THREADS // (strips * rows)))
+        tile = replace(tile, planes=planes)
     blocks = tiles_x * tiles_y * _divide_up(units, planes)
 
     if specialisation.channels_last:
@@ -297,13 +329,13 @@ def plan(
     vectors = (whole and x.has_vectors(axis, size), whole and y.has_vectors(axis, size))
     arguments = (groups, group_channels, in_h, in_w, out_h, out_w, *padding, *x.stride, *y.stride, *k.stride)
     arguments += (*vectors, k.has_vectors(5, specialisation.strip), chunk, strips, rows, planes, tiles_x, tiles_y)
-    arguments += (units, blocks, tile.height, tile.width, tile.pitch, tile.channel_pitch)
+    arguments += (units, blocks, tile.height, tile.width, tile.pitch, tile.channel_pitch, tile.kernel_at, k.extent)
     return Launch(
         specialisation,
         function,
         grid=min(blocks, device.max_grid),
         block=_divide_up(strips * rows * planes, 32) * 32,
-        shared=planes * tile.shared if specialisation.staged else 0,
+        shared=tile.shared if specialisation.staged else 0,
         arguments=tuple(int(a) for a in arguments),
     )
 
@@ -323,6 +355,7 @@ def _run(function: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, stride
         return
     import cupy
 
+    given = x, y
     x, y = fit(y if written is k else written, x, y)
     index = x.device.index
     geometry = tuple(stride), tuple(padding), tuple(dilation)
@@ -331,6 +364,9 @@ def _run(function: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, stride
         compiled = _function(index, launch.specialisation, function)
         pointers = x.data_ptr(), k.data_ptr(), y.data_ptr()
         compiled((launch.grid,), (launch.block,), (*pointers, *launch.scalars), shared_mem=launch.shared)
+    for before, after in zip(given, (x, y), strict=True):
+        if before is written and after is not written:
+            written.copy_(after)
 
 
 @cache

@@ -1,19 +1,21 @@
-// Involution and its two gradients. One module per specialisation: dtype, window, stride, dilation and layouts are macros;
-// every size is an argument, so that images of any size run the same module. No header is included: NVRTC needs none.
+// Involution and its two gradients. One module per specialisation: dtype, window, stride, dilation and layouts are
+// macros; every size is an argument, so that images of any size run the same module. No header is included: NVRTC needs
+// none.
 //
 //   forward      y[n,c,i,j]      = sum_uv k[n,g(c),u,v,i,j] x[n,c,i s - p + u d, j s - p + v d]
 //   grad_input   x[n,c,a,b]      = sum_uv k[n,g(c),u,v,i,j] y[n,c,i,j]    where i s - p + u d = a and j s - p + v d = b
 //   grad_kernel  k[n,g,u,v,i,j]  = sum_c  y[n,c,i,j] x[n,c,i s - p + u d, j s - p + v d]
 //
-// x is the tensor on the input's side, y the one on the output's side, whichever of the three is written.
-// A block stages a tile of up to CHUNK channels with its halo in shared memory. A thread owns a strip of neighbouring pixels
-// of all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip.
-// No sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
+// x is the tensor on the input's side, y the one on the output's side, whichever of the three is written. A block
+// stages a tile of up to CHUNK channels with its halo in shared memory. A thread owns a strip of neighbouring pixels of
+// all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip. No
+// sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
 //
-// Macros: FLOAT16 | BFLOAT16 | FLOAT32 | FLOAT64, KH, KW, SH, SW (stride), DH, DW (dilation), ROW_STEP (rows of the
-// window that reach the same row of x are this far apart), CHANNELS_LAST (x and y lie in memory as N, H, W, C), WIDE (64-bit
-// indices), STAGED (0 or 1: whether a tile fits in shared memory),
-// STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input), CHUNK, GRAD_CHUNK (channels, likewise), THREADS.
+// Macros: FLOAT16 | BFLOAT16 | FLOAT32 | FLOAT64; KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the
+// window that reach the same row of x are this far apart); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
+// PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run); WIDE (64-bit indices); STAGED (0 or 1:
+// whether a tile fits in shared memory); STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK,
+// GRAD_CHUNK (channels, likewise); THREADS (of a block at most).
 
 #if defined(FLOAT64)
 typedef double T;
@@ -54,7 +56,7 @@ __device__ __forceinline__ T store(Acc value) {
   return T{rounded};
 #else
   const unsigned bits = __float_as_uint(value);
-  if (value != value) return T{(unsigned short)(bits >> 16 | 64)};          // NaN stays NaN
+  if (value != value) return T{(unsigned short)(bits >> 16 | 64)};  // NaN stays NaN
   return T{(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
 #endif
 }
@@ -73,14 +75,15 @@ typedef int Index;
       Index xn, Index xc, Index xh, Index xw, Index yn, Index yc, Index yh, Index yw, Index kn, Index kg, Index ku,   \
       Index kv, Index ki, Index kj, Index vector_x, Index vector_y, Index vector_k, Index chunk, Index strips,        \
       Index rows, Index planes, Index tiles_x, Index tiles_y, Index units, Index blocks, Index tile_h, Index tile_w,  \
-      Index pitch, Index channel_pitch
+      Index pitch, Index channel_pitch, Index kernel_at, Index kernel_extent
 
 // Taps of a window's row that are held in registers at a time: all of them, unless the row is long.
 constexpr int TAPS = KW <= 9 ? KW : (5 + SW) / SW * SW;
 // Input values under a strip and a row of taps; they are read into registers once where that is cheaper than per tap.
 constexpr int SPAN = (STRIP - 1) * SW + (TAPS - 1) * DW + 1;
 constexpr bool ROW = TAPS == KW && SPAN <= 32;
-// The same for the gradient of the input, whose strip covers GRAD_STRIP / SW pixels of y; REACH is how far back taps go.
+// The same for the gradient of the input, whose strip covers GRAD_STRIP / SW pixels of y; REACH is how far back taps
+// go.
 constexpr int REACH = (TAPS - 1) * DW / SW;
 constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
 constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= 32;
@@ -89,6 +92,27 @@ constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= 32;
 constexpr int VECTOR = 16 / sizeof(T);
 #else
 constexpr int VECTOR = STRIP;
+#endif
+
+// A kernel whose taps are one run goes through shared memory, where a thread's strip finds its runs RUN_PITCH apart;
+// strips are an odd number of words apart, so that the threads of a warp meet in no bank. Runs of 2-byte elements are
+// copied two elements at a time, from the pair that holds the first: they keep their place within the pair.
+constexpr int RUN = KH * KW;
+constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;
+constexpr int RUN_PITCH = PAIR == 1 ? RUN : RUN / 2 * 2 + 2;
+constexpr int STRIP_PITCH = STRIP * RUN_PITCH + PAIR;
+
+// Blocks of a multiprocessor that the registers must suffice for. Where shared memory allows fewer, fewer: nothing
+// spills.
+#ifdef PIXEL_MAJOR
+constexpr int FORWARD_BLOCKS = 3;
+#else
+constexpr int FORWARD_BLOCKS = 4;
+#endif
+#if defined(PIXEL_MAJOR) || defined(CHANNELS_LAST)
+constexpr int GRAD_KERNEL_BLOCKS = 2;
+#else
+constexpr int GRAD_KERNEL_BLOCKS = 3;
 #endif
 
 template <int N>
@@ -208,10 +232,11 @@ __device__ __forceinline__ Unit find_unit(Index unit, Index groups, Index group_
   return {unit / chunks / groups, group, group * group_channels + first, min(chunk, group_channels - first)};
 }
 
-// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is zero.
+// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is
+// zero.
 template <int V>
-__device__ __forceinline__ void stage_by(T *tile, const Image &image, const Unit &unit, Index y0, Index x0, Index tile_h,
-                                         Index tile_w, Index pitch, Index channel_pitch) {
+__device__ __forceinline__ void stage_by(T *tile, const Image &image, const Unit &unit, Index y0, Index x0,
+                                         Index tile_h, Index tile_w, Index pitch, Index channel_pitch) {
   const T *source = image.data + unit.n * image.n + unit.channel * image.c;
 #ifdef CHANNELS_LAST
   const Index sizes[3] = {unit.channels / V, tile_w, tile_h};  // neighbouring threads take neighbouring channels
@@ -267,6 +292,80 @@ __device__ __forceinline__ void stage(T *tile, const Image &image, const Unit &u
     stage_by<1>(tile, image, unit, y0, x0, tile_h, tile_w, pitch, channel_pitch);
 }
 
+// A block's `height` rows of `width` pixels of k, and the distances of rows and of pixels in memory.
+struct Runs {
+  Index height, width, row_step, pixel_step;
+};
+
+// Copies all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements.
+__device__ __forceinline__ void stage_runs(T *to, const T *k, Index extent, Index first, const Runs &runs,
+                                           Index strips) {
+  constexpr int WORDS = RUN_PITCH / PAIR, BATCH = 16;
+  const Index step_a = blockDim.x % WORDS, step_b = blockDim.x / WORDS % (strips * STRIP);
+  const Index step_c = blockDim.x / WORDS / (strips * STRIP);
+  Index a = threadIdx.x % WORDS, b = threadIdx.x / WORDS % (strips * STRIP), c = threadIdx.x / WORDS / (strips * STRIP);
+  while (c < runs.height) {
+    Vector<PAIR> value[BATCH];
+    Index place[BATCH];
+#pragma unroll
+    for (int t = 0; t < BATCH; ++t) {
+      const Index word = ((first + c * runs.row_step + b * runs.pixel_step) >> (PAIR - 1)) + a;
+      const bool live = c < runs.height && b < runs.width;
+      place[t] = live ? (c * strips + b / STRIP) * STRIP_PITCH + b % STRIP * RUN_PITCH + a * PAIR : -1;
+      if (live && word * PAIR + PAIR <= extent)
+        value[t] = *(const Vector<PAIR> *)(k + word * PAIR);
+      else if (live && word * PAIR < extent)
+        value[t].at[0] = k[word * PAIR];  // half of the last pair
+      a += step_a;
+      b += step_b;
+      c += step_c;
+      if (a >= WORDS) a -= WORDS, ++b;
+      if (b >= strips * STRIP) b -= strips * STRIP, ++c;
+    }
+#pragma unroll
+    for (int t = 0; t < BATCH; ++t)
+      if (place[t] >= 0) *(Vector<PAIR> *)(to + place[t]) = value[t];
+  }
+}
+
+// Writes all taps of a block's pixels from shared memory to `run`, which is where the first pixel's lie.
+__device__ __forceinline__ void write_runs(T *run, const T *from, const Runs &runs, Index strips) {
+  for (Index at = threadIdx.x; at < runs.height * runs.width * RUN; at += blockDim.x) {
+    const Index tap = at % RUN, b = at / RUN % runs.width, c = at / RUN / runs.width;
+    run[c * runs.row_step + b * runs.pixel_step + tap] =
+        from[(c * strips + b / STRIP) * STRIP_PITCH + b % STRIP * RUN_PITCH + tap];
+  }
+}
+
+// Copies one row of taps to shared memory, for the rows of y that meet `runs.height` rows of x, the first of them at
+// `row0` in units of x's rows, and for the columns from x0 on. `taps` are those of the image's first pixel; outside it
+// they are zero.
+__device__ __forceinline__ void stage_taps(T *to, const T *taps, Index row0, Index x0, const Runs &runs, Index out_h,
+                                           Index out_w) {
+  constexpr int BATCH = 8;
+  const Index step_a = blockDim.x % KW, step_b = blockDim.x / KW % runs.width, step_c = blockDim.x / KW / runs.width;
+  Index a = threadIdx.x % KW, b = threadIdx.x / KW % runs.width, c = threadIdx.x / KW / runs.width;
+  while (c < runs.height) {
+    T value[BATCH];
+    Index place[BATCH];
+#pragma unroll
+    for (int t = 0; t < BATCH; ++t) {
+      const Index row = row0 + c, i = row / SH, j = x0 + b;
+      const bool inside = row >= 0 && row % SH == 0 && i < out_h && j >= 0 && j < out_w;
+      place[t] = c < runs.height ? (c * runs.width + b) * KW + a : -1;
+      value[t] = c < runs.height && inside ? taps[i * runs.row_step + j * runs.pixel_step + a] : store(Acc(0));
+      a += step_a;
+      b += step_b;
+      c += step_c;
+      if (a >= KW) a -= KW, ++b;
+      if (b >= runs.width) b -= runs.width, ++c;
+    }
+#pragma unroll
+    for (int t = 0; t < BATCH; ++t)
+      if (place[t] >= 0) to[place[t]] = value[t];
+  }
+}
+
 // One value of the image, as the tile would hold it: for windows that no tile can hold.
 __device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, Index channel, Index y, Index x) {
   const bool inside = y >= 0 && y < image.height && x >= 0 && x < image.width;
@@ -274,12 +373,17 @@ __device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, 
                 : Acc(0);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 4)
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, PROBLEM) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const Image image = {x, xn, xc, xh, xw, in_h, in_w};
-  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows, my_plane = threadIdx.x / strips / rows;
+  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
+  const Index my_plane = threadIdx.x / strips / rows;
   T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_row * SH * pitch + my_strip * STRIP * SW;
+#ifdef PIXEL_MAJOR
+  T *kernels = (T *)shared_memory + kernel_at;
+  T *my_kernels = kernels + ((my_plane * rows + my_row) * strips + my_strip) * STRIP_PITCH;
+#endif
 
   for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows;
@@ -287,15 +391,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
     if (STAGED) {
       __syncthreads();  // the threads may still read the tile before this one
       for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
-        stage((T *)shared_memory + plane * chunk * channel_pitch, image, find_unit(unit0 + plane, groups, group_channels, chunk),
+        stage((T *)shared_memory + plane * chunk * channel_pitch, image,
+              find_unit(unit0 + plane, groups, group_channels, chunk),
               row0 * SH - pad_h, strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch, vector_x);
+#ifdef PIXEL_MAJOR
+      const Runs runs = {min(rows, out_h - row0), min(strips * STRIP, out_w - strip0 * STRIP), ki, kj};
+      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
+        const Unit unit = find_unit(unit0 + plane, groups, group_channels, chunk);
+        const Index first = unit.n * kn + unit.group * kg + row0 * ki + strip0 * STRIP * kj;
+        stage_runs(kernels + plane * rows * strips * STRIP_PITCH, k, kernel_extent, first, runs, strips);
+      }
+#endif
       __syncthreads();
     }
     const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
     if (my_plane >= planes || unit0 + my_plane >= units || i >= out_h || j >= out_w) continue;
     const Unit unit = find_unit(unit0 + my_plane, groups, group_channels, chunk);
     const Index count = out_w - j;
-    const T *kernel = k + unit.n * kn + unit.group * kg + i * ki + j * kj;
+    const Index kernel = unit.n * kn + unit.group * kg + i * ki + j * kj;
     Acc sum[CHUNK][STRIP] = {};
 
     for (int u = 0; u < KH; ++u) {
@@ -304,7 +417,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
 #pragma unroll
         for (int v = 0; v < TAPS; ++v)
           if (KW % TAPS == 0 || v0 + v < KW)
-            read_strip(weight[v], kernel + u * ku + (v0 + v) * kv, kj, count, vector_k);
+#ifdef PIXEL_MAJOR
+#pragma unroll
+            for (int s = 0; s < STRIP; ++s)
+              weight[v][s] = load(my_kernels[s * RUN_PITCH + (kernel + s * kj & PAIR - 1) + u * KW + v0 + v]);
+#else
+            read_strip(weight[v], k + kernel + u * ku + (v0 + v) * kv, kj, count, vector_k);
+#endif
 #pragma unroll
         for (int c = 0; c < CHUNK; ++c) {
           if (c >= unit.channels) break;
@@ -331,16 +450,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 4)
   }
 }
 
-// Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips start
-// at multiples of s, which taps meet which pixels of the strip is known when compiling.
+// Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
+// start at multiples of s, which taps meet which pixels of the strip is known when compiling.
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
     grad_input(T *__restrict__ x, const T *__restrict__ k, const T *__restrict__ y, PROBLEM) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, yn, yc, yh, yw, out_h, out_w};
-  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows, my_plane = threadIdx.x / strips / rows;
+  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
+  const Index my_plane = threadIdx.x / strips / rows;
   const Index origin = pad_w / SW * SW;  // of the first strip
   T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_strip * (GRAD_STRIP / SW);
+#ifdef PIXEL_MAJOR
+  T *kernels = (T *)shared_memory + kernel_at;
+#endif
 
   for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
     const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows + pad_h;
@@ -351,20 +474,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
     if (STAGED) {
       __syncthreads();  // the threads may still read the tile before this one
       for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
-        stage((T *)shared_memory + plane * chunk * channel_pitch, image, find_unit(unit0 + plane, groups, group_channels, chunk),
+        stage((T *)shared_memory + plane * chunk * channel_pitch, image,
+              find_unit(unit0 + plane, groups, group_channels, chunk),
               y0, x0, tile_h, tile_w, pitch, channel_pitch, vector_y);
       __syncthreads();
     }
     const Index a = row0 + my_row, b = origin + (strip0 + my_strip) * GRAD_STRIP;
-    if (my_plane >= planes || unit0 + my_plane >= units || a >= in_h + pad_h || b >= in_w + pad_w) continue;
-    const Unit unit = find_unit(unit0 + my_plane, groups, group_channels, chunk);
-    const T *kernel = k + unit.n * kn + unit.group * kg;
+    const bool active = my_plane < planes && unit0 + my_plane < units && a < in_h + pad_h && b < in_w + pad_w;
+    const Unit unit = find_unit(active ? unit0 + my_plane : 0, groups, group_channels, chunk);
     Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
 
+#ifdef PIXEL_MAJOR
+    for (int u = 0; u < KH; ++u) {
+      __syncthreads();  // the threads may still read the row of taps before this one
+      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
+        const Unit other = find_unit(unit0 + plane, groups, group_channels, chunk);
+        stage_taps(kernels + plane * rows * tile_w * KW, k + other.n * kn + other.group * kg + u * KW, row0 - u * DH,
+                   x0, Runs{rows, tile_w, ki, kj}, out_h, out_w);
+      }
+      __syncthreads();
+      if (!active || (a - u * DH) % SH != 0) continue;
+      const Index i = (a - u * DH) / SH;
+#else
+    const T *kernel = k + unit.n * kn + unit.group * kg;
     int u = 0;
     while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
-    for (u = u < ROW_STEP ? u : KH; u < KH; u += ROW_STEP) {
+    for (u = active && u < ROW_STEP ? u : KH; u < KH; u += ROW_STEP) {
       const Index i = (a - u * DH) / SH;
+#endif
       if (a < u * DH || i >= out_h) continue;
       for (int v0 = 0; v0 < KW; v0 += TAPS) {
         const Index j = b / SW - v0 / SW * DW;
@@ -376,8 +513,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
           for (int s = 0; s < GRAD_STRIP; ++s) {
             if ((s - v * DW) % SW != 0) continue;
             const Index at = j + (s - v * DW) / SW;
+#ifdef PIXEL_MAJOR
+            weight[v][s] = load(kernels[((my_plane * rows + my_row) * tile_w + at - x0) * KW + v0 + v]);
+#else
             weight[v][s] =
                 at >= 0 && at < out_w ? load(kernel[u * ku + (v0 + v) * kv + i * ki + at * kj]) : Acc(0);
+#endif
           }
         }
 #pragma unroll
@@ -401,6 +542,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
         }
       }
     }
+    if (!active) continue;
     // The first strip may start left of the image, but only where the stride is not 1.
     const Index left = b - pad_w;
     T *out = x + unit.n * xn + unit.channel * xc + (a - pad_h) * xh + left * xw;
@@ -408,12 +550,17 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, 3)
+extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     grad_kernel(const T *__restrict__ x, T *__restrict__ k, const T *__restrict__ y, PROBLEM) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const Image image = {x, xn, xc, xh, xw, in_h, in_w};
-  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows, my_plane = threadIdx.x / strips / rows;
+  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
+  const Index my_plane = threadIdx.x / strips / rows;
   T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_row * SH * pitch + my_strip * STRIP * SW;
+#ifdef PIXEL_MAJOR
+  T *kernels = (T *)shared_memory + kernel_at;
+  T *my_kernels = kernels + ((my_plane * rows + my_row) * strips + my_strip) * STRIP_PITCH;
+#endif
   const bool whole = chunk >= group_channels;
 
   for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
@@ -470,11 +617,28 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
           }
         }
         if (!active) continue;
+#ifdef PIXEL_MAJOR
+#pragma unroll
+        for (int v = 0; v < TAPS; ++v)
+#pragma unroll
+          for (int s = 0; s < STRIP; ++s)
+            if (KW % TAPS == 0 || v0 + v < KW) my_kernels[s * RUN_PITCH + u * KW + v0 + v] = store(sum[v][s]);
+#else
         T *out = k + mine.n * kn + mine.group * kg + u * ku + v0 * kv + i * ki + j * kj;
 #pragma unroll
         for (int v = 0; v < TAPS; ++v)
           if (KW % TAPS == 0 || v0 + v < KW) write_strip(out + v * kv, sum[v], kj, count, vector_k);
+#endif
       }
     }
+#ifdef PIXEL_MAJOR
+    __syncthreads();
+    const Runs runs = {min(rows, out_h - row0), min(strips * STRIP, out_w - strip0 * STRIP), ki, kj};
+    for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
+      const Unit unit = find_unit(unit0 + plane, groups, group_channels, group_channels);
+      write_runs(k + unit.n * kn + unit.group * kg + row0 * ki + strip0 * STRIP * kj,
+                 kernels + plane * rows * strips * STRIP_PITCH, runs, strips);
+    }
+#endif
   }
 }

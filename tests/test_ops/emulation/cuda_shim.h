@@ -1,21 +1,18 @@
-// As much of CUDA as involution2d.cu uses, on the CPU: the threads of a block are fibers that take turns, one by one, in an
-// order that the caller picks, and hand over at __syncthreads() alone. Nothing runs in between, so what a missing barrier
-// breaks is broken every time; each block starts with shared memory full of NaN; and the address sanitizer sees every
-// access beyond the bytes that were asked for.
+// As much of CUDA as involution2d.cu uses, on the CPU: the threads of a block are fibers that take turns, one by one,
+// in an order that the caller picks, and hand over at __syncthreads() alone. Nothing runs in between, so what a missing
+// barrier breaks is broken every time; each block starts with shared memory full of NaN; and the address sanitizer sees
+// every access beyond the bytes that were asked for.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #include <ucontext.h>
 
-#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <functional>
-#include <numeric>
-#include <random>
+#include <utility>
 #include <vector>
 
 #define __global__
@@ -34,7 +31,10 @@ inline constexpr size_t SHARED_LIMIT = 256 << 10;
 alignas(1024) unsigned char shared_memory[SHARED_LIMIT];
 }
 
-using std::min;
+template <typename A>
+A min(A a, A b) {
+  return b < a ? b : a;
+}
 
 inline float __uint_as_float(unsigned bits) {
   float value;
@@ -62,8 +62,8 @@ inline unsigned short float_to_half(float value) {
   if (size >= 65520) return sign | 0x7c00;
   if (size == 0) return sign;
   int exponent;
-  std::frexp(size, &exponent);  // size = 0.5..1 * 2^exponent, so its last bit in half precision is worth 2^(exponent - 11)
-  exponent = std::max(exponent, -13);
+  std::frexp(size, &exponent);  // 0.5..1 times 2^exponent: the last of its 11 bits is worth 2^(exponent - 11)
+  if (exponent < -13) exponent = -13;
   // The fraction may round up to 2048, which carries into the exponent as it should.
   return sign | (unsigned(std::nearbyint(std::ldexp(size, 11 - exponent))) + ((exponent + 13) << 10));
 }
@@ -82,7 +82,8 @@ inline std::vector<Fiber> fibers(1024);
 inline ucontext_t scheduler;
 inline const void *scheduler_stack;
 inline size_t scheduler_stack_size;
-inline std::function<void()> kernel;
+inline void (*kernel)(void *);
+inline void *captured;
 
 inline void leave(Fiber &fiber) {
   __sanitizer_start_switch_fiber(fiber.finished ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_size);
@@ -92,7 +93,7 @@ inline void leave(Fiber &fiber) {
 
 inline void body() {
   __sanitizer_finish_switch_fiber(nullptr, &scheduler_stack, &scheduler_stack_size);
-  kernel();
+  kernel(captured);
   fibers[threadIdx.x].finished = true;
   leave(fibers[threadIdx.x]);
 }
@@ -107,15 +108,16 @@ inline void resume(unsigned thread) {
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 }
 
-// Launches `what` and waits. Order 0 runs the threads upwards, 1 downwards, any other shuffles them after every barrier.
-inline void launch(unsigned grid, unsigned block, size_t shared, int order, std::function<void()> what) {
-  kernel = std::move(what);
+// Launches `what` and waits. Order 0 runs the threads upwards, 1 downwards, any other shuffles them after every
+// barrier.
+template <typename Function>
+void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Function what) {
+  kernel = [](void *function) { (*(Function *)function)(); };
+  captured = &what;
   gridDim.x = grid;
   blockDim.x = block;
-  std::mt19937 random(order);
   std::vector<unsigned> turns(block);
-  std::iota(turns.begin(), turns.end(), 0);
-  if (order == 1) std::reverse(turns.begin(), turns.end());
+  for (unsigned turn = 0; turn < block; ++turn) turns[turn] = order == 1 ? block - 1 - turn : turn;
   for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
     ASAN_UNPOISON_MEMORY_REGION(shared_memory, SHARED_LIMIT);
     memset(shared_memory, 0xff, SHARED_LIMIT);
@@ -128,7 +130,10 @@ inline void launch(unsigned grid, unsigned block, size_t shared, int order, std:
       makecontext(&fiber.context, body, 0);
     }
     for (unsigned finished = 0; finished < block;) {
-      if (order > 1) std::shuffle(turns.begin(), turns.end(), random);
+      for (unsigned turn = order > 1 ? block - 1 : 0; turn > 0; --turn) {
+        order = order * 1664525 + 1013904223 | 2;  // a linear congruential generator that stays above 1
+        std::swap(turns[turn], turns[(order >> 8) % (turn + 1)]);
+      }
       finished = 0;
       for (unsigned thread : turns) {
         resume(thread);

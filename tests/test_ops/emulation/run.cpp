@@ -1,13 +1,12 @@
-// Runs launches of involution2d.cu on the CPU: run CASES RESULTS. A case is a row of 64-bit integers (function, grid, block,
-// shared bytes, order, number of arguments, arguments), then x, k and y, each its size in bytes and its bytes. What the
-// function writes goes to RESULTS, case after case.
+// Runs launches of involution2d.cu on the CPU: run CASES RESULTS. A case is a row of 64-bit integers (function, grid,
+// block, shared bytes, order, number of arguments, arguments), then x, k and y, each its size in bytes and its bytes.
+// What the function writes goes to RESULTS, case after case.
 #include "cuda_shim.h"
 //
 #include CUDA_SOURCE
 
 #include <cstdint>
 #include <memory>
-#include <utility>
 
 template <typename A>
 A argument(const std::vector<int64_t> &arguments, size_t at) {
