@@ -4,11 +4,15 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
+from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_FLOP_OPS
+from mmengine.analysis.jit_handles import get_shape
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
+
+from .ops.flops import multiply_adds
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmrednet', locations=['mmrednet.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmrednet', locations=['mmrednet.engine'])
@@ -37,6 +41,15 @@ def _register_bare_name(name: str) -> None:
 
 for _name in BARE_NAMES:
     _register_bare_name(_name)
+
+
+def _count_involution(inputs, outputs) -> int:
+    """Counts the multiply-adds of a traced involution, as mmengine counts those of a convolution."""
+    return multiply_adds(get_shape(outputs[0]), get_shape(inputs[1])[2:4])
+
+
+# Private, but the only table that `mim run <toolbox> get_flops` reads.
+_DEFAULT_SUPPORTED_FLOP_OPS['mmrednet::involution2d'] = _count_involution
 
 
 def _history_buffer_method(owner: type, name: str):

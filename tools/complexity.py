@@ -6,7 +6,8 @@ import json
 import sys
 import warnings
 
-from mmrednet.analysis import ROWS, measure, plot_complexity
+from mmrednet.analysis.plot import plot_complexity
+from mmrednet.analysis.tables import ROWS, measure
 
 COLUMNS = {
     'table': 'Table',
@@ -20,9 +21,10 @@ COLUMNS = {
     'note': 'Why',
 }
 CONVENTION = """\
-FLOPs are multiply-adds, one more per output for a bias, two per normalised element, one per ReLU output and pooling input.
+FLOPs are multiply-adds, and one per output for a bias, two per normalised element, one per ReLU output or pool input.
 Tables 1 and 6: 224x224. Table 3: 1280x800, 1000 proposals, 100 masks, trained parameters only (frozen_stages=1).
-Tables 4 and 5: 2048x1024. The paper cuts some figures off where others are rounded: 25.65 M is printed as 25.6."""
+Tables 4 and 5: 2048x1024. The paper rounds to two digits, then to one, ties to even:
+it prints 44.549 M as 44.6 and 25.653 M as 25.6."""
 
 
 def parse_args() -> argparse.Namespace:
@@ -41,7 +43,7 @@ def to_record(row, complexity) -> dict:
     return {
         'table': row.table,
         'model': row.model,
-        'params': round(params, 2),
+        'params': round(params, 3),
         'paper_params': row.params,
         'params_difference': f'{params / row.params - 1:+.1%}',
         'flops': round(flops, 2),

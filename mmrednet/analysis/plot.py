@@ -45,7 +45,7 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
             axis.grid(alpha=0.3)
             axis.spines[['top', 'right']].set_visible(False)
         axes[0].set_ylim(73, 80)
-        axes[0].set_ylabel("ImageNet top-1 (%), the paper's")
+        axes[0].set_ylabel("Top-1 on ImageNet (%), the paper's figures")
         axes[1].legend(loc='lower right', frameon=False)
         paths = tuple(Path(path).with_suffix(suffix) for suffix in ('.png', '.svg'))
         for path in paths:

@@ -63,8 +63,11 @@ _TABLE_1 = (
     (101, (44.6, 7.9, 78.5), (25.6, 4.7, 79.1)),
     (152, (60.2, 11.6, 79.3), (34.0, 6.8, 79.3)),
 )
-_RETINANET_NOTE = 'The paper prints 0.1 M more than its text gives.'
-_MASK_NOTE = "The paper's first three Mask R-CNN rows leave out the mask head's deconvolution and logits (6.7 G), which its fourth has."
+_RETINANET_NOTE = 'The paper prints 26.3 M, where its text gives 26.246 M.'
+_MASK_NOTE = (
+    'The paper leaves out the deconvolution and the logits of the mask head, 6.7 G, '
+    'which its row with the involution head has.'
+)
 _KERNEL_GENERATION = 'model.backbone.kernel_generation'
 
 
@@ -144,9 +147,9 @@ def build_model(row: Row) -> nn.Module:
 def measure(row: Row) -> Complexity:
     """Counts the parameters and FLOPs of a row's model as its table does.
 
-    Tables 1 and 6: images of 224x224. Table 3: 1280x800, 1000 proposals, 100 masks, and the parameters that are trained,
-    so without the stem and the first stage. Tables 4 and 5: 2048x1024, the parameters with an auxiliary head's, the FLOPs
-    of inference.
+    Tables 1 and 6: images of 224x224. Table 3: 1280x800, 1000 proposals, 100 masks, and the parameters that are
+    trained, so without the stem and the first stage. Tables 4 and 5: 2048x1024, the parameters with an auxiliary
+    head's, the FLOPs of inference.
 
     Args:
         row (Row): One of ``ROWS``.

@@ -8,8 +8,9 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
-from mmrednet.layers import Involution
 from torch import nn
+
+from mmrednet.layers import Involution
 
 ROOT = Path(__file__).parents[2]
 RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())

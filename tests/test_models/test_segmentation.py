@@ -7,8 +7,9 @@ import mmseg.models.necks
 import pytest
 import torch
 from mmengine.registry import init_default_scope
-from mmrednet.layers import Involution
 from mmseg.registry import MODELS
+
+from mmrednet.layers import Involution
 
 ROOT = Path(__file__).parents[2]
 RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
