@@ -43,15 +43,19 @@ class Result:
     unit: str
     samples: tuple[float, ...]
 
+    def quantile(self, q: float) -> float:
+        """Returns what a part ``q`` of the samples is below, interpolated linearly."""
+        return float(np.quantile(self.samples, q))
+
     @property
     def median(self) -> float:
         """The samples' median."""
-        return float(np.median(self.samples))
+        return self.quantile(0.5)
 
     @property
     def iqr(self) -> float:
-        """The samples' interquartile range."""
-        return float(np.subtract(*np.percentile(self.samples, (75, 25))))
+        """The samples' interquartile range: the middle half of them is that wide."""
+        return self.quantile(0.75) - self.quantile(0.25)
 
 
 @dataclass(frozen=True)
@@ -137,8 +141,8 @@ def operator_step(
 ) -> Step:
     """Returns a function that runs a candidate once, on random tensors.
 
-    The candidate 'floor' moves as many bytes as the operator has to: each of input, kernel and output once, in the
-    backward pass also each of the three gradients. It copies a tensor of half as many, since a byte copied is one read
+    The candidate 'floor' moves as many bytes as the operator has to: forward input, kernel and output once; backward
+    input, kernel and the gradients of all three. It copies a tensor of half as many, since a byte copied is one read
     and one write; so its time is those bytes over the bandwidth of a copy.
 
     Args:
@@ -221,7 +225,11 @@ def network_step(
 
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = build_model(row, device).to(memory_format=memory_format)
+    model = build_model(row).to_empty(device=device)
+    for module in model.modules():
+        if hasattr(module, 'reset_parameters'):
+            module.reset_parameters()
+    model.to(memory_format=memory_format)
     images = torch.randn(batch, 3, *size, device=device).to(memory_format=memory_format)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     if phase != 'training':
@@ -379,7 +387,7 @@ def time_in_turns(
         steps (Mapping[str, Callable]): The functions, by name.
         device (str or torch.device): Where they run. Defaults to 'cpu'.
         budget (float): Seconds after which no further round begins. Defaults to 20.
-        rounds (tuple[int, int]): The least number of rounds, whatever they take, and the greatest. Defaults to (7, 100).
+        rounds (tuple[int, int]): Rounds at least, whatever they take, and at most. Defaults to (7, 100).
 
     Returns:
         dict[str, list[float]]: The seconds of a call, one sample a round.

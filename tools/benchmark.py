@@ -1,0 +1,106 @@
+"""Measures the operator's time, the time of whole networks as in the paper's Table 2, and the memory of both."""
+
+import argparse
+import shlex
+import sys
+import warnings
+from collections.abc import Iterator
+
+import torch
+
+from mmrednet.analysis import latency
+from mmrednet.analysis.report import FORMATS, describe_machine, format_results, plot_results
+
+DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
+# Batch sizes and types where the command line names none.
+GPU_DEFAULTS = {
+    'operator': ([64], list(DTYPES)),
+    'network': ([64, 256], ['float32', 'bfloat16']),
+    'memory': ([64], ['float32', 'bfloat16']),
+}
+
+
+def parse_args() -> argparse.Namespace:
+    """Returns the command line's options."""
+    common = argparse.ArgumentParser(add_help=False)
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    common.add_argument('--device', type=torch.device, default=device, help='default: %(default)s')
+    common.add_argument('--threads', type=int, help="threads on the CPU (default: torch's)")
+    common.add_argument(
+        '--batch', type=int, nargs='+', help='batch sizes (default: 1 8; on a GPU 64, networks also 256)'
+    )
+    common.add_argument(
+        '--dtype',
+        nargs='+',
+        choices=DTYPES,
+        help='of the tensors; networks: of autocast, which is channels-last (default: float32; on a GPU others too)',
+    )
+    common.add_argument('--channels-last', action='store_true', help='channels-last in float32 too')
+    common.add_argument('--budget', type=float, default=20, help='seconds for each row (default: %(default)s)')
+    common.add_argument('--quick', action='store_true', help='a small part of all, to see that it works')
+    common.add_argument('--format', choices=FORMATS, default='markdown', help='default: %(default)s')
+    common.add_argument('--plot', metavar='PATH', help='draw the result to PATH too')
+    models = argparse.ArgumentParser(add_help=False)
+    models.add_argument(
+        '--models',
+        nargs='+',
+        default=latency.MODELS,
+        help="RedNet-50/reference is one with unfold (default: Table 2's)",
+    )
+
+    parser = argparse.ArgumentParser(description=__doc__)
+    commands = parser.add_subparsers(dest='command', required=True)
+    commands.add_parser('operator', parents=[common], help="the operator at RedNet-50's and the FPN's shapes")
+    network = commands.add_parser('network', parents=[common, models], help='whole networks, inference and training')
+    network.add_argument('--phases', nargs='+', choices=latency.PHASES, default=latency.PHASES, help='default: all')
+    commands.add_parser('memory', parents=[common, models], help='peak memory of the operator and of networks')
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measures, and prints and draws the results."""
+    args = parse_args()
+    # The toolboxes' own deprecations.
+    warnings.simplefilter('ignore')
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    if args.device.type == 'cuda':
+        torch.backends.cudnn.benchmark = True
+    if args.quick:
+        args.budget, args.batch = 0.2, args.batch or [1]
+        args.models = ('ResNet-50', 'RedNet-50')
+    results = []
+    for result in measure(args):
+        results.append(result)
+        setting = ', '.join(map(str, result.labels.values()))
+        print(f'{result.candidate}: {result.median:.3g} {result.unit} ({setting})', file=sys.stderr)
+
+    command = shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
+    print(format_results(results, args.format, {'command': command, **describe_machine(args.device)}))
+    if args.plot:
+        plot_results(results, args.plot)
+
+
+def measure(args: argparse.Namespace) -> Iterator[latency.Result]:
+    """Yields what the command line asks for."""
+    gpu = args.device.type == 'cuda'
+    shapes = latency.rednet_cases()
+    levels = [latency.fpn_case(size) for size in ((800, 800), (800, 1280))[: 1 + gpu]]
+    if args.quick:
+        shapes, levels = shapes[:2], []
+    batches, names = GPU_DEFAULTS[args.command] if gpu else ([1, 8], ['float32'])
+    batches, dtypes = args.batch or batches, [DTYPES[name] for name in args.dtype or names]
+    device, last = args.device, args.channels_last
+    if args.command == 'operator':
+        yield from latency.benchmark_operator(shapes, batches, dtypes, device, last, args.budget)
+        yield from latency.benchmark_operator(levels, [1], dtypes, device, last, args.budget)
+    elif args.command == 'network':
+        yield from latency.benchmark_network(args.models, batches, dtypes, device, last, args.phases, args.budget)
+    else:
+        # The trunk's first involution has the most pixels.
+        cases = {shapes[1]: batches[-1], **dict.fromkeys(levels, 1)}
+        yield from latency.benchmark_memory(cases, args.models, batches, dtypes, device, last)
+
+
+if __name__ == '__main__':
+    main()
