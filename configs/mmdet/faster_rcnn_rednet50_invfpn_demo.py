@@ -40,14 +40,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=5, val_interval=5)
+train_cfg = dict(max_epochs=4, val_interval=4)
 optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=6e-4, weight_decay=0.05),
+    optimizer=dict(_delete_=True, type='AdamW', lr=6e-4, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True, begin=0, end=5, eta_min=1e-6),
+    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True, begin=0, end=4, eta_min=1e-6),
 ]
 custom_hooks = [dict(type='mmrednet.ProgressBarHook')]
 default_hooks = dict(logger=dict(interval=80), checkpoint=dict(interval=1, max_keep_ckpts=1))
