@@ -60,6 +60,9 @@ CASES = {
     'float64': Case((2, 32, 14, 14), 2, dtype=torch.float64),
     'float64, stride 2': Case((2, 32, 14, 14), 2, dtype=torch.float64, stride=(2, 2)),
     'float16, channels last': Case((2, 32, 13, 16), 2, dtype=torch.float16, channels_last=True, pixel_major=True),
+    'float16, channels last, half a pair at the end': Case(
+        (1, 16, 13, 15), 1, dtype=torch.float16, channels_last=True, pixel_major=True
+    ),
     'bfloat16, channels last': Case((1, 48, 13, 40), 3, dtype=torch.bfloat16, channels_last=True, pixel_major=True),
     'bfloat16, channels last, stride 2': Case(
         (1, 48, 13, 16), 3, dtype=torch.bfloat16, stride=(2, 2), channels_last=True, pixel_major=True
@@ -170,7 +173,7 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'y0 + y < image.height', 'y0 + y <= image.height'),
         ('odd size, stride 2', 'tile[to[t] + i] =', 'tile[to[t] + i + 40] ='),
         ('odd size, stride 2', 'if (i < count) p[i * step]', 'p[i * step]'),
-        ('float16, channels last', 'word * PAIR + PAIR <= extent', 'true'),
+        ('float16, channels last, half a pair at the end', 'word * PAIR + PAIR <= extent', 'true'),
     ],
     ids=['read of a strip', 'read while staging', 'write to shared memory', 'write of a strip', 'read of a pair'],
 )
