@@ -25,7 +25,7 @@ OTHER_FLOPS = {'Mask R-CNN, ResNet-50, FPN', 'Mask R-CNN, RedNet-50, FPN', 'Mask
 def test_row_of_the_paper(row):
     complexity = measure(row)
     params, flops = complexity.params / 1e6, complexity.flops / 1e9
-    # Some of the paper's figures are rounded to two digits before, ties to even: it prints 44.549 as 44.6, 25.653 as 25.6.
+    # Some figures are rounded to two digits before, ties to even: 44.549 is printed as 44.6, 25.653 as 25.6.
     rounded = {Decimal(f'{params:.{digits}f}').quantize(Decimal('0.1'), ROUND_HALF_EVEN) for digits in (1, 2)}
     assert (Decimal(str(row.params)) in rounded) == (row.model not in OTHER_PARAMS)
     agrees = abs(flops - row.flops) < 0.06 if row.table[0] == '6' else abs(flops / row.flops - 1) < 0.02
