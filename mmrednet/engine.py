@@ -3,10 +3,13 @@
 import os
 import sys
 
-from mmengine.dist import master_only
+import torch
+from mmengine.device import get_device
+from mmengine.dist import is_distributed, master_only
 from mmengine.hooks import Hook
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.utils import ProgressBar
+from torch import nn
 
 from .registry import HOOKS, RUNNERS
 
@@ -15,8 +18,23 @@ from .registry import HOOKS, RUNNERS
 class Runner(MMEngineRunner):
     """mmengine's runner, which looks for the data and the checkpoint before it builds on them.
 
+    With ``--launcher pytorch`` it also runs on CPUs, where mmengine's needs a GPU for each process.
     ``runner_type='mmrednet.Runner'`` in a config selects it.
     """
+
+    def setup_env(self, env_cfg: dict) -> None:
+        """Sets up the environment as mmengine does, and the processes of CPUs with gloo."""
+        if self.distributed and get_device() == 'cpu' and not is_distributed():
+            torch.distributed.init_process_group('gloo')
+        super().setup_env(env_cfg)
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for distributed training as mmengine does; on CPUs without the GPU's number."""
+        if self.distributed and get_device() == 'cpu':
+            unused = self.cfg.get('find_unused_parameters', False)
+            defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
+            model_wrapper_cfg = {**defaults, **(model_wrapper_cfg or {})}
+        return super().wrap_model(model_wrapper_cfg, model)
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):

@@ -58,6 +58,29 @@ def test_trains_resumes_and_tests_with_safe_loading(config, tmp_path):
     assert 'coco/bbox_mAP_50' in RUNNERS.build(config).test()
 
 
+WORKER = """
+import sys
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+runner = RUNNERS.build(Config.fromfile(sys.argv[1]))
+assert runner.world_size == 2
+runner.train()
+"""
+
+
+def test_two_processes_on_cpus(config, tmp_path):
+    config.launcher = 'pytorch'
+    config.train_dataloader.batch_size = 1
+    config.dump(tmp_path / 'config.py')
+    (tmp_path / 'worker.py').write_text(WORKER)
+    command = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
+    run = subprocess.run(
+        [sys.executable, *command, tmp_path / 'worker.py', tmp_path / 'config.py'], capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr[-3000:]
+    assert (tmp_path / 'epoch_1.pth').is_file()
+
+
 @pytest.mark.parametrize('name', ('os.system', 'builtins.eval'))
 def test_unsafe_checkpoints_are_still_refused(name, tmp_path):
     class Unsafe:
