@@ -68,8 +68,12 @@ torch.serialization.add_safe_globals(
         np.ndarray,
         np.dtype,
         *(type(np.dtype(name)) for name in ('float64', 'int64')),
-        # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for.
-        np.empty(0).__reduce__()[0],
-        np.float64(0).__reduce__()[0],
+        # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for. NumPy 2
+        # renamed it, and checkpoints name the one of the version that saved them.
+        *(
+            (function, f'numpy.{core}.multiarray.{function.__name__}')
+            for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+            for core in ('core', '_core')
+        ),
     ]
 )
