@@ -1,16 +1,19 @@
-"""What the configs use of mmengine's loop: a runner that says what is missing before it starts, and a progress bar."""
+"""What the configs use of mmengine's loop: a runner that says what is missing before it starts, and hooks."""
 
 import os
 import sys
+from collections.abc import Sequence
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, master_only
 from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.utils import ProgressBar
 from torch import nn
 
+from .checkpoint import check, convert
 from .registry import HOOKS, RUNNERS
 
 
@@ -18,6 +21,7 @@ from .registry import HOOKS, RUNNERS
 class Runner(MMEngineRunner):
     """mmengine's runner, which looks for the data and the checkpoint before it builds on them.
 
+    It has :class:`LoadCheckpointHook` among its default hooks, as ``load_checkpoint``.
     With ``--launcher pytorch`` it also runs on CPUs, where mmengine's needs a GPU for each process.
     ``runner_type='mmrednet.Runner'`` in a config selects it.
     """
@@ -35,6 +39,13 @@ class Runner(MMEngineRunner):
             defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
             model_wrapper_cfg = {**defaults, **(model_wrapper_cfg or {})}
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def register_default_hooks(self, hooks: dict | None = None) -> None:
+        """Registers mmengine's default hooks and the one that checks checkpoints."""
+        hooks = dict(hooks or {})
+        # A config needs to name what differs only.
+        hooks['load_checkpoint'] = {'type': 'mmrednet.LoadCheckpointHook', **hooks.get('load_checkpoint', {})}
+        super().register_default_hooks(hooks)
 
     @staticmethod
     def build_dataloader(dataloader, *args, **kwargs):
@@ -78,6 +89,52 @@ def _check_data_root(dataset) -> None:
             f'data_root of the data set {dataset.get("type")} is {root!r}, where no folder is: '
             'put the data there, link it there, or set data_root in the config'
         )
+
+
+@HOOKS.register_module()
+class LoadCheckpointHook(Hook):
+    """Maps checkpoints of mmcls 0.x, mmdet 2.x and mmseg 0.x, and refuses one that does not fit the model.
+
+    mmengine only warns of such a checkpoint and loads the part that fits.
+
+    Args:
+        may_differ (Sequence[str]): Beginnings of names that may be missing, unexpected or of another shape where
+            training starts from a checkpoint (``load_from``); those parameters keep their initial values. Testing and
+            resuming take no such checkpoint. Defaults to ``()``.
+    """
+
+    # Before EMAHook, which copies the parameters.
+    priority = 'VERY_HIGH'
+
+    def __init__(self, may_differ: Sequence[str] = ()) -> None:
+        self.may_differ = tuple(may_differ)
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Maps and checks what the runner has just read from the file.
+
+        Raises:
+            ValueError: The checkpoint does not fit, or it is to be resumed and does not come from mmengine.
+        """
+        source = runner._load_from or f'in {runner.work_dir}'
+        if runner._resume and 'message_hub' not in checkpoint:
+            raise ValueError(
+                f'the checkpoint {source} cannot be resumed, since it does not hold the state of a run of mmengine: '
+                'leave resume (or --resume) away and give it as load_from'
+            )
+        model = runner.model
+        while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+            model = model.module
+        checkpoint.update(convert(checkpoint)[0])
+        # The optimizer is built where training starts.
+        starts = not runner._resume and not isinstance(runner.optim_wrapper, dict | None)
+        remedy = "give a checkpoint of this config's model"
+        if starts:
+            remedy += (
+                ', or list in default_hooks.load_checkpoint.may_differ how the names begin of parameters that may keep '
+                "their initial values: ['roi_head.bbox_head.fc_'] for other classes than the checkpoint's"
+            )
+        may_differ = self.may_differ if starts else ()
+        checkpoint['state_dict'] = check(model, checkpoint['state_dict'], source, remedy, may_differ)
 
 
 @HOOKS.register_module()

@@ -2,3 +2,5 @@ _base_ = ['mmseg::upernet/upernet_r50_4xb2-80k_cityscapes-512x1024.py', '../_bas
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(pretrained=None, backbone=dict(_delete_=True, norm_cfg=norm_cfg, **_base_.rednet50))
+# mmseg's test tool does not look at runner_type, which brings this hook elsewhere.
+default_hooks = dict(load_checkpoint=dict(type='mmrednet.LoadCheckpointHook'))

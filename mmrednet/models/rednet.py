@@ -7,10 +7,12 @@ from logging import WARNING
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule
+from mmengine.runner import CheckpointLoader
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as recompute
 
+from ..checkpoint import check, convert
 from ..layers import Involution
 from ..ops import BACKENDS
 from ..registry import MODELS
@@ -111,6 +113,7 @@ class RedNet(BaseModule):
     Raises:
         ValueError: An argument is out of its range.
         FileNotFoundError: The checkpoint of ``init_cfg`` is a path where no file is.
+        ValueError: The checkpoint of ``init_cfg`` has not the names and shapes of this network.
 
     Shape:
         (N, in_channels, H, W) to a tuple of (N, C_i, H_i, W_i), where ``C_i = 4 * base_channels * 2^i`` and, with the
@@ -163,7 +166,7 @@ class RedNet(BaseModule):
             raise ValueError(f'frozen_stages must be from -1 to {num_stages}, but is {frozen_stages!r}')
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
-        # Where a checkpoint is named, mmengine's Pretrained loads it, else this class initialises.
+        # Where a checkpoint is named, init_weights loads it, else it initialises.
         checkpoint = init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None
         self.pretrained = checkpoint is not None
         if not self.pretrained and (init_cfg is None or 'checkpoint' in init_cfg):
@@ -211,19 +214,38 @@ class RedNet(BaseModule):
 
         Raises:
             FileNotFoundError: The checkpoint is a path where no file is.
+            ValueError: The checkpoint does not fit.
         """
         if self.pretrained:
-            path = str(self.init_cfg['checkpoint'])
-            if '://' not in path and not os.path.isfile(path):
-                raise FileNotFoundError(
-                    f"init_cfg of RedNet names the checkpoint {path!r}, where no file is: give a checkpoint's path or "
-                    'address, or None to train from scratch'
-                )
+            self._load_pretrained(**self.init_cfg)
+            self.is_init = True
+            return
         super().init_weights()
-        if not self.pretrained and self.zero_init_residual:
+        if self.zero_init_residual:
             for module in self.modules():
                 if isinstance(module, Bottleneck):
                     nn.init.zeros_(module.bn3.weight)
+
+    def _load_pretrained(self, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', **_) -> None:
+        """Loads as mmengine's Pretrained does, which only warns where a checkpoint does not fit."""
+        path = str(checkpoint)
+        if '://' not in path and not os.path.isfile(path):
+            raise FileNotFoundError(
+                f"init_cfg of RedNet names the checkpoint {path!r}, where no file is: give a checkpoint's path or "
+                'address, or None to train from scratch'
+            )
+        prefix = f'{prefix.removesuffix(".")}.' if prefix else ''
+        loaded, _ = convert(CheckpointLoader.load_checkpoint(path, map_location))
+        state_dict = {
+            name.removeprefix(prefix): value for name, value in loaded['state_dict'].items() if name.startswith(prefix)
+        }
+        remedy = (
+            "give init_cfg a RedNet's checkpoint of the same depth and stem_kernel_size (3 for classification, 7 for "
+            f"dense prediction), and as prefix how its names begin, often 'backbone.', which is {prefix!r} here"
+        )
+        # A checkpoint has all stages, also where fewer are built.
+        absent = [f'layer{i}.' for i in range(self.num_stages + 1, 5)]
+        self.load_state_dict(check(self, state_dict, path, remedy, absent), strict=False)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs of the stages ``out_indices`` for the images ``x`` (N, in_channels, H, W)."""

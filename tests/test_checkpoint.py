@@ -1,0 +1,354 @@
+"""Checkpoints in the old layouts: composed of the released names and, around them, those of the old toolboxes."""
+
+import json
+import subprocess
+import sys
+from collections import OrderedDict
+from importlib import import_module
+from pathlib import Path
+from pickle import UnpicklingError
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import Evaluator
+from mmengine.model import BaseModel, BaseTTAModel
+from mmengine.registry import RUNNERS, init_default_scope
+from mmengine.runner import Runner as MMEngineRunner
+from mmengine.runner import load_checkpoint
+from mmengine.structures import BaseDataElement
+from torch import nn
+from torch.utils.data import DataLoader
+
+from mmrednet.checkpoint import check, convert
+from mmrednet.engine import Runner
+from mmrednet.models.rednet import RedNet
+
+ROOT = Path(__file__).parents[1]
+TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
+RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
+# What mmcls 0.25.0, mmdet 2.28.2 and mmseg 0.30.0 have around the backbone; those of early 2021 (0.10.0, 2.11.0 and
+# 0.12.0) have the same.
+OLD = json.loads((ROOT / 'tests' / 'data' / 'old_toolbox_keys.json').read_text())
+
+BACKBONE, NECK, RPN, MASK = (
+    ('rednet50_dense_backbone', 'backbone.'),
+    ('fpn_involution_neck', 'neck.'),
+    ('rpn_head_involution', 'rpn_head.rpn_conv.'),
+    ('fcn_mask_head_involution', 'roi_head.mask_head.convs.'),
+)
+# The config, the old toolbox's model, and the released names that replace parts of it.
+CASES = {
+    'mmpretrain/rednet26': ('classifier', ('rednet26_imagenet', 'head.')),
+    'mmpretrain/rednet50': ('classifier', ('rednet50_imagenet', 'head.')),
+    'mmdet/retinanet_rednet50_fpn': ('retinanet', BACKBONE),
+    'mmdet/retinanet_rednet50_invfpn': ('retinanet', BACKBONE, ('fpn_involution_neck_retinanet', 'neck.')),
+    'mmdet/faster_rcnn_rednet50_fpn': ('faster_rcnn', BACKBONE),
+    'mmdet/faster_rcnn_rednet50_invfpn': ('faster_rcnn', BACKBONE, NECK),
+    'mmdet/faster_rcnn_rednet50_invfpn_invhead': ('faster_rcnn', BACKBONE, NECK, RPN),
+    'mmdet/mask_rcnn_rednet50_fpn': ('mask_rcnn', BACKBONE),
+    'mmdet/mask_rcnn_rednet50_invfpn': ('mask_rcnn', BACKBONE, NECK),
+    'mmdet/mask_rcnn_rednet50_invfpn_invhead': ('mask_rcnn', BACKBONE, NECK, RPN, MASK),
+    'mmseg/semantic_fpn_rednet50_fpn': ('semantic_fpn', BACKBONE),
+    'mmseg/semantic_fpn_rednet50_invfpn': ('semantic_fpn', BACKBONE, NECK),
+    'mmseg/upernet_rednet50': ('upernet', BACKBONE),
+}
+ONE_OF_EACH = ('mmpretrain/rednet26', 'mmdet/mask_rcnn_rednet50_invfpn_invhead', 'mmseg/semantic_fpn_rednet50_invfpn')
+# What their training tools wrote into `meta`.
+META = dict(
+    env_info='sys.platform: linux',
+    config='model = dict()\n',
+    seed=0,
+    epoch=12,
+    iter=87960,
+    mmcv_version='1.3.0',
+    time='Thu Apr  1 00:00:00 2021',
+    hook_msgs=dict(last_ckpt='epoch_12.pth'),
+    CLASSES=('person', 'bicycle'),
+    PALETTE=[[128, 64, 128], [244, 35, 232]],
+)
+
+
+def old_checkpoint(name):
+    old, *released = CASES[name]
+    shapes = {key: shape for key, shape in OLD[old].items() if not key.startswith(tuple(p for _, p in released))}
+    for part, _ in released:
+        shapes.update(RELEASED[part])
+    # One number each, which makes the files small.
+    state_dict = OrderedDict(
+        (key, torch.tensor(i, dtype=torch.long if key.endswith('tracked') else torch.float).expand(shape))
+        for i, (key, shape) in enumerate(shapes.items(), 1)
+    )
+    return dict(meta=dict(META), state_dict=state_dict, optimizer=dict(state={}, param_groups=[dict(lr=0.02)]))
+
+
+@pytest.fixture
+def save(tmp_path):
+    def save(checkpoint, name='old.pth'):
+        torch.save(checkpoint, tmp_path / name)
+        return str(tmp_path / name)
+
+    return save
+
+
+def build(name, device='cpu'):
+    scope = name.partition('/')[0]
+    init_default_scope(scope)
+    with torch.device(device):
+        return import_module(f'{scope}.registry').MODELS.build(Config.fromfile(ROOT / f'configs/{name}.py').model)
+
+
+def build_runner(name, load_from, tmp_path):
+    """Builds the runner that `mim test` builds: mmseg's does not look at runner_type."""
+    scope = name.partition('/')[0]
+    config = Config.fromfile(ROOT / f'configs/{name}.py')
+    kept = ('model', 'default_scope', 'default_hooks', 'runner_type', 'env_cfg')
+    config = Config({key: config[key] for key in kept})
+    config.update(work_dir=str(tmp_path), load_from=load_from, experiment_name=tmp_path.name)
+    init_default_scope(scope)
+    return MMEngineRunner.from_cfg(config) if scope == 'mmseg' else RUNNERS.build(config)
+
+
+def assert_holds(model, state_dict):
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, state_dict[key]), key
+
+
+@pytest.mark.parametrize('name', CASES)
+def test_names_and_shapes_of_old_checkpoints_are_ours(name):
+    checkpoint = old_checkpoint(name)
+    model = build(name, 'meta')
+    converted, renamed = convert(checkpoint)
+    matching = check(model, converted['state_dict'], 'old.pth', '')
+    assert matching.keys() == model.state_dict().keys() == checkpoint['state_dict'].keys()
+    assert set(renamed) == {'meta.CLASSES', 'meta.PALETTE'}
+
+
+@pytest.mark.parametrize('name', ONE_OF_EACH)
+def test_runner_takes_old_checkpoints(name, save, tmp_path):
+    checkpoint = old_checkpoint(name)
+    runner = build_runner(name, save(checkpoint), tmp_path)
+    runner.load_or_resume()
+    assert_holds(runner.model, checkpoint['state_dict'])
+
+
+@pytest.mark.parametrize('name', ONE_OF_EACH)
+def test_mmengine_takes_old_checkpoints(name, save):
+    checkpoint = old_checkpoint(name)
+    model = build(name)
+    load_checkpoint(model, save(checkpoint), strict=True)
+    assert_holds(model, checkpoint['state_dict'])
+
+
+def spoil(state_dict, what):
+    """Spoils a checkpoint and returns the key and what an error should call it."""
+    key = next(key for key in state_dict if key.endswith('layer4.0.conv2.conv2.conv.weight'))
+    if what == 'missing':
+        del state_dict[key]
+    elif what == 'unexpected':
+        key += '_extra'
+        state_dict[key] = torch.zeros(1)
+    else:
+        state_dict[key] = state_dict[key][:-1]
+    return key
+
+
+PROBLEMS = ('missing', 'unexpected', 'misshapen')
+
+
+def assert_told_apart(error, what, key):
+    text = str(error.value)
+    assert 'old.pth' in text and 'nothing' in text
+    assert [problem for problem in PROBLEMS if f'1 {problem}' in text] == [what] and f': {key}' in text
+    assert text.count('layer4') == 1
+    if what == 'misshapen':
+        assert '(1567, 128, 1, 1) and should be (1568, 128, 1, 1)' in text
+
+
+@pytest.mark.parametrize(('name', 'what'), zip(ONE_OF_EACH, PROBLEMS, strict=True))
+def test_runner_tells_problems_apart_and_loads_nothing(name, what, save, tmp_path):
+    checkpoint = old_checkpoint(name)
+    key = spoil(checkpoint['state_dict'], what)
+    runner = build_runner(name, save(checkpoint), tmp_path)
+    before = {name: value.clone() for name, value in runner.model.state_dict().items()}
+    with pytest.raises(ValueError, match="config's model") as error:
+        runner.load_or_resume()
+    assert_told_apart(error, what, key)
+    assert_holds(runner.model, before)
+
+
+def pretrained(path, depth=26, prefix='backbone.', **options):
+    return RedNet(depth, init_cfg=dict(type='Pretrained', checkpoint=path, prefix=prefix), **options)
+
+
+@pytest.mark.parametrize('what', PROBLEMS)
+def test_init_cfg_tells_problems_apart_and_loads_nothing(what, save):
+    checkpoint = old_checkpoint('mmpretrain/rednet26')
+    key = spoil(checkpoint['state_dict'], what)
+    model = pretrained(save(checkpoint))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match='stem_kernel_size') as error:
+        model.init_weights()
+    assert_told_apart(error, what, key.removeprefix('backbone.'))
+    assert_holds(model, before)
+
+
+def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):
+    path = save(old_checkpoint('mmpretrain/rednet26'))
+    with pytest.raises(ValueError, match=r'  2 misshapen: stem.1.conv2.conv.weight is \(18, 8, 1, 1\) and') as error:
+        pretrained(path, stem_kernel_size=7).init_weights()
+    assert 'missing' not in str(error.value) and 'unexpected' not in str(error.value)
+    absent = RELEASED['rednet50_imagenet'].keys() - RELEASED['rednet26_imagenet'].keys()
+    number = sum(not key.endswith('num_batches_tracked') for key in absent)
+    with pytest.raises(ValueError, match=rf'  {number} missing.*: layer1.1.conv1.weight, .*, \.\.\.') as error:
+        pretrained(path, depth=50).init_weights()
+    assert 'unexpected' not in str(error.value) and 'misshapen' not in str(error.value)
+    with pytest.raises(ValueError, match="unexpected.*backbone.stem.0.conv.weight(.|\n)*'backbone.'"):
+        pretrained(path, prefix=None).init_weights()
+
+
+@pytest.mark.parametrize('prefix', ('backbone', 'backbone.'))
+def test_init_cfg_takes_the_stages_that_are_built(prefix, save):
+    checkpoint = old_checkpoint('mmpretrain/rednet26')
+    model = pretrained(save(checkpoint), num_stages=3, out_indices=(2,), prefix=prefix)
+    model.init_weights()
+    assert_holds(model, {key.removeprefix('backbone.'): value for key, value in checkpoint['state_dict'].items()})
+
+
+def test_a_wrapped_model_without_counters_and_without_meta(save):
+    """DataParallel's prefix, the norm layers of PyTorch before 0.4.1, and parameters alone."""
+    full = old_checkpoint('mmpretrain/rednet26')['state_dict']
+    state_dict = {'module.' + key: value for key, value in full.items() if not key.endswith('num_batches_tracked')}
+    converted, renamed = convert(state_dict)
+    assert converted['meta'] == {} and renamed['module.head.fc.weight'] == 'head.fc.weight'
+    assert list(converted['state_dict']) == [key.removeprefix('module.') for key in state_dict]
+    model = pretrained(save(state_dict))
+    model.init_weights()
+    assert torch.equal(model.layer4[0].bn3.weight, full['backbone.layer4.0.bn3.weight'])
+
+
+@pytest.mark.parametrize('checkpoint', (dict(state_dict=[1]), {0: torch.zeros(1)}))
+def test_what_is_no_checkpoint_is_refused(checkpoint):
+    with pytest.raises(ValueError, match='by name.*give'):
+        convert(checkpoint)
+
+
+class Model(BaseModel):
+    """One layer and a classifier."""
+
+    def __init__(self, classes):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+        self.head = nn.Linear(2, classes)
+
+    def forward(self, x, mode='loss'):
+        y = self.head(self.layer(x)).mean()
+        return dict(loss=y) if mode == 'loss' else [BaseDataElement()]
+
+
+def tiny_runner(tmp_path, load_from, classes=3, runner=Runner, wrap=lambda model: model, **options):
+    data = DataLoader([dict(x=torch.rand(2))] * 2)
+    tested = dict(test_dataloader=data, test_cfg=dict(), test_evaluator=Evaluator([]))
+    trained = dict(
+        train_dataloader=data,
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+    )
+    init_default_scope('mmengine')
+    model = wrap(Model(classes))
+    options = {**tested, **trained, **options}
+    return runner(model, str(tmp_path), load_from=load_from, experiment_name=f'{tmp_path.name}{id(model)}', **options)
+
+
+def test_other_classes_are_asked_for(save, tmp_path):
+    checkpoint = dict(state_dict=Model(5).state_dict())
+    path = save(checkpoint)
+    with pytest.raises(ValueError, match=r'2 misshapen: head.weight is \(5, 2\) and(.|\n)*load_checkpoint.may_differ'):
+        tiny_runner(tmp_path, path).train()
+    hooks = dict(load_checkpoint=dict(may_differ=['head.']))
+    runner = tiny_runner(tmp_path, path, default_hooks=hooks)
+    before = runner.model.head.weight.clone()
+    runner.train()
+    assert torch.equal(runner.model.layer.weight, checkpoint['state_dict']['layer.weight'])
+    assert torch.equal(runner.model.head.weight, before)
+    # Neither testing nor resuming starts from initial values.
+    with pytest.raises(ValueError, match='2 misshapen: head.weight') as error:
+        tiny_runner(tmp_path, path, default_hooks=hooks).test()
+    assert 'may_differ' not in str(error.value)
+    with pytest.raises(ValueError, match='2 misshapen: head.weight'):
+        tiny_runner(tmp_path, str(tmp_path / 'epoch_1.pth'), classes=5, resume=True, default_hooks=hooks).train()
+    # Its own checkpoint fits.
+    tiny_runner(tmp_path, str(tmp_path / 'epoch_1.pth'), default_hooks=hooks).test()
+
+
+def test_an_old_checkpoint_cannot_be_resumed(save, tmp_path):
+    path = save(dict(meta=dict(META), state_dict=Model(3).state_dict(), optimizer={}))
+    with pytest.raises(ValueError, match='old.pth cannot be resumed.*load_from'):
+        tiny_runner(tmp_path, path, resume=True).train()
+
+
+def test_the_hook_works_with_the_runner_of_mmengine(save, tmp_path):
+    path = save(Model(5).state_dict())
+    hooks = [dict(type='mmrednet.LoadCheckpointHook')]
+    with pytest.raises(ValueError, match='2 misshapen'):
+        tiny_runner(tmp_path, path, runner=MMEngineRunner, custom_hooks=hooks).test()
+
+
+class Augmented(BaseTTAModel):
+    def merge_preds(self, data_samples_list):
+        return data_samples_list
+
+
+def test_test_time_augmentation(save, tmp_path):
+    state_dict = Model(3).state_dict()
+    runner = tiny_runner(tmp_path, save({f'module.{k}': v for k, v in state_dict.items()}), wrap=Augmented)
+    runner.load_or_resume()
+    assert_holds(runner.model.module, state_dict)
+
+
+@pytest.mark.parametrize('core', (b'numpy.core', b'numpy._core'))
+def test_numpy_objects_of_either_version_load_safely(core, tmp_path):
+    """mmseg 0.x saved best_score as a NumPy scalar, and an array as the palette of a data set without its own."""
+    meta = dict(hook_msgs=dict(best_score=np.float64(0.25)), PALETTE=np.arange(6).reshape(2, 3))
+    path = tmp_path / 'old.pth'
+    torch.save(dict(meta=meta), path, _use_new_zipfile_serialization=False)
+    saved = path.read_bytes()
+    assert b'numpy._core' in saved or b'numpy.core' in saved
+    path.write_bytes(saved.replace(b'numpy._core', b'numpy.core').replace(b'numpy.core', core))
+    loaded = torch.load(path, weights_only=True)['meta']
+    assert loaded['hook_msgs']['best_score'] == 0.25 and loaded['PALETTE'].tolist() == [[0, 1, 2], [3, 4, 5]]
+    path.write_bytes(path.read_bytes().replace(b'_reconstruct', b'fromfile'))
+    with pytest.raises(UnpicklingError):
+        torch.load(path, weights_only=True)
+
+
+def run_tool(*arguments):
+    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True)
+
+
+def test_tool(save, tmp_path):
+    checkpoint = old_checkpoint('mmpretrain/rednet26')
+    key = next(iter(checkpoint['state_dict']))
+    wrapped = {**checkpoint, 'state_dict': {f'module.{k}': v for k, v in checkpoint['state_dict'].items()}}
+    out = tmp_path / 'new' / 'rednet26.pth'
+    config = ROOT / 'configs' / 'mmpretrain' / 'rednet26.py'
+    run = run_tool(save(wrapped), out, '--config', config)
+    assert run.returncode == 0, run.stderr
+    assert f'module.{key} -> {key}\n' in run.stdout and 'meta.CLASSES -> meta.dataset_meta.classes\n' in run.stdout
+    loaded = torch.load(out, weights_only=True)
+    assert loaded['state_dict'].keys() == checkpoint['state_dict'].keys()
+    assert loaded['meta']['dataset_meta'] == dict(classes=META['CLASSES'], palette=META['PALETTE'])
+    assert loaded['meta']['epoch'] == 12 and loaded['optimizer'] == checkpoint['optimizer']
+    assert list(out.parent.iterdir()) == [out]
+
+    key = spoil(checkpoint['state_dict'], 'missing')
+    out.unlink()
+    run = run_tool(save(checkpoint), out, '--config', config)
+    assert run.returncode == 1 and f'1 missing in the checkpoint: {key}\n' in run.stderr
+    assert 'Traceback' not in run.stderr and not out.exists()
+
+
+def test_tool_names_a_missing_file(tmp_path):
+    run = run_tool(tmp_path / 'absent.pth', tmp_path / 'out.pth')
+    assert run.returncode == 2 and 'absent.pth is no file' in run.stderr
