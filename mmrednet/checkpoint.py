@@ -1,7 +1,7 @@
 """Checkpoints of mmcls 0.x, mmdet 2.x and mmseg 0.x, and whether a checkpoint fits a model.
 
-The authors' checkpoints name and shape their parameters as the models here do. What else the old layouts have is in the
-two tables below, which the runner, ``init_cfg`` of RedNet and ``tools/convert_checkpoint.py`` read.
+The authors' checkpoints name and shape their parameters as the models here do. What else is named otherwise in the old
+layouts is in one table, which the runner, ``init_cfg`` of RedNet and ``tools/convert_checkpoint.py`` share.
 """
 
 import copy
@@ -11,10 +11,14 @@ from collections.abc import Sequence
 
 from torch import nn
 
-# Patterns in the names of parameters, and what takes their place: DataParallel's prefix.
-RENAMED_KEYS = ((r'^module\.', ''),)
-# What the old layouts have in `meta`, and its name in mmengine's `meta['dataset_meta']`.
-RENAMED_META = {'CLASSES': 'classes', 'PALETTE': 'palette'}
+# Patterns in the old names, and what takes their place.
+RENAMED = (
+    # DataParallel's prefix.
+    (r'^state_dict\.module\.', 'state_dict.'),
+    # What the toolboxes saved of the data set, and where mmengine does.
+    (r'^meta\.CLASSES$', 'meta.dataset_meta.classes'),
+    (r'^meta\.PALETTE$', 'meta.dataset_meta.palette'),
+)
 NAMES_IN_AN_ERROR = 3
 
 
@@ -25,7 +29,7 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
         checkpoint (dict): A checkpoint as it was loaded: with ``state_dict`` or parameters alone. It stays as it is.
 
     Returns:
-        tuple: The checkpoint with ``state_dict`` and ``meta``, and what was renamed, from old to new.
+        tuple: The checkpoint with ``state_dict`` and ``meta``, and what was renamed, from old to new path in it.
 
     Raises:
         ValueError: ``checkpoint`` is no checkpoint.
@@ -38,21 +42,25 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
             'mmcls 0.x, mmdet 2.x or mmseg 0.x saved'
         )
     renamed = {}
-    state_dict = converted['state_dict'] = OrderedDict()
-    # Module versions, by which modules mend their own old names.
-    state_dict._metadata = getattr(old, '_metadata', OrderedDict())
-    for key, value in old.items():
+
+    def rename(key):
         new = key
-        for pattern, replacement in RENAMED_KEYS:
+        for pattern, replacement in RENAMED:
             new = re.sub(pattern, replacement, new)
-        state_dict[new] = value
         if new != key:
             renamed[key] = new
+        return new
+
+    state_dict = converted['state_dict'] = OrderedDict(
+        (rename(f'state_dict.{key}').removeprefix('state_dict.'), value) for key, value in old.items()
+    )
+    # Module versions, by which modules mend their own old names.
+    state_dict._metadata = getattr(old, '_metadata', OrderedDict())
     meta = converted['meta'] = dict(converted.get('meta') or {})
-    for key, new in RENAMED_META.items():
-        if key in meta:
-            meta['dataset_meta'] = {**meta.get('dataset_meta', {}), new: meta.pop(key)}
-            renamed[f'meta.{key}'] = f'meta.dataset_meta.{new}'
+    for key in list(meta):
+        _, moved, name = rename(f'meta.{key}').partition('meta.dataset_meta.')
+        if moved:
+            meta['dataset_meta'] = {**meta.get('dataset_meta', {}), name: meta.pop(key)}
     return converted, renamed
 
 

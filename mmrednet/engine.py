@@ -127,7 +127,7 @@ class LoadCheckpointHook(Hook):
         checkpoint.update(convert(checkpoint)[0])
         # The optimizer is built where training starts.
         starts = not runner._resume and not isinstance(runner.optim_wrapper, dict | None)
-        remedy = "give a checkpoint of this config's model"
+        remedy = "give a checkpoint of this config's model, or the config of the checkpoint's"
         if starts:
             remedy += (
                 ', or list in default_hooks.load_checkpoint.may_differ how the names begin of parameters that may keep '

@@ -221,7 +221,7 @@ def test_a_wrapped_model_without_counters_and_without_meta(save):
     full = old_checkpoint('mmpretrain/rednet26')['state_dict']
     state_dict = {'module.' + key: value for key, value in full.items() if not key.endswith('num_batches_tracked')}
     converted, renamed = convert(state_dict)
-    assert converted['meta'] == {} and renamed['module.head.fc.weight'] == 'head.fc.weight'
+    assert converted['meta'] == {} and renamed['state_dict.module.head.fc.weight'] == 'state_dict.head.fc.weight'
     assert list(converted['state_dict']) == [key.removeprefix('module.') for key in state_dict]
     model = pretrained(save(state_dict))
     model.init_weights()
@@ -335,7 +335,10 @@ def test_tool(save, tmp_path):
     config = ROOT / 'configs' / 'mmpretrain' / 'rednet26.py'
     run = run_tool(save(wrapped), out, '--config', config)
     assert run.returncode == 0, run.stderr
-    assert f'module.{key} -> {key}\n' in run.stdout and 'meta.CLASSES -> meta.dataset_meta.classes\n' in run.stdout
+    assert (
+        f'state_dict.module.{key} -> state_dict.{key}\n' in run.stdout
+        and 'meta.CLASSES -> meta.dataset_meta.classes\n' in run.stdout
+    )
     loaded = torch.load(out, weights_only=True)
     assert loaded['state_dict'].keys() == checkpoint['state_dict'].keys()
     assert loaded['meta']['dataset_meta'] == dict(classes=META['CLASSES'], palette=META['PALETTE'])
