@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from . import involution2d  # noqa: F401  (defines the operators)
+from . import fused, involution2d  # noqa: F401  (define the operators)
 
 
 def multiply_adds(output_shape: tuple[int, ...], kernel_size: tuple[int, ...]) -> int:
@@ -16,6 +16,17 @@ def multiply_adds(output_shape: tuple[int, ...], kernel_size: tuple[int, ...]) -
 @register_flop_formula(torch.ops.mmrednet.involution2d)
 def _forward(input_shape, kernel_shape, *args, out_shape, **kwargs) -> int:
     return 2 * multiply_adds(out_shape, kernel_shape[2:4])
+
+
+def fused_multiply_adds(output_shape: tuple[int, ...], weight_shape: tuple[int, ...], kernel_size: list[int]) -> int:
+    """Returns those of fused_involution2d: of the 1x1 convolution (G * Kh * Kw, R, 1, 1), and of the involution."""
+    pixels = output_shape[0] * prod(output_shape[2:])
+    return pixels * prod(weight_shape) + multiply_adds(output_shape, kernel_size)
+
+
+@register_flop_formula(torch.ops.mmrednet.fused_involution2d)
+def _fused(input_shape, features_shape, weight_shape, bias_shape, kernel_size, *args, out_shape, **kwargs) -> int:
+    return 2 * fused_multiply_adds(out_shape, weight_shape, kernel_size)
 
 
 @register_flop_formula(torch.ops.mmrednet.involution2d_grad_input)

@@ -69,8 +69,8 @@ def involution2d(
     else:
         padding = pair('padding', padding, 0)
     if backend == 'reference':
-        input, kernel = _cast_for_autocast(input.device.type, input, kernel)
-        _check_arguments(input, kernel, stride, padding, dilation)
+        input, kernel = cast_for_autocast(input.device.type, input, kernel)
+        check_arguments(input, kernel, stride, padding, dilation)
         return reference.involution2d(input, kernel, stride, padding, dilation)
     return torch.ops.mmrednet.involution2d(input, kernel, stride, padding, dilation, backend)
 
@@ -129,7 +129,7 @@ def _check_tensors(input: Tensor, kernel: Tensor) -> None:
             raise ValueError(f'{name} must have {rank} dimensions {layout}, but its shape is {tuple(value.shape)}')
 
 
-def _check_arguments(
+def check_arguments(
     input: Tensor, kernel: Tensor, stride: Sequence[int], padding: Sequence[int], dilation: Sequence[int]
 ) -> None:
     """Raises where the operator is not defined. Every path comes through here, torch.ops and torch.compile included."""
@@ -180,7 +180,7 @@ def _check_arguments(
         )
 
 
-def _resolve(backend: str | None, device: torch.device):
+def resolve(backend: str | None, device: torch.device):
     """Returns the module that computes: the named backend's, or the best one that works on the device."""
     if backend is None:
         return _default_backend(device.type)
@@ -216,16 +216,15 @@ def _native_backend(name: str):
 
 # The dispatcher's side. Each operator is bilinear, and the gradients of the three are the three again.
 
-_LIBRARY = torch.library.Library('mmrednet', 'DEF')
-_GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'
-_LIBRARY.define(f'involution2d(Tensor input, Tensor kernel, {_GEOMETRY}) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
-_LIBRARY.define(
-    f'involution2d_grad_input(Tensor grad_output, Tensor kernel, SymInt[2] input_size, {_GEOMETRY}) -> Tensor',
+LIBRARY = torch.library.Library('mmrednet', 'DEF')
+GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'
+LIBRARY.define(f'involution2d(Tensor input, Tensor kernel, {GEOMETRY}) -> Tensor', tags=torch.Tag.pt2_compliant_tag)
+LIBRARY.define(
+    f'involution2d_grad_input(Tensor grad_output, Tensor kernel, SymInt[2] input_size, {GEOMETRY}) -> Tensor',
     tags=torch.Tag.pt2_compliant_tag,
 )
-_LIBRARY.define(
-    'involution2d_grad_kernel(Tensor grad_output, Tensor input, int groups, int[2] kernel_size, '
-    f'{_GEOMETRY}) -> Tensor',
+LIBRARY.define(
+    f'involution2d_grad_kernel(Tensor grad_output, Tensor input, int groups, int[2] kernel_size, {GEOMETRY}) -> Tensor',
     tags=torch.Tag.pt2_compliant_tag,
 )
 
@@ -249,28 +248,28 @@ def empty_kernel(like: Tensor, groups: int, kernel_size: Sequence[int]) -> Tenso
 
 
 def _forward(input, kernel, stride, padding, dilation, backend=None):
-    _check_arguments(input, kernel, stride, padding, dilation)
+    check_arguments(input, kernel, stride, padding, dilation)
     out = empty_output(input, input.shape[1], kernel.shape[4:])
     if out.numel():
-        _resolve(backend, input.device).involution2d(out, input, kernel, stride, padding, dilation)
+        resolve(backend, input.device).involution2d(out, input, kernel, stride, padding, dilation)
     return out
 
 
 def _forward_fake(input, kernel, stride, padding, dilation, backend=None):
-    _check_arguments(input, kernel, stride, padding, dilation)
+    check_arguments(input, kernel, stride, padding, dilation)
     return empty_output(input, input.shape[1], kernel.shape[4:])
 
 
 def _grad_input(grad_output, kernel, input_size, stride, padding, dilation, backend=None):
     grad_input = _grad_input_fake(grad_output, kernel, input_size, stride, padding, dilation, backend)
     if grad_input.numel():
-        _resolve(backend, kernel.device).grad_input(grad_input, grad_output, kernel, stride, padding, dilation)
+        resolve(backend, kernel.device).grad_input(grad_input, grad_output, kernel, stride, padding, dilation)
     return grad_input
 
 
 def _grad_input_fake(grad_output, kernel, input_size, stride, padding, dilation, backend=None):
     grad_input = empty_output(grad_output, grad_output.shape[1], input_size)
-    _check_arguments(grad_input, kernel, stride, padding, dilation)
+    check_arguments(grad_input, kernel, stride, padding, dilation)
     _check_grad_output(grad_output, kernel)
     return grad_input
 
@@ -278,13 +277,13 @@ def _grad_input_fake(grad_output, kernel, input_size, stride, padding, dilation,
 def _grad_kernel(grad_output, input, groups, kernel_size, stride, padding, dilation, backend=None):
     grad_kernel = _grad_kernel_fake(grad_output, input, groups, kernel_size, stride, padding, dilation, backend)
     if grad_kernel.numel():
-        _resolve(backend, input.device).grad_kernel(grad_kernel, grad_output, input, stride, padding, dilation)
+        resolve(backend, input.device).grad_kernel(grad_kernel, grad_output, input, stride, padding, dilation)
     return grad_kernel
 
 
 def _grad_kernel_fake(grad_output, input, groups, kernel_size, stride, padding, dilation, backend=None):
     grad_kernel = empty_kernel(grad_output, groups, kernel_size)
-    _check_arguments(input, grad_kernel, stride, padding, dilation)
+    check_arguments(input, grad_kernel, stride, padding, dilation)
     _check_grad_output(grad_output, input)
     return grad_kernel
 
@@ -354,7 +353,7 @@ def _backward_grad_kernel(ctx, grad):
     return grad_grad_output, grad_input, None, None, None, None, None, None
 
 
-def _cast_for_autocast(device_type: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+def cast_for_autocast(device_type: str, *tensors: Tensor) -> tuple[Tensor, ...]:
     """Brings tensors to autocast's dtype where autocast is on, but for float64, which stays as in convolutions."""
     if not torch.is_autocast_enabled(device_type) or any(t.dtype not in DTYPES[:3] for t in tensors):
         return tensors
@@ -363,7 +362,7 @@ def _cast_for_autocast(device_type: str, *tensors: Tensor) -> tuple[Tensor, ...]
 
 def _autocast(device_type: str, key: torch._C.DispatchKey):
     def forward(input, kernel, stride, padding, dilation, backend=None):
-        input, kernel = _cast_for_autocast(device_type, input, kernel)
+        input, kernel = cast_for_autocast(device_type, input, kernel)
         with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
             return _OPS.involution2d(input, kernel, stride, padding, dilation, backend)
 
@@ -376,8 +375,8 @@ for _name, _implementation, _fake, _backward, _setup in (
     ('involution2d_grad_input', _grad_input, _grad_input_fake, _backward_grad_input, _setup_grad_input),
     ('involution2d_grad_kernel', _grad_kernel, _grad_kernel_fake, _backward_grad_kernel, _setup_grad_kernel),
 ):
-    _LIBRARY.impl(_name, _implementation, 'CompositeExplicitAutograd')
-    torch.library.register_fake(f'mmrednet::{_name}', _fake, lib=_LIBRARY)
-    torch.library.register_autograd(f'mmrednet::{_name}', _backward, setup_context=_setup, lib=_LIBRARY)
-_LIBRARY.impl('involution2d', _autocast('cpu', torch._C.DispatchKey.AutocastCPU), 'AutocastCPU')
-_LIBRARY.impl('involution2d', _autocast('cuda', torch._C.DispatchKey.AutocastCUDA), 'AutocastCUDA')
+    LIBRARY.impl(_name, _implementation, 'CompositeExplicitAutograd')
+    torch.library.register_fake(f'mmrednet::{_name}', _fake, lib=LIBRARY)
+    torch.library.register_autograd(f'mmrednet::{_name}', _backward, setup_context=_setup, lib=LIBRARY)
+LIBRARY.impl('involution2d', _autocast('cpu', torch._C.DispatchKey.AutocastCPU), 'AutocastCPU')
+LIBRARY.impl('involution2d', _autocast('cuda', torch._C.DispatchKey.AutocastCUDA), 'AutocastCUDA')

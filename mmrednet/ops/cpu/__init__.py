@@ -26,7 +26,7 @@ FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp
 Pair = tuple[int, int]
 
 _DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_ARGUMENTS = struct.Struct('36q')  # `Arguments` in the source
+_ARGUMENTS = struct.Struct('44q')  # `Arguments` in the source
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
@@ -48,8 +48,34 @@ def grad_kernel(
     _call(2, grad_output, input, grad_kernel, stride, padding, dilation)
 
 
+def fused_involution2d(
+    out: Tensor,
+    input: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> None:
+    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes; of ``kernel`` only the shape counts."""
+    weight = weight.contiguous()
+    bias = None if bias is None else bias.contiguous()
+    bias_address = 0 if bias is None else bias.data_ptr()
+    generation = (features.data_ptr(), weight.data_ptr(), bias_address, features.shape[1], *features.stride())
+    _call(0, out, input, kernel, stride, padding, dilation, generation)
+
+
 def _call(
-    operation: int, output: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
+    operation: int,
+    output: Tensor,
+    input: Tensor,
+    kernel: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    generation: tuple[int, ...] = (0,) * 8,
 ) -> None:
     load()(
         _ARGUMENTS.pack(
@@ -67,6 +93,7 @@ def _call(
             *stride,
             *padding,
             *dilation,
+            *generation,
         )
     )
 

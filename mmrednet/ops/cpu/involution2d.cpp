@@ -103,6 +103,14 @@ struct Pair {
   int64_t y, x;
 };
 
+// Instead of a kernel, what a 1x1 convolution makes it from: features (N, R, Ho, Wo), weight (G Kh Kw, R), bias (G Kh Kw).
+template <class S>
+struct Generation {
+  const S *features, *weight, *bias;
+  int64_t reduced;
+  ImageStrides strides;
+};
+
 template <class S>
 struct Problem {
   int64_t batch, groups, channels;  // Channels of one group
@@ -112,6 +120,7 @@ struct Problem {
   KernelStrides kernel_strides;
   int64_t kernel_begin, kernel_end;  // Elements that may be read around `kernel`, relative to it
   bool kernel_inside;                // The kernel exists only where the inner image does: gradient of the input
+  Generation<S> generation = {};     // Takes the place of the kernel where there are features
 };
 
 // Where the tile's inner image and kernel values lie.
@@ -304,6 +313,26 @@ void inner_product(const Window<T>& window, const T* outer, int64_t channels, co
   }
 }
 
+// Writes the kernel values [tap][r][lane] of the taps tap, ..., tap + N - 1 from features [reduced][r][lane].
+template <class T, int N>
+void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
+  Vector<T> sum[N][kRows];
+  unroll<0, N - 1>([&](auto t) INLINE {
+    unroll<0, kRows - 1>([&](auto r) INLINE { sum[t][r] = broadcast<T>(bias + t); });
+  });
+  for (int64_t i = 0; i < reduced; ++i, features += kRows * kLanes<T>) {
+    Vector<T> feature[kRows];
+    unroll<0, kRows - 1>([&](auto r) INLINE { feature[r] = load_once<T>(features + r * kLanes<T>); });
+    unroll<0, N - 1>([&](auto t) INLINE {
+      const Vector<T> w = broadcast<T>(weight + t * reduced + i);
+      unroll<0, kRows - 1>([&](auto r) INLINE { sum[t][r] += w * feature[r]; });
+    });
+  }
+  unroll<0, N - 1>([&](auto t) INLINE {
+    unroll<0, kRows - 1>([&](auto r) INLINE { store<T>(values + (t * kRows + r) * kLanes<T>, sum[t][r]); });
+  });
+}
+
 template <int N, class To, class From>
 INLINE inline void copy_lanes(To* to, const From* from) {
   if constexpr (std::is_same_v<To, From>) {
@@ -371,7 +400,7 @@ struct Plan {
   int64_t pixel_step = 0;
 
   Plan(const Problem<S>& p, bool product, int threads) : problem(p) {
-    channels_last = !product && p.inner_strides.c == 1 && p.inner_strides.x != 1 && p.channels >= kLane;
+    channels_last = !product && !p.generation.reduced && p.inner_strides.c == 1 && p.inner_strides.x != 1 && p.channels >= kLane;
     // A phase of the gradient can be without taps.
     const Pair reach{std::max<int64_t>(p.taps.y - 1, 0) * p.dilation.y, std::max<int64_t>(p.taps.x - 1, 0) * p.dilation.x};
     for (int64_t v = 0; v < p.taps.x; ++v) columns.push_back(v * p.dilation.x);
@@ -401,8 +430,9 @@ struct Plan {
 
   int64_t items() const { return problem.batch * problem.groups * bands; }
   int64_t buffer_size() const {
+    const int64_t taps = problem.taps.y * problem.taps.x, reduced = problem.generation.reduced;
     if (channels_last) return rows * row_step + problem.taps.y * problem.taps.x * kRows * kPixels + kRows * kPixels * 2 * kLane;
-    return problem.channels * (channel_step + kRows * kLane) + (problem.taps.y * problem.taps.x + kChannels) * kRows * kLane;
+    return problem.channels * (channel_step + kRows * kLane) + (problem.taps.y * problem.taps.x + kChannels) * kRows * kLane + (taps + kRows * kLane) * reduced + taps;
   }
 
   // Packs the buffer's rows [begin, end); the first one is the inner row y0.
@@ -466,6 +496,31 @@ struct Plan {
         }
       }
     }
+  }
+
+  // Generates the tile's kernel values as packed[u][v][r][lane].
+  void generate_kernel(T* packed, T* features, const T* weight, const T* bias, int64_t n, int64_t y0, int64_t x0,
+                       int64_t height, int64_t width) const {
+    const auto& gen = problem.generation;
+    const S* from = gen.features + n * gen.strides.n + y0 * gen.strides.y + x0 * gen.strides.x;
+    for (int64_t i = 0; i < gen.reduced; ++i, from += gen.strides.c) {
+      for (int64_t r = 0; r < kRows; ++r) {
+        T* to = features + (i * kRows + r) * kLane;
+        const S* row = from + r * gen.strides.y;
+        if (gen.strides.x == 1 && width == kLane && r < height) {
+          store<T>(to, load<T>(row));
+        } else {
+          pack_row(to, kLane, row, gen.strides.x, 0, r < height ? width : 0);
+        }
+      }
+    }
+    constexpr int kTaps = kChannels == 4 ? 6 : 2;
+    int64_t tap = 0;
+    const int64_t taps = problem.taps.y * problem.taps.x;
+    for (; tap + kTaps <= taps; tap += kTaps)
+      generate_taps<T, kTaps>(features, weight + tap * gen.reduced, bias + tap, gen.reduced, packed + tap * kRows * kLane);
+    for (; tap < taps; ++tap)
+      generate_taps<T, 1>(features, weight + tap * gen.reduced, bias + tap, gen.reduced, packed + tap * kRows * kLane);
   }
 
   // With channels last: the rows [begin, end) of the buffer, a pixel after the other.
@@ -576,6 +631,16 @@ struct Plan {
     T* packed_kernel = packed_outer + p.channels * kRows * kLane;
     T* sums = packed_kernel + p.taps.y * p.taps.x * kRows * kLane;
     const auto& is = p.inner_strides;
+    const auto& gen = p.generation;
+    const int64_t taps = p.taps.y * p.taps.x;
+    T* weight = sums + kChannels * kRows * kLane;
+    T* bias = weight + taps * gen.reduced;
+    T* features = bias + taps;
+    if (gen.reduced) {
+      copy_run(weight, gen.weight + g * taps * gen.reduced, taps * gen.reduced);
+      if (gen.bias) copy_run(bias, gen.bias + g * taps, taps);
+      else std::fill_n(bias, taps, T(0));
+    }
     const S* source = p.inner + n * is.n + g * p.channels * is.c;
     const int64_t source_y = y0 * p.stride.y + p.offset.y;
     int64_t packed_rows = 0;
@@ -599,7 +664,7 @@ struct Plan {
         }
         const T* inner = buffer + (y - y0) * p.stride.y * row_step + x;
         Kernel<T> values{packed_kernel, p.taps.x * kRows * kLane, kRows * kLane, kLane};
-        const bool direct = in_place(y, x, kernel_offset, product);
+        const bool direct = !gen.reduced && in_place(y, x, kernel_offset, product);
         if constexpr (std::is_same_v<S, T>) {
           if (direct)
             values = {kernel + y * p.kernel_strides.y + x, p.kernel_strides.u, p.kernel_strides.v, p.kernel_strides.y};
@@ -608,7 +673,8 @@ struct Plan {
           inner_product_tile(window, inner, outer, y, x, height, width, packed_outer, values);
           if (!direct) unpack_kernel(kernel, packed_kernel, y, x, height, width);
         } else {
-          if (!direct) pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
+          if (gen.reduced) generate_kernel(packed_kernel, features, weight, bias, n, y, x, height, width);
+          else if (!direct) pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
           weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width, sums, direct ? 64 / static_cast<int64_t>(sizeof(T)) : 0);
         }
       }
@@ -711,6 +777,9 @@ struct Arguments {
   int64_t kernel_batch, groups;
   Pair taps, output_size;
   Pair stride, padding, dilation;
+  const void *features, *weight, *bias;
+  int64_t reduced;
+  ImageStrides features_strides;
 };
 
 // The taps of one axis that meet the phase of the input's pixels, as the taps of a convolution with stride 1 over the outputs.
@@ -742,6 +811,8 @@ void dispatch(const Arguments& a) {
                a.input_size,    a.stride,       a.dilation,            {-a.padding.y, -a.padding.x},
                output,          input,          kernel,                a.output_strides, a.input_strides,
                ks,              0,              kernel_size,           false};
+  if (a.reduced)
+    p.generation = {static_cast<const S*>(a.features), static_cast<const S*>(a.weight), static_cast<const S*>(a.bias), a.reduced, a.features_strides};
   if (a.operation != 1) return run<S>({p}, a.operation == 2, a.threads);
   std::vector<Problem<S>> phases;
   p.kernel_inside = true;
