@@ -12,7 +12,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
-from .ops.flops import multiply_adds
+from .ops.flops import fused_multiply_adds, multiply_adds
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmrednet', locations=['mmrednet.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmrednet', locations=['mmrednet.engine'])
@@ -48,8 +48,13 @@ def _count_involution(inputs, outputs) -> int:
     return multiply_adds(get_shape(outputs[0]), get_shape(inputs[1])[2:4])
 
 
+def _count_fused_involution(inputs, outputs) -> int:
+    return fused_multiply_adds(get_shape(outputs[0]), get_shape(inputs[2]), inputs[4].toIValue())
+
+
 # Private, but the only table that `mim run <toolbox> get_flops` reads.
 _DEFAULT_SUPPORTED_FLOP_OPS['mmrednet::involution2d'] = _count_involution
+_DEFAULT_SUPPORTED_FLOP_OPS['mmrednet::fused_involution2d'] = _count_fused_involution
 
 
 def _history_buffer_method(owner: type, name: str):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..ops.flops import multiply_adds
+from ..ops.flops import fused_multiply_adds, multiply_adds
 
 
 def count_flops(function: Callable, *args, **kwargs) -> int:
@@ -37,6 +37,12 @@ class _Counter(TorchDispatchMode):
         return out
 
 
+def _fused_involution(args, out) -> int:
+    weight, bias, kernel_size = args[2:5]
+    biases = 0 if bias is None else out.shape[0] * bias.numel() * out.shape[2:].numel()
+    return fused_multiply_adds(out.shape, weight.shape, kernel_size) + biases
+
+
 def _convolution(args, out) -> int:
     input, weight, bias, transposed = *args[:3], args[6]
     # A transposed convolution applies its taps once for every element of the input.
@@ -50,6 +56,7 @@ _FLOPS = {
     _aten.mm: lambda args, out: out.numel() * args[0].shape[1],
     _aten.bmm: lambda args, out: out.numel() * args[0].shape[2],
     torch.ops.mmrednet.involution2d: lambda args, out: multiply_adds(out.shape, args[1].shape[2:4]),
+    torch.ops.mmrednet.fused_involution2d: _fused_involution,
 }
 _FLOPS.update(dict.fromkeys((_aten.relu, _aten.relu_), lambda args, out: out.numel()))
 _NORMS = (_aten.native_batch_norm, _aten.cudnn_batch_norm, _aten._native_batch_norm_legit_no_training)

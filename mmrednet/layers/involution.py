@@ -1,9 +1,11 @@
 """The involution layer (Algorithm 1 of the paper)."""
 
+import torch
 import torch.nn.functional as F
+from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
-from ..ops import involution2d
+from ..ops import fused_involution2d, involution2d
 from ..ops.involution2d import IntPair, pair, same_padding
 from ..registry import MODELS
 
@@ -33,10 +35,15 @@ class Involution(nn.Module):
         kernel_generation (dict, optional): Config of another kernel generation function (eq. 5), which replaces the one
             that ``reduction_ratio``, ``norm_cfg`` and ``act_cfg`` describe: see
             :mod:`mmrednet.layers.kernel_generation`.
+        fused (bool, optional): Whether :func:`mmrednet.ops.fused_involution2d` applies the kernels as it generates
+            them, for which the kernel generation function must end in a 1x1 convolution: True always, which in training
+            saves the memory of the kernels and takes the time to generate them again; None where no gradients are
+            recorded. Results are the same but for rounding. Defaults to None.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
-        ValueError: ``group_channels`` does not divide ``channels``, or a size is not possible.
+        ValueError: ``group_channels`` does not divide ``channels``, a size is not possible, or ``fused`` is True and
+            the kernel generation function does not end in a 1x1 convolution.
 
     Shape:
         (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)) with 'same' padding.
@@ -61,6 +68,7 @@ class Involution(nn.Module):
         norm_cfg: dict | None = dict(type='BN'),
         act_cfg: dict | None = dict(type='ReLU'),
         kernel_generation: dict | None = None,
+        fused: bool | None = None,
         backend: str | None = None,
     ) -> None:
         super().__init__()
@@ -108,6 +116,12 @@ class Involution(nn.Module):
         for name, stage in stages.items():
             self.add_module(name, stage)
         self._stages = tuple(stages)
+        if fused and self._span() is None:
+            raise ValueError(
+                'fused must be None or False where the kernel generation function does not end in a ConvModule that is '
+                f'a 1x1 convolution and nothing else, but is {fused} with {type(phi).__name__}'
+            )
+        self.fused = fused
 
     def generate_kernel(self, x: Tensor) -> Tensor:
         """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that the layer applies to ``x`` (N, channels, H, W).
@@ -115,12 +129,7 @@ class Involution(nn.Module):
         Raises:
             ValueError: The kernel generation function returns another shape than it should.
         """
-        (top, left), (height, width) = (m // 2 for m in self._margin), x.shape[2:]
-        if any(self._margin):
-            x = x[:, :, top : height - self._margin[0] + top, left : width - self._margin[1] + left]
-        if self.stride != (1, 1):
-            # Cells cut off by the border count the pixels that they have.
-            x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True, count_include_pad=False)
+        x = self._cells(x)
         expected = (x.shape[0], self.groups * self.kernel_size[0] * self.kernel_size[1], *x.shape[2:])
         for name in self._stages:
             x = self.get_submodule(name)(x)
@@ -134,8 +143,37 @@ class Involution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer to ``x`` (N, in_channels, H, W)."""
         x = self.projection(x)
-        kernel = self.generate_kernel(x)
-        return involution2d(x, kernel, self.stride, self.padding, self.dilation, backend=self.backend)
+        geometry = self.stride, self.padding, self.dilation
+        fused = not torch.is_grad_enabled() if self.fused is None else self.fused
+        span = self._span() if fused else None
+        if span is None:
+            return involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend)
+        features = self._cells(x)
+        for name in self._stages[:-1]:
+            features = self.get_submodule(name)(features)
+        return fused_involution2d(
+            x, features, span.weight, span.bias, self.kernel_size, *geometry, backend=self.backend
+        )
+
+    def _cells(self, x: Tensor) -> Tensor:
+        """Returns what phi sees (N, channels, Ho, Wo): one pixel for each output pixel."""
+        (top, left), (height, width) = (m // 2 for m in self._margin), x.shape[2:]
+        if any(self._margin):
+            x = x[:, :, top : height - self._margin[0] + top, left : width - self._margin[1] + left]
+        if self.stride != (1, 1):
+            # Cells cut off by the border count the pixels that they have.
+            x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True, count_include_pad=False)
+        return x
+
+    def _span(self) -> nn.Conv2d | None:
+        """Returns the 1x1 convolution in which phi ends, if it does and nobody has hooked into it."""
+        module = self.get_submodule(self._stages[-1])
+        if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
+            return None
+        conv = module.conv
+        plain = type(conv) is nn.Conv2d and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
+        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (module, conv))
+        return conv if plain and not hooked and conv.padding == (0, 0) else None
 
     def extra_repr(self) -> str:
         """Returns what ``print(layer)`` shows besides the children."""

@@ -106,6 +106,7 @@ class RedNet(BaseModule):
             checkpoint in ``init_cfg`` only. Defaults to False.
         with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
         zero_init_residual (bool): Whether a block's last norm layer starts at zero. Defaults to True.
+        fused (bool, optional): As in :class:`mmrednet.layers.Involution`. Defaults to None: in inference only.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
         init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` or another initialisation; a
             checkpoint of None stands for the default. Defaults to None: Kaiming for convolutions, ones for norm layers.
@@ -148,6 +149,7 @@ class RedNet(BaseModule):
         norm_eval: bool = False,
         with_cp: bool = False,
         zero_init_residual: bool = True,
+        fused: bool | None = None,
         backend: str | None = None,
         init_cfg: dict | list | None = None,
     ) -> None:
@@ -185,6 +187,7 @@ class RedNet(BaseModule):
             reduction_ratio=reduction_ratio,
             norm_cfg=norm_cfg,
             kernel_generation=kernel_generation,
+            fused=fused,
             backend=backend,
         )
         self.stem = _make_stem(stem, in_channels, stem_channels, norm_cfg, stem_kernel_size, involution_cfg)

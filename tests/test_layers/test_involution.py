@@ -7,7 +7,7 @@ from mmengine.registry import init_default_scope
 from mmpretrain.models.backbones import ResNet
 from torch import nn
 
-from mmrednet.layers import Involution
+from mmrednet.layers import Involution, involution
 from mmrednet.registry import MODELS
 
 
@@ -139,6 +139,61 @@ def test_errors_name_argument_and_remedy(arguments, words):
         Involution(**arguments)
     for word in words:
         assert word in str(info.value)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """The names of the operators that layers call."""
+    names = []
+    for name in ('involution2d', 'fused_involution2d'):
+        operator = getattr(involution, name)
+        monkeypatch.setattr(
+            involution,
+            name,
+            lambda *args, name=name, operator=operator, **kwargs: names.append(name) or operator(*args, **kwargs),
+        )
+    return names
+
+
+@pytest.mark.parametrize(
+    'arguments',
+    (
+        dict(),
+        dict(stride=2),
+        dict(kernel_size=3, padding=0),
+        dict(kernel_generation=dict(type='mmrednet.LinearKernelGeneration')),
+    ),
+    ids=str,
+)
+def test_fused_gives_the_same_results_and_gradients(calls, arguments):
+    layers = [Involution(32, fused=fused, **arguments).double() for fused in (False, True, None)]
+    for layer in layers[1:]:
+        layer.load_state_dict(layers[0].state_dict())
+    x = torch.randn(2, 32, 9, 12, dtype=torch.float64)
+    outputs, grads = [], []
+    for layer in layers:
+        outputs.append(layer(x))
+        grads.append(torch.autograd.grad(outputs[-1].square().sum(), layer.parameters()))
+    with torch.no_grad():
+        outputs.append(layers[2](x))
+    assert calls == ['involution2d', 'fused_involution2d', 'involution2d', 'fused_involution2d']
+    for output in outputs[1:]:
+        torch.testing.assert_close(output, outputs[0])
+    torch.testing.assert_close(grads[1], grads[0])
+
+
+def test_not_fused_where_hooks_want_the_kernels(calls):
+    layer, seen = Involution(16), []
+    layer.conv2.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    with torch.no_grad():
+        layer(torch.rand(1, 16, 5, 6))
+    assert calls == ['involution2d']
+    assert seen == [(1, 49, 5, 6)]
+
+
+def test_cannot_be_fused():
+    with pytest.raises(ValueError, match='fused.*1x1 convolution.*ConstantKernel'):
+        Involution(16, fused=True, kernel_generation=dict(type=ConstantKernel))
 
 
 def test_error_of_a_kernel_generation_function_with_the_wrong_shape():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrednet.ops import involution2d
+from mmrednet.ops import fused_involution2d, involution2d
 
 
 @pytest.mark.parametrize('stride', (1, 2))
@@ -18,11 +18,21 @@ def test_torch_counts_two_flops_for_a_multiply_add(stride):
     assert counter.get_total_flops() == 2 * forward
 
 
-def test_mmengine_counts_multiply_adds():
+def test_torch_counts_both_parts_of_the_fused_operator():
+    x, features, weight = torch.rand(2, 8, 6, 10), torch.rand(2, 4, 6, 10), torch.rand(30, 4, 1, 1)
+    with FlopCounterMode(display=False) as apart:
+        involution2d(x, torch.conv2d(features, weight).unflatten(1, (2, 3, 5)))
+    with FlopCounterMode(display=False) as fused:
+        fused_involution2d(x, features, weight, None, (3, 5))
+    assert fused.get_total_flops() == apart.get_total_flops()
+
+
+@pytest.mark.parametrize('fused', (False, True))
+def test_mmengine_counts_multiply_adds(fused):
     analysis = pytest.importorskip('mmengine.analysis')
     from mmrednet.layers import Involution
 
-    layer = Involution(16, 5, stride=2).eval()
+    layer = Involution(16, 5, stride=2, fused=fused).eval()
     x = torch.rand(1, 16, 9, 8)
     counter = analysis.FlopAnalyzer(layer, (x,))
     counter.unsupported_ops_warnings(False)
