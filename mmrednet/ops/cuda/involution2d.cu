@@ -373,6 +373,26 @@ __device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, 
                 : Acc(0);
 }
 
+// Calls use(v, s, value) with the value of x under each tap v0 + v of the window's row u and pixel s of a strip, whose
+// first tap and pixel lie at `at` in the tile and at (y, x) in the image.
+template <class Use>
+__device__ __forceinline__ void visit_taps(const T *at, Index pitch, const Image &image, const Unit &unit, int channel,
+                                           Index y, Index x, int u, int v0, Use use) {
+  at += u * DH * pitch + v0 * DW;
+  Acc row[SPAN];
+  if (STAGED && ROW) read_row<SPAN, STRIP>(row, at);
+#pragma unroll
+  for (int v = 0; v < TAPS; ++v) {
+    if (KW % TAPS != 0 && v0 + v >= KW) break;
+#pragma unroll
+    for (int s = 0; s < STRIP; ++s) {
+      const int offset = s * SW + v * DW;
+      use(v, s, STAGED ? (ROW ? row[offset] : load(at[offset]))
+                       : read_pixel(image, unit, channel, y + u * DH, x + v0 * DW + offset));
+    }
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, PROBLEM) {
   extern __shared__ __align__(16) unsigned char shared_memory[];
@@ -427,21 +447,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
 #pragma unroll
         for (int c = 0; c < CHUNK; ++c) {
           if (c >= unit.channels) break;
-          const T *at = tile + c * channel_pitch + u * DH * pitch;
-          Acc value[SPAN];
-          if (STAGED && ROW) read_row<SPAN, STRIP>(value, at);
-#pragma unroll
-          for (int v = 0; v < TAPS; ++v) {
-            if (KW % TAPS != 0 && v0 + v >= KW) break;
-#pragma unroll
-            for (int s = 0; s < STRIP; ++s) {
-              const int offset = s * SW + v * DW;
-              const Acc pixel = STAGED ? (ROW ? value[offset] : load(at[v0 * DW + offset]))
-                                       : read_pixel(image, unit, c, i * SH - pad_h + u * DH,
-                                                    j * SW - pad_w + v0 * DW + offset);
-              sum[c][s] += weight[v][s] * pixel;
-            }
-          }
+          visit_taps(tile + c * channel_pitch, pitch, image, unit, c, i * SH - pad_h, j * SW - pad_w, u, v0,
+                     [&](int v, int s, Acc pixel) { sum[c][s] += weight[v][s] * pixel; });
         }
       }
     }
@@ -599,21 +606,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
 #pragma unroll
           for (int c = 0; c < CHUNK; ++c) {
             if (c >= unit.channels) break;
-            const T *at = tile + c * channel_pitch + u * DH * pitch;
-            Acc value[SPAN];
-            if (STAGED && ROW) read_row<SPAN, STRIP>(value, at);
-#pragma unroll
-            for (int v = 0; v < TAPS; ++v) {
-              if (KW % TAPS != 0 && v0 + v >= KW) break;
-#pragma unroll
-              for (int s = 0; s < STRIP; ++s) {
-                const int offset = s * SW + v * DW;
-                const Acc pixel = STAGED ? (ROW ? value[offset] : load(at[v0 * DW + offset]))
-                                         : read_pixel(image, unit, c, i * SH - pad_h + u * DH,
-                                                      j * SW - pad_w + v0 * DW + offset);
-                sum[v][s] += grad[c][s] * pixel;
-              }
-            }
+            visit_taps(tile + c * channel_pitch, pitch, image, unit, c, i * SH - pad_h, j * SW - pad_w, u, v0,
+                       [&](int v, int s, Acc pixel) { sum[v][s] += grad[c][s] * pixel; });
           }
         }
         if (!active) continue;
