@@ -6,10 +6,13 @@ from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError
 
+import mmcv
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, init_default_scope
+from mmpretrain.registry import MODELS
 
 from mmrednet.engine import ProgressBarHook
 
@@ -68,17 +71,72 @@ runner.train()
 """
 
 
-def test_two_processes_on_cpus(config, tmp_path):
+def train_in_two_processes(config, folder):
     config.launcher = 'pytorch'
-    config.train_dataloader.batch_size = 1
-    config.dump(tmp_path / 'config.py')
-    (tmp_path / 'worker.py').write_text(WORKER)
+    config.dump(folder / 'config.py')
+    (folder / 'worker.py').write_text(WORKER)
     command = ['-m', 'torch.distributed.run', '--standalone', '--nproc-per-node=2']
     run = subprocess.run(
-        [sys.executable, *command, tmp_path / 'worker.py', tmp_path / 'config.py'], capture_output=True, text=True
+        [sys.executable, *command, folder / 'worker.py', folder / 'config.py'], capture_output=True, text=True
     )
     assert run.returncode == 0, run.stderr[-3000:]
+
+
+def test_two_processes_on_cpus(config, tmp_path):
+    config.train_dataloader.batch_size = 1
+    train_in_two_processes(config, tmp_path)
     assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path):
+    # Noise: in smooth images the rounding decides between the equal pixels of a pooling's window.
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        folder = tmp_path / 'images' / f'class{i % 2}'
+        folder.mkdir(parents=True, exist_ok=True)
+        mmcv.imwrite(rng.integers(0, 256, (48, 48, 3), np.uint8), str(folder / f'{i}.png'))
+    config = Config.fromfile(ROOT / 'configs' / 'mmpretrain' / 'rednet26_demo.py')
+    # Group norm: nothing but the gradients goes from process to process.
+    config.model.backbone.update(norm_cfg=dict(type='GN', num_groups=4), zero_init_residual=False)
+    config.train_dataloader = dict(
+        batch_size=4,
+        num_workers=0,
+        persistent_workers=False,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+        dataset=dict(
+            type='CustomDataset',
+            data_prefix=str(tmp_path / 'images'),
+            pipeline=[step for step in config.train_dataloader.dataset.pipeline if step.type != 'RandomFlip'],
+        ),
+    )
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    config.test_dataloader = config.test_cfg = config.test_evaluator = None
+    config.train_cfg = dict(by_epoch=True, max_epochs=1)
+    # One step down the gradient, so long that what was there before leaves no rounding errors in the difference.
+    config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e4))
+    config.param_scheduler = None
+
+    def run(name, train, **changes):
+        config.work_dir, config.experiment_name = str(tmp_path / name), f'{tmp_path.name}-{name}'
+        (tmp_path / name).mkdir()
+        config.merge_from_dict(changes)
+        train(config)
+        return torch.load(tmp_path / name / 'epoch_1.pth')['state_dict']
+
+    init_default_scope('mmpretrain')
+    torch.manual_seed(0)
+    start = MODELS.build(config.model)
+    start.init_weights()
+    config.load_from = str(tmp_path / 'start.pth')
+    torch.save(dict(state_dict=start.state_dict()), config.load_from)
+    one = run('one', lambda config: RUNNERS.build(config).train())
+    two = run(
+        'two', lambda config: train_in_two_processes(config, tmp_path / 'two'), **{'train_dataloader.batch_size': 2}
+    )
+    for name, value in start.state_dict().items():
+        gradient, distributed = value - one[name], value - two[name]
+        assert gradient.norm() > 0, name
+        assert (distributed - gradient).norm() < 1e-4 * gradient.norm(), name
 
 
 @pytest.mark.parametrize('name', ('os.system', 'builtins.eval'))

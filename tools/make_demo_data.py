@@ -1,6 +1,8 @@
-"""Renders a small data set in the layout of COCO: shapes on cluttered backgrounds, with boxes and masks.
+"""Renders a small data set: shapes on cluttered backgrounds, for detection, segmentation and classification.
 
-The same arguments give the same files. Everything is drawn here and nothing is downloaded.
+The scenes lie in COCO's layout, with boxes and polygons. ``segmentation/`` holds a map of the classes of each, and
+``classification/`` their objects, cut out, in a folder for each class. The same arguments give the same files.
+Everything is drawn here and nothing is downloaded.
 """
 
 import argparse
@@ -74,18 +76,30 @@ def annotate(mask: np.ndarray) -> dict:
     return dict(bbox=[x, y, w, h], area=int(mask.sum()), segmentation=polygons, iscrowd=0)
 
 
+def cut_out(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """Returns a square of half the image's side with the object of ``mask`` in its middle, as far as the image goes."""
+    x, y, w, h = cv2.boundingRect(mask)
+    side = len(image) // 2
+    left, top = (int(np.clip(a + b / 2 - side / 2, 0, side)) for a, b in ((x, w), (y, h)))
+    return image[top : top + side, left : left + side]
+
+
 def write_split(root: Path, split: str, count: int, size: int, seed: int) -> None:
-    """Writes ``root/split/*.jpg`` and ``root/annotations/instances_split.json``."""
+    """Writes the scenes to ``root/split``, and what is known of them to the other folders."""
     rng = np.random.default_rng(seed)
-    (root / split).mkdir(parents=True, exist_ok=True)
-    (root / 'annotations').mkdir(exist_ok=True)
+    maps = root / 'segmentation' / split
+    folders = [root / 'classification' / split / name for name in CLASSES]
+    for folder in (root / split, root / 'annotations', maps, *folders):
+        folder.mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for i in range(1, count + 1):
         image, objects = draw_scene(rng, size)
         name = f'{i:06d}.jpg'
         cv2.imwrite(str(root / split / name), image, [cv2.IMWRITE_JPEG_QUALITY, 95])
+        cv2.imwrite(str(maps / f'{i:06d}.png'), sum((category + 1) * mask for category, mask in objects))
         images.append(dict(id=i, file_name=name, height=size, width=size))
         for category, mask in objects:
+            cv2.imwrite(str(folders[category] / f'{len(annotations) + 1:06d}.png'), cut_out(image, mask))
             annotations.append(dict(id=len(annotations) + 1, image_id=i, category_id=category + 1, **annotate(mask)))
     categories = [dict(id=i + 1, name=name) for i, name in enumerate(CLASSES)]
     (root / 'annotations' / f'instances_{split}.json').write_text(
@@ -97,14 +111,14 @@ def main() -> None:
     """Writes both splits."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('data/demo'), help='folder to write to (default: %(default)s)')
-    parser.add_argument('--train', type=int, default=800, help='training images (default: %(default)s)')
-    parser.add_argument('--val', type=int, default=64, help='validation images (default: %(default)s)')
+    parser.add_argument('--train', type=int, default=800, help='training scenes (default: %(default)s)')
+    parser.add_argument('--val', type=int, default=64, help='validation scenes (default: %(default)s)')
     parser.add_argument('--size', type=int, default=96, help='height and width in pixels (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='seed of the scenes (default: %(default)s)')
     args = parser.parse_args()
     write_split(args.out, 'train2017', args.train, args.size, 2 * args.seed)
     write_split(args.out, 'val2017', args.val, args.size, 2 * args.seed + 1)
-    print(f'{args.train} training and {args.val} validation images of {len(CLASSES)} classes are in {args.out}')
+    print(f'{args.train} training and {args.val} validation scenes of {len(CLASSES)} classes are in {args.out}')
 
 
 if __name__ == '__main__':
