@@ -4,8 +4,8 @@ from pickle import UnpicklingError
 
 import numpy as np
 import torch
-from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_FLOP_OPS
-from mmengine.analysis.jit_handles import get_shape
+from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_ACT_OPS, _DEFAULT_SUPPORTED_FLOP_OPS
+from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
 from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
@@ -49,12 +49,14 @@ def _count_involution(inputs, outputs) -> int:
 
 
 def _count_fused_involution(inputs, outputs) -> int:
-    return fused_multiply_adds(get_shape(outputs[0]), get_shape(inputs[2]), inputs[4].toIValue())
+    kernel_size = [value.toIValue() for value in inputs[4].node().inputs()]
+    return fused_multiply_adds(get_shape(outputs[0]), get_shape(inputs[2]), kernel_size)
 
 
-# Private, but the only table that `mim run <toolbox> get_flops` reads.
-_DEFAULT_SUPPORTED_FLOP_OPS['mmrednet::involution2d'] = _count_involution
-_DEFAULT_SUPPORTED_FLOP_OPS['mmrednet::fused_involution2d'] = _count_fused_involution
+# Private, but the only tables that `mim run <toolbox> get_flops` reads.
+for _name, _count in (('involution2d', _count_involution), ('fused_involution2d', _count_fused_involution)):
+    _DEFAULT_SUPPORTED_FLOP_OPS[f'mmrednet::{_name}'] = _count
+    _DEFAULT_SUPPORTED_ACT_OPS[f'mmrednet::{_name}'] = generic_activation_jit()
 
 
 def _history_buffer_method(owner: type, name: str):

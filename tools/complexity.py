@@ -6,8 +6,10 @@ import json
 import sys
 import warnings
 
+from mmengine.config import Config
+
 from mmrednet.analysis.plot import plot_complexity
-from mmrednet.analysis.tables import ROWS, measure
+from mmrednet.analysis.tables import ROWS, measure, measure_config
 
 COLUMNS = {
     'table': 'Table',
@@ -34,6 +36,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--table', nargs='+', choices=tables, default=tables, help='tables to print (default: all)')
     parser.add_argument('--format', choices=('markdown', 'csv', 'json'), default='markdown', help='default: markdown')
     parser.add_argument('--plot', metavar='PATH', help='draw Figure 2 to PATH, as PNG and SVG, instead of a table')
+    parser.add_argument('--config', help='count the model of this config, and no tables')
+    parser.add_argument(
+        '--shape',
+        nargs=2,
+        type=int,
+        default=(224, 224),
+        metavar=('HEIGHT', 'WIDTH'),
+        help='image for --config (224 224)',
+    )
     return parser.parse_args()
 
 
@@ -72,6 +83,11 @@ def main() -> None:
     args = parse_args()
     # The toolboxes' own deprecations.
     warnings.simplefilter('ignore')
+    if args.config:
+        complexity = measure_config(Config.fromfile(args.config), *args.shape)
+        size = 'x'.join(map(str, args.shape))
+        print(f'{complexity.params / 1e6:.3f} M parameters, {complexity.flops / 1e9:.2f} G FLOPs at {size}')
+        return
     rows = [row for row in ROWS if row.table[0] in ('1' if args.plot else args.table)]
     results = {row: measure(row) for row in rows}
     if args.plot:

@@ -18,7 +18,7 @@ from ..layers import Involution
 from ..models.rednet import RedNet
 from ..ops import BACKENDS, involution2d
 from ..ops.involution2d import output_size, same_padding
-from .tables import ROWS, build_model
+from .tables import ROWS, build_model, load_config
 
 MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'RedNet-101')
 PHASES = ('inference', 'inference, fused', 'training')
@@ -225,7 +225,7 @@ def network_step(
 
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = build_model(row).to_empty(device=device)
+    model = build_model(load_config(row)).to_empty(device=device)
     for module in model.modules():
         if hasattr(module, 'reset_parameters'):
             module.reset_parameters()

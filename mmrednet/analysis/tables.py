@@ -122,24 +122,31 @@ def _rows():
 ROWS = tuple(_rows())
 
 
-def build_model(row: Row) -> nn.Module:
-    """Builds the model of a row from its config, on the meta device and in evaluation mode.
+def load_config(row: Row) -> Config:
+    """Returns the config of a row's model.
 
     Args:
         row (Row): One of ``ROWS``.
     """
     if '::' in row.config:
-        scope = row.config.partition('::')[0]
         config = Config.fromstring(f'_base_ = {row.config!r}', '.py')
     else:
-        scope = row.config.partition('/')[0]
         config = Config.fromfile(CONFIGS / row.config)
     config.merge_from_dict(dict(row.options))
-    depth = config.model.backbone.depth
-    if row.model.startswith('ResNet') and depth in (26, 38):
+    if row.model.startswith('ResNet') and config.model.backbone.depth in (26, 38):
         config.model.backbone.type = _shallow_resnet()
+    return config
+
+
+def build_model(config: Config) -> nn.Module:
+    """Builds the model of a toolbox's config, on the meta device and in evaluation mode.
+
+    Args:
+        config (Config): A config with ``default_scope`` and ``model``.
+    """
+    scope = config.default_scope
     # mmpretrain's ResNet reads tensors while it is built.
-    device = 'cpu' if row.config.startswith('mmpretrain::') else 'meta'
+    device = 'cpu' if scope == 'mmpretrain' else 'meta'
     with DefaultScope.overwrite_default_scope(scope), torch.device(device):
         return import_module(f'{scope}.registry').MODELS.build(config.model).to('meta').eval()
 
@@ -154,11 +161,23 @@ def measure(row: Row) -> Complexity:
     Args:
         row (Row): One of ``ROWS``.
     """
-    model = build_model(row)
     # By name: without a checkpoint RedNet freezes nothing.
     frozen = tuple('backbone.' + stage for stage in ('stem.', 'conv1.', 'bn1.', 'layer1.')) if row.table == '3' else ()
+    size = {'3': (800, 1280), '4': (1024, 2048), '5': (1024, 2048)}.get(row.table, (224, 224))
+    return measure_config(load_config(row), *size, frozen)
+
+
+def measure_config(config: Config, height: int, width: int, frozen: tuple[str, ...] = ()) -> Complexity:
+    """Counts the parameters of a config's model and its FLOPs on an image as the paper counts them.
+
+    Args:
+        config (Config): A config of mmpretrain, mmdet or mmseg.
+        height (int): Height of the image in pixels.
+        width (int): Width of the image in pixels.
+        frozen (tuple[str]): Beginnings of the names of parameters that do not count. Defaults to ``()``.
+    """
+    model = build_model(config)
     params = sum(value.numel() for name, value in model.named_parameters() if not name.startswith(frozen))
-    height, width = {'3': (800, 1280), '4': (1024, 2048), '5': (1024, 2048)}.get(row.table, (224, 224))
     images = torch.empty(1, 3, height, width, device='meta')
     return Complexity(params, count_flops(_detect if hasattr(model, 'roi_head') else _forward, model, images))
 

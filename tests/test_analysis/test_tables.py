@@ -72,3 +72,18 @@ def test_tool(style):
     else:
         records = json.loads(out) if style == 'json' else list(csv.DictReader(io.StringIO(out)))
         assert [float(record['paper_flops']) for record in records] == [1894.5, 1825.6]
+
+
+def test_tool_counts_a_config():
+    config = ROOT / 'configs' / 'mmpretrain' / 'rednet26.py'
+    run = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'complexity.py', '--config', config, '--shape', '224', '224'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = next(row for row in ROWS if row.model == 'RedNet-26')
+    assert (
+        run.stdout
+        == f'{measure(row).params / 1e6:.3f} M parameters, {measure(row).flops / 1e9:.2f} G FLOPs at 224x224\n'
+    )

@@ -30,11 +30,19 @@ def test_torch_counts_both_parts_of_the_fused_operator():
 @pytest.mark.parametrize('fused', (False, True))
 def test_mmengine_counts_multiply_adds(fused):
     analysis = pytest.importorskip('mmengine.analysis')
-    from mmrednet.layers import Involution
+    import mmrednet  # noqa: F401
 
-    layer = Involution(16, 5, stride=2, fused=fused).eval()
-    x = torch.rand(1, 16, 9, 8)
-    counter = analysis.FlopAnalyzer(layer, (x,))
-    counter.unsupported_ops_warnings(False)
-    assert counter.by_operator()['involution2d'] == 16 * 5 * 4 * 25
-    assert 'mmrednet::involution2d' not in counter.unsupported_ops()
+    class Layer(torch.nn.Module):
+        def forward(self, x, features, weight):
+            if fused:
+                return fused_involution2d(x, features, weight, None, 5, 2)
+            return involution2d(x, torch.conv2d(features, weight).unflatten(1, (2, 5, 5)), 2)
+
+    inputs = torch.rand(1, 16, 9, 8), torch.rand(1, 3, 5, 4), torch.rand(50, 3, 1, 1)
+    flops, activations = (
+        analyzer(Layer(), inputs).unsupported_ops_warnings(False)
+        for analyzer in (analysis.FlopAnalyzer, analysis.ActivationAnalyzer)
+    )
+    assert flops.total() == 5 * 4 * (50 * 3 + 16 * 25)
+    assert activations.total() == 5 * 4 * (16 if fused else 50 + 16)
+    assert not any('mmrednet' in op for analyzer in (flops, activations) for op in analyzer.unsupported_ops())
