@@ -176,3 +176,44 @@ def test_conv_cfg_puts_involutions_into_a_module(scope, head, shapes):
     assert [out.shape for out in outs] == [out.shape for out in expected]
     sum(out.sum() for out in outs).backward()
     assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters())
+
+
+# Families of the zoo, of each the first config with a ResNet-50.
+FAMILIES = {
+    'mmdet': (
+        *('autoassign', 'cascade_rpn', 'conditional_detr', 'dab_detr', 'ddod', 'detr', 'dino', 'double_heads'),
+        *('dynamic_rcnn', 'foveabox', 'free_anchor', 'fsaf', 'gfl', 'grid_rcnn', 'guided_anchoring', 'htc'),
+        *('libra_rcnn', 'mask2former', 'paa', 'panoptic_fpn', 'point_rend', 'queryinst', 'reppoints', 'sabl'),
+        *('solo', 'sparse_rcnn', 'tood', 'yolact'),
+    ),
+    'mmseg': (
+        'ann',
+        'apcnet',
+        'danet',
+        'dmnet',
+        'encnet',
+        'fastfcn',
+        'gcnet',
+        'isanet',
+        'knet',
+        'nonlocal_net',
+        'psanet',
+    ),
+}
+
+
+@pytest.mark.parametrize(('scope', 'family'), [(scope, family) for scope in FAMILIES for family in FAMILIES[scope]])
+def test_has_the_features_that_the_zoo_expects(scope, family):
+    """Models build, and RedNet's features have the shapes of the ResNet's that it replaces."""
+    folder = Path(import_module(scope).__file__).parent / '.mim' / 'configs'
+    for path in sorted((folder / family).glob('*.py')):
+        backbone = Config.fromfile(path).model.backbone
+        if backbone.type in ('ResNet', 'ResNetV1c') and backbone.depth == 50:
+            break
+    else:
+        raise LookupError(f'no config with a ResNet-50 in {family}')
+    config = toolbox_config(f'{scope}::{path.relative_to(folder)}')
+    with torch.device('meta'):
+        model, resnet = registry(scope).build(config.model), registry(scope).build(backbone)
+        images = torch.empty(1, 3, 129, 97)
+        assert [out.shape for out in model.backbone(images)] == [out.shape for out in resnet(images)]
