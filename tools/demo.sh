@@ -12,9 +12,9 @@ if [ $# -gt 0 ]; then
     task=$2
 fi
 case $task in
-    cls) toolbox=mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='2 minutes' ;;
+    cls) toolbox=mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='3 minutes' ;;
     det) toolbox=mmdet config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='8 minutes' ;;
-    seg) toolbox=mmseg config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='5 minutes' ;;
+    seg) toolbox=mmseg config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='8 minutes' ;;
     *) usage ;;
 esac
 work=work_dirs/demo_$task

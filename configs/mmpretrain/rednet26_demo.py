@@ -30,11 +30,11 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=(1,))
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=5, val_interval=5)
+train_cfg = dict(max_epochs=8, val_interval=8)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=6e-4, weight_decay=0.05, fused=True))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, begin=0, end=30),
-    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True, T_max=5, begin=0, end=5, eta_min=0),
+    dict(type='CosineAnnealingLR', by_epoch=True, convert_to_iter_based=True, T_max=8, begin=0, end=8, eta_min=0),
 ]
 custom_hooks = [dict(type='mmrednet.ProgressBarHook')]
 default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1, max_keep_ckpts=1))

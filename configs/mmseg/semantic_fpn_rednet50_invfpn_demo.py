@@ -7,7 +7,8 @@ model = dict(
     data_preprocessor=dict(size=(96, 96)),
     backbone=dict(norm_cfg=norm_cfg),
     neck=dict(involution_cfg=dict(norm_cfg=norm_cfg)),
-    decode_head=dict(num_classes=4, norm_cfg=norm_cfg),
+    # Most pixels are background.
+    decode_head=dict(num_classes=4, norm_cfg=norm_cfg, loss_decode=dict(class_weight=[0.2, 1, 1, 1])),
 )
 
 dataset_type = 'BaseSegDataset'
@@ -28,7 +29,7 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     num_workers=1,
     dataset=dict(
         type=dataset_type,
@@ -51,7 +52,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_iters=300, val_interval=300)
+train_cfg = dict(max_iters=800, val_interval=800)
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
@@ -59,8 +60,8 @@ optim_wrapper = dict(
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
-    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=30),
-    dict(type='PolyLR', eta_min=1e-6, power=0.9, begin=0, end=300, by_epoch=False),
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='PolyLR', eta_min=1e-6, power=0.9, begin=0, end=800, by_epoch=False),
 ]
 custom_hooks = [dict(type='mmrednet.ProgressBarHook')]
-default_hooks = dict(logger=dict(interval=50), checkpoint=dict(interval=100, max_keep_ckpts=1))
+default_hooks = dict(logger=dict(interval=80), checkpoint=dict(interval=200, max_keep_ckpts=1))

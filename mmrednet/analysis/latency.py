@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..layers import Involution
 from ..models.rednet import RedNet
-from ..ops import BACKENDS, involution2d
+from ..ops import BACKENDS, fused_involution2d, involution2d
 from ..ops.involution2d import output_size, same_padding
 from .tables import ROWS, build_model, load_config
 
@@ -147,7 +147,8 @@ def operator_step(
 
     Args:
         candidate (str): A backend of the operator, 'depthwise' for the depthwise convolution with the same window and
-            shapes, or 'floor'.
+            shapes, 'floor', or with the generation of the kernels from C / 4 channels 'apart' (a 1x1 convolution, then
+            the fastest backend) or 'fused'.
         case (Case): The involution.
         batch (int): Batch size. Defaults to 1.
         dtype (torch.dtype): Type of all tensors. Defaults to float32.
@@ -172,6 +173,11 @@ def operator_step(
     if candidate == 'depthwise':
         inputs = (randn(*shape), randn(case.channels, 1, *case.kernel_size))
         forward = partial(F.conv2d, *inputs, stride=case.stride, padding=case.padding, groups=case.channels)
+    elif candidate in ('apart', 'fused'):
+        features = randn(batch, max(case.channels // 4, 1), *case.output_size)
+        weight = randn(kernel_shape[1], features.shape[1], 1, 1)
+        inputs = (randn(*shape), features, weight, torch.randn(kernel_shape[1], device=device).to(dtype))
+        forward = partial(apart if candidate == 'apart' else fused_involution2d, *inputs, case.kernel_size, case.stride)
     else:
         inputs = (randn(*shape), randn(*kernel_shape).unflatten(1, (case.groups, *case.kernel_size)))
         forward = partial(involution2d, *inputs, stride=case.stride, backend=candidate)
@@ -183,6 +189,14 @@ def operator_step(
     if phase == 'training':
         return lambda: torch.autograd.grad(forward(), inputs, grad)
     return partial(torch.autograd.grad, forward(), inputs, grad, retain_graph=True)
+
+
+def apart(
+    input: Tensor, features: Tensor, weight: Tensor, bias: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int]
+) -> Tensor:
+    """Does what ``fused_involution2d`` does, one after the other."""
+    kernel = F.conv2d(features, weight, bias).unflatten(1, (-1, *kernel_size))
+    return involution2d(input, kernel, stride)
 
 
 def network_step(
@@ -265,6 +279,8 @@ def benchmark_operator(
 ) -> Iterator[Result]:
     """Times the operator: its backends, the depthwise convolution and the bytes-moved floor, in turns.
 
+    The forward pass is also timed with the generation of the kernels, apart and fused.
+
     Args:
         cases (Sequence[Case]): The involutions.
         batches (Sequence[int]): Batch sizes. Defaults to (1,).
@@ -282,7 +298,8 @@ def benchmark_operator(
             for batch in batches:
                 for case in cases:
                     setting = (case, batch, dtype, device, channels_last, phase)
-                    steps = {candidate: operator_step(candidate, *setting) for candidate in candidates}
+                    generated = ('apart', 'fused') if phase == 'forward' else ()
+                    steps = {name: operator_step(name, *setting) for name in (*candidates, *generated)}
                     labels = dict(shape=str(case), **_labels(batch, dtype, channels_last, phase))
                     yield from _timed(labels, steps, device, budget)
 

@@ -78,8 +78,9 @@ def test_every_candidate_of_the_operator_runs(channels_last):
     candidates = ['floor', 'depthwise', *latency.working_backends('cpu')]
     assert {'reference', 'torch'} <= set(candidates)
     results = list(latency.benchmark_operator([SMALL], (1, 2), channels_last=channels_last, budget=0))
-    assert [r.candidate for r in results] == candidates * 4
-    assert [r.labels['pass'] for r in results] == ['forward'] * 2 * len(candidates) + ['backward'] * 2 * len(candidates)
+    forward = [*candidates, 'apart', 'fused'] * 2
+    assert [r.candidate for r in results] == forward + candidates * 2
+    assert [r.labels['pass'] for r in results] == ['forward'] * len(forward) + ['backward'] * 2 * len(candidates)
     assert all(r.unit == 'ms' and len(r.samples) == 7 and min(r.samples) > 0 for r in results)
 
 
@@ -92,6 +93,14 @@ def test_candidates_compute_the_same_shapes():
         shapes.append(out.shape)
         assert not out.requires_grad
     assert shapes == [(2, 32, 5, 6)] * 2
+
+
+def test_apart_and_fused_compute_the_same():
+    outs = []
+    for candidate in ('apart', 'fused'):
+        torch.manual_seed(0)
+        outs.append(latency.operator_step(candidate, SMALL, 2)())
+    torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
 
 
 def test_floor_moves_each_tensor_once():

@@ -1,15 +1,16 @@
 // Involution on the CPU: forward, gradient of the input and gradient of the kernel.
 //
 // All three are one of two operations on an outer image (N, C, Ho, Wo), an inner image (N, C, H, W) and the kernel:
-//   weighted sum    outer[c, y, x] = sum over (u, v) of kernel[u, v, y, x] * inner[c, y sy + u dy + oy, x sx + v dx + ox]
-//   inner product   kernel[u, v, y, x] = sum over c of outer[c, y, x] * inner[c, ...]
-// The forward and the gradient of the kernel are these two as they stand. The gradient of the input is one weighted sum for
-// each of its sy x sx phases, over the taps that meet the phase, with the two images' roles exchanged.
+//   weighted sum    outer[c, y, x] = sum over (u, v) of kernel[u, v, y, x] * inner[c, y sy + u dy + oy, ...]
+//   inner product   kernel[u, v, y, x] = sum over c of outer[c, y, x] * inner[c, y sy + u dy + oy, ...]
+// The forward and the gradient of the kernel are these two as they stand. The gradient of the input is one weighted sum
+// for each of its sy x sx phases, over the taps that meet the phase, with the two images' roles exchanged.
 //
-// As in a matrix product, a work item packs what it reads into a buffer (rows of the inner image with zeros around them and
-// one run of columns for each phase of the stride) and computes tiles in registers: kRows rows of outputs x one vector of
-// columns x some channels, or taps. A vector from an inner row serves all rows of the tile, a vector of kernel values all
-// channels. The order of every sum is fixed: the result does not depend on the tile, the work item or the threads.
+// As in a matrix product, a work item packs what it reads into a buffer (rows of the inner image with zeros around them
+// and one run of columns for each phase of the stride) and computes tiles in registers: kRows rows of outputs x one
+// vector of columns x some channels, or taps. A vector from an inner row serves all rows of the tile, a vector of
+// kernel values all channels. The order of every sum is fixed: the result does not depend on the tile, the work item or
+// the threads.
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -37,7 +38,7 @@ constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and a va
 constexpr int kChannels = 2;
 #endif
 constexpr int kRows = 4;
-constexpr int kPixels = kChannels / 2;  // Neighbouring pixels of a tile with channels last
+constexpr int kPixels = kChannels / 2;       // Neighbouring pixels of a tile with channels last
 constexpr int64_t kBufferBytes = 512 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
 constexpr int64_t kGrain = 1 << 18;          // Multiply-adds that are worth waking a thread for
 
@@ -103,7 +104,7 @@ struct Pair {
   int64_t y, x;
 };
 
-// Instead of a kernel, what a 1x1 convolution makes it from: features (N, R, Ho, Wo), weight (G Kh Kw, R), bias (G Kh Kw).
+// What a 1x1 convolution makes the kernel from: features (N, R, Ho, Wo), weight (G Kh Kw, R) and bias (G Kh Kw).
 template <class S>
 struct Generation {
   const S *features, *weight, *bias;
@@ -153,8 +154,8 @@ INLINE inline void unroll(F&& function) {
   unroll<First>(std::make_integer_sequence<int, Last - First + 1>{}, function);
 }
 
-// Calls visit(first, last, q, row) for the inner rows of a tile from top to bottom: rows [first, last] of the tile have the
-// inner row `row` as their tap u = q - Stride * r. It takes at least (kRows - 1) * Stride taps and a dilation of 1.
+// Calls visit(first, last, q, row) for the inner rows of a tile from top to bottom: rows [first, last] of the tile have
+// the inner row `row` as their tap u = q - Stride * r. It takes at least (kRows - 1) * Stride taps and a dilation of 1.
 template <int Stride, class F>
 INLINE inline void for_each_row(int64_t taps, F&& visit) {
   unroll<0, kRows - 2>([&](auto m) INLINE {
@@ -166,7 +167,8 @@ INLINE inline void for_each_row(int64_t taps, F&& visit) {
   });
 }
 
-// Writes sum[c][r][lane] of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the rows.
+// Writes sum[c][r][lane] of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the
+// rows.
 template <class T, int Stride, int C>
 void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sums) {
   Vector<T> sum[C][kRows] = {};
@@ -211,8 +213,8 @@ void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sum
   });
 }
 
-// The same for images with channels last: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step` is the
-// step from pixel to pixel, and kernel values are read one by one, from wherever they lie.
+// The same for images with channels last: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step`
+// is the step from pixel to pixel, and kernel values are read one by one, from wherever they lie.
 template <class T, class S, int Stride, int V>
 void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
   Vector<T> sum[kRows][kPixels][V] = {};
@@ -259,8 +261,8 @@ void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, i
 
 // Writes the kernel values of the taps v, ..., v + V - 1 of all rows of taps; `outer` is outer[c][r][lane].
 template <class T, int Stride, int V>
-INLINE inline void inner_product_columns(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel,
-                                         int64_t v) {
+INLINE inline void inner_product_columns(const Window<T>& window, const T* outer, int64_t channels,
+                                         const Kernel<T>& kernel, int64_t v) {
   int64_t columns[V];
   unroll<0, V - 1>([&](auto i) INLINE { columns[i] = window.columns[v + i]; });
   if constexpr (Stride == 0) {
@@ -318,7 +320,8 @@ template <class T, int N>
 void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
   Vector<T> sum[N][kRows];
   unroll<0, N - 1>([&](auto t) INLINE {
-    unroll<0, kRows - 1>([&](auto r) INLINE { sum[t][r] = broadcast<T>(bias + t); });
+    const Vector<T> start = broadcast<T>(bias + t);
+    unroll<0, kRows - 1>([&](auto r) INLINE { sum[t][r] = start; });
   });
   for (int64_t i = 0; i < reduced; ++i, features += kRows * kLanes<T>) {
     Vector<T> feature[kRows];
@@ -342,7 +345,8 @@ INLINE inline void copy_lanes(To* to, const From* from) {
   }
 }
 
-// Copies a run in vectors, the last of which overlaps the one before: runs are short, and a loop over the rest costs more.
+// Copies a run in vectors, the last of which overlaps the one before: runs are short, and a loop over the rest costs
+// more.
 template <class To, class From>
 INLINE inline void copy_run(To* to, const From* from, int64_t size) {
   constexpr int N = std::min(kLanes<To>, kLanes<From>);
@@ -389,20 +393,22 @@ struct Plan {
   static constexpr int kLane = kLanes<T>;
 
   Problem<S> problem;
-  int64_t band, bands;                                // Rows of outputs of a work item; work items of a group
-  int64_t phase_step, row_step, rows, channel_step;   // The buffer: channels x rows x phases of the stride x columns
+  int64_t band, bands;                               // Rows of outputs of a work item; work items of a group
+  int64_t phase_step, row_step, rows, channel_step;  // The buffer: channels x rows x phases of the stride x columns
   std::vector<int64_t> columns;
   std::vector<std::pair<int64_t, int64_t>> runs;  // What each phase finds inside the inner image: [first, last)
   int64_t span;                                   // Rows of the inner image under one row of outputs
-  int sharing;  // The stride for which rows of a tile share the inner rows, or 0
+  int sharing;                                    // The stride for which rows of a tile share the inner rows, or 0
 
   bool channels_last;
   int64_t pixel_step = 0;
 
   Plan(const Problem<S>& p, bool product, int threads) : problem(p) {
-    channels_last = !product && !p.generation.reduced && p.inner_strides.c == 1 && p.inner_strides.x != 1 && p.channels >= kLane;
+    channels_last =
+        !product && !p.generation.reduced && p.inner_strides.c == 1 && p.inner_strides.x != 1 && p.channels >= kLane;
     // A phase of the gradient can be without taps.
-    const Pair reach{std::max<int64_t>(p.taps.y - 1, 0) * p.dilation.y, std::max<int64_t>(p.taps.x - 1, 0) * p.dilation.x};
+    const Pair reach{std::max<int64_t>(p.taps.y - 1, 0) * p.dilation.y,
+                     std::max<int64_t>(p.taps.x - 1, 0) * p.dilation.x};
     for (int64_t v = 0; v < p.taps.x; ++v) columns.push_back(v * p.dilation.x);
     phase_step = std::max<int64_t>(p.outer_size.x, kLane) + reach.x / p.stride.x;
     for (auto& column : columns) column = column % p.stride.x * phase_step + column / p.stride.x;
@@ -417,22 +423,28 @@ struct Plan {
     }
     const int64_t line = 64 / sizeof(T);
     row_step = ceil_div(p.stride.x * phase_step, line) * line;
-    if (channels_last) row_step = (p.stride.x * (std::max<int64_t>(p.outer_size.x, kPixels) - 1) + reach.x + 1) * pixel_step;
-    const int64_t fit = (kBufferBytes / sizeof(T) / (channels_last ? row_step : std::max<int64_t>(p.channels, 1) * row_step) - span) / p.stride.y + 1;
+    if (channels_last)
+      row_step = (p.stride.x * (std::max<int64_t>(p.outer_size.x, kPixels) - 1) + reach.x + 1) * pixel_step;
+    const int64_t fit =
+        (kBufferBytes / sizeof(T) / (channels_last ? row_step : std::max<int64_t>(p.channels, 1) * row_step) - span) /
+            p.stride.y +
+        1;
     const int64_t wanted = ceil_div(4 * threads, p.batch * p.groups);
     band = std::min(fit, ceil_div(p.outer_size.y, threads > 1 ? wanted : 1));
     band = std::max<int64_t>(ceil_div(band, kRows), 1) * kRows;
     bands = ceil_div(p.outer_size.y, band);
     rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + span;
-    channel_step = channels_last ? 0 : (rows * row_step / line | 1) * line + line * 2;  // An odd number of cache lines spreads over their sets
+    // An odd number of cache lines spreads over their sets.
+    channel_step = channels_last ? 0 : (rows * row_step / line | 1) * line + line * 2;
     sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;
   }
 
   int64_t items() const { return problem.batch * problem.groups * bands; }
   int64_t buffer_size() const {
     const int64_t taps = problem.taps.y * problem.taps.x, reduced = problem.generation.reduced;
-    if (channels_last) return rows * row_step + problem.taps.y * problem.taps.x * kRows * kPixels + kRows * kPixels * 2 * kLane;
-    return problem.channels * (channel_step + kRows * kLane) + (problem.taps.y * problem.taps.x + kChannels) * kRows * kLane + (taps + kRows * kLane) * reduced + taps;
+    if (channels_last) return rows * row_step + taps * kRows * kPixels + kRows * kPixels * 2 * kLane;
+    return problem.channels * (channel_step + kRows * kLane) + (taps + kChannels) * kRows * kLane +
+           (taps + kRows * kLane) * reduced + taps;
   }
 
   // Packs the buffer's rows [begin, end); the first one is the inner row y0.
@@ -463,7 +475,8 @@ struct Plan {
     }
     if (product) return y + kRows <= p.outer_size.y && x + kLane <= p.outer_size.x;
     // What a tile reads beyond the outputs does no harm as long as it is there to be read.
-    return kernel_offset + (p.taps.y - 1) * ks.u + (p.taps.x - 1) * ks.v + (y + kRows - 1) * ks.y + x + kLane <= p.kernel_end;
+    return kernel_offset + (p.taps.y - 1) * ks.u + (p.taps.x - 1) * ks.v + (y + kRows - 1) * ks.y + x + kLane <=
+           p.kernel_end;
   }
 
   // Copies the tile's kernel values to packed[u][v][r][lane], zeros where there are none.
@@ -514,11 +527,12 @@ struct Plan {
         }
       }
     }
-    constexpr int kTaps = kChannels == 4 ? 6 : 2;
-    int64_t tap = 0;
+    constexpr int kTaps = kChannels == 4 ? 6 : 2;  // 24 sums and 4 features, or 8 and 4, fit into the registers
     const int64_t taps = problem.taps.y * problem.taps.x;
+    int64_t tap = 0;
     for (; tap + kTaps <= taps; tap += kTaps)
-      generate_taps<T, kTaps>(features, weight + tap * gen.reduced, bias + tap, gen.reduced, packed + tap * kRows * kLane);
+      generate_taps<T, kTaps>(features, weight + tap * gen.reduced, bias + tap, gen.reduced,
+                              packed + tap * kRows * kLane);
     for (; tap < taps; ++tap)
       generate_taps<T, 1>(features, weight + tap * gen.reduced, bias + tap, gen.reduced, packed + tap * kRows * kLane);
   }
@@ -548,7 +562,8 @@ struct Plan {
           const bool inside = y < p.outer_size.y && (!p.kernel_inside || (0 <= inner_y && inner_y < p.inner_size.y));
           for (int64_t x = x0; x < x0 + kPixels; ++x, ++packed) {
             const int64_t inner_x = x + v * p.dilation.x + p.offset.x;
-            const bool there = inside && x < p.outer_size.x && (!p.kernel_inside || (0 <= inner_x && inner_x < p.inner_size.x));
+            const bool there =
+                inside && x < p.outer_size.x && (!p.kernel_inside || (0 <= inner_x && inner_x < p.inner_size.x));
             *packed = there ? kernel[u * ks.u + v * ks.v + y * ks.y + x * ks.x] : S(0);
           }
         }
@@ -584,13 +599,16 @@ struct Plan {
         }
         for (int64_t row = packed_rows; row < packed_rows + kRows * p.stride.y; ++row) {
           for (int64_t i = 0; i < kPixels * p.stride.x; ++i)
-            __builtin_prefetch(source + (y0 * p.stride.y + p.offset.y + row) * p.inner_strides.y + (x * p.stride.x + i) * p.inner_strides.x, 0, 2);
+            __builtin_prefetch(source + (y0 * p.stride.y + p.offset.y + row) * p.inner_strides.y +
+                                   (x * p.stride.x + i) * p.inner_strides.x,
+                               0, 2);
         }
         Kernel<const S> values{kernel + y * ks.y + x * ks.x, ks.u, ks.v, ks.y};
         int64_t kernel_pixel = ks.x;
-        const bool inside = !p.kernel_inside || (y + p.offset.y >= 0 && x + p.offset.x >= 0 &&
-                            y + p.offset.y + kRows - 1 + (p.taps.y - 1) * p.dilation.y < p.inner_size.y &&
-                            x + p.offset.x + kPixels - 1 + (p.taps.x - 1) * p.dilation.x < p.inner_size.x);
+        const bool inside =
+            !p.kernel_inside || (y + p.offset.y >= 0 && x + p.offset.x >= 0 &&
+                                 y + p.offset.y + kRows - 1 + (p.taps.y - 1) * p.dilation.y < p.inner_size.y &&
+                                 x + p.offset.x + kPixels - 1 + (p.taps.x - 1) * p.dilation.x < p.inner_size.x);
         if (!inside || height < kRows || width < kPixels) {
           pack_kernel_last(packed, kernel, y, x);
           values = {packed, p.taps.x * kRows * kPixels, kRows * kPixels, kPixels};
@@ -610,7 +628,8 @@ struct Plan {
           }
           for (int64_t r = 0; r < height; ++r) {
             for (int64_t i = 0; i < width; ++i)
-              unpack_row(outer + c * os.c + (y + r) * os.y + (x + i) * os.x, os.c, sums + (r * kPixels + i) * vectors * kLane,
+              unpack_row(outer + c * os.c + (y + r) * os.y + (x + i) * os.x, os.c,
+                         sums + (r * kPixels + i) * vectors * kLane,
                          std::min<int64_t>(p.channels - c, vectors * kLane));
           }
           c += vectors * kLane;
@@ -638,8 +657,10 @@ struct Plan {
     T* features = bias + taps;
     if (gen.reduced) {
       copy_run(weight, gen.weight + g * taps * gen.reduced, taps * gen.reduced);
-      if (gen.bias) copy_run(bias, gen.bias + g * taps, taps);
-      else std::fill_n(bias, taps, T(0));
+      if (gen.bias)
+        copy_run(bias, gen.bias + g * taps, taps);
+      else
+        std::fill_n(bias, taps, T(0));
     }
     const S* source = p.inner + n * is.n + g * p.channels * is.c;
     const int64_t source_y = y0 * p.stride.y + p.offset.y;
@@ -673,9 +694,12 @@ struct Plan {
           inner_product_tile(window, inner, outer, y, x, height, width, packed_outer, values);
           if (!direct) unpack_kernel(kernel, packed_kernel, y, x, height, width);
         } else {
-          if (gen.reduced) generate_kernel(packed_kernel, features, weight, bias, n, y, x, height, width);
-          else if (!direct) pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
-          weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width, sums, direct ? 64 / static_cast<int64_t>(sizeof(T)) : 0);
+          if (gen.reduced)
+            generate_kernel(packed_kernel, features, weight, bias, n, y, x, height, width);
+          else if (!direct)
+            pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
+          weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width,
+                            sums, direct ? 64 / static_cast<int64_t>(sizeof(T)) : 0);
         }
       }
     }
@@ -694,8 +718,9 @@ struct Plan {
          : sharing == 2 ? weighted_sum<T, 2, kChannels>
                         : weighted_sum<T, 0, kChannels>)(window, kernel, sums);
       } else {
-        (sharing == 1 ? weighted_sum<T, 1, 1> : sharing == 2 ? weighted_sum<T, 2, 1> : weighted_sum<T, 0, 1>)(window, kernel,
-                                                                                                            sums);
+        (sharing == 1   ? weighted_sum<T, 1, 1>
+         : sharing == 2 ? weighted_sum<T, 2, 1>
+                        : weighted_sum<T, 0, 1>)(window, kernel, sums);
       }
       const T* from = sums;
       for (int64_t end = c + (full ? kChannels : 1); c < end; ++c, from += kRows * kLane) {
@@ -721,8 +746,9 @@ struct Plan {
       }
     }
     window.inner = inner;
-    (sharing == 1 ? inner_product<T, 1> : sharing == 2 ? inner_product<T, 2> : inner_product<T, 0>)(
-        window, packed_outer, p.channels, kernel);
+    (sharing == 1   ? inner_product<T, 1>
+     : sharing == 2 ? inner_product<T, 2>
+                    : inner_product<T, 0>)(window, packed_outer, p.channels, kernel);
   }
 
   void unpack_kernel(S* kernel, const T* packed, int64_t y, int64_t x, int64_t height, int64_t width) const {
@@ -782,7 +808,8 @@ struct Arguments {
   ImageStrides features_strides;
 };
 
-// The taps of one axis that meet the phase of the input's pixels, as the taps of a convolution with stride 1 over the outputs.
+// The taps of one axis that meet the phase of the input's pixels, as the taps of a convolution with stride 1 over the
+// outputs.
 struct PhaseTaps {
   int64_t count = 0, first, step, dilation, offset;
 
@@ -805,14 +832,29 @@ template <class S>
 void dispatch(const Arguments& a) {
   S *output = static_cast<S*>(a.output), *input = static_cast<S*>(a.input), *kernel = static_cast<S*>(a.kernel);
   const auto& ks = a.kernel_strides;
-  const int64_t kernel_size = (a.batch - 1) * ks.n + (a.groups - 1) * ks.g + (a.taps.y - 1) * ks.u + (a.taps.x - 1) * ks.v +
-                              (a.output_size.y - 1) * ks.y + (a.output_size.x - 1) * ks.x + 1;
-  Problem<S> p{a.batch,         a.groups,       a.channels / a.groups, a.taps, a.output_size,
-               a.input_size,    a.stride,       a.dilation,            {-a.padding.y, -a.padding.x},
-               output,          input,          kernel,                a.output_strides, a.input_strides,
-               ks,              0,              kernel_size,           false};
+  const int64_t kernel_size = (a.batch - 1) * ks.n + (a.groups - 1) * ks.g + (a.taps.y - 1) * ks.u +
+                              (a.taps.x - 1) * ks.v + (a.output_size.y - 1) * ks.y + (a.output_size.x - 1) * ks.x + 1;
+  Problem<S> p{a.batch,
+               a.groups,
+               a.channels / a.groups,
+               a.taps,
+               a.output_size,
+               a.input_size,
+               a.stride,
+               a.dilation,
+               {-a.padding.y, -a.padding.x},
+               output,
+               input,
+               kernel,
+               a.output_strides,
+               a.input_strides,
+               ks,
+               0,
+               kernel_size,
+               false};
   if (a.reduced)
-    p.generation = {static_cast<const S*>(a.features), static_cast<const S*>(a.weight), static_cast<const S*>(a.bias), a.reduced, a.features_strides};
+    p.generation = {static_cast<const S*>(a.features), static_cast<const S*>(a.weight), static_cast<const S*>(a.bias),
+                    a.reduced, a.features_strides};
   if (a.operation != 1) return run<S>({p}, a.operation == 2, a.threads);
   std::vector<Problem<S>> phases;
   p.kernel_inside = true;
@@ -826,7 +868,8 @@ void dispatch(const Arguments& a) {
       const PhaseTaps v(x, a.taps.x, a.stride.x, a.padding.x, a.dilation.x);
       const auto& is = a.input_strides;
       p.outer = input + y * is.y + x * is.x;
-      p.outer_size = {(a.input_size.y - y + a.stride.y - 1) / a.stride.y, (a.input_size.x - x + a.stride.x - 1) / a.stride.x};
+      p.outer_size = {(a.input_size.y - y + a.stride.y - 1) / a.stride.y,
+                      (a.input_size.x - x + a.stride.x - 1) / a.stride.x};
       p.outer_strides = {is.n, is.c, is.y * a.stride.y, is.x * a.stride.x};
       p.taps = u.count && v.count ? Pair{u.count, v.count} : Pair{0, 0};
       p.dilation = {u.dilation, v.dilation};
