@@ -4,6 +4,7 @@ import itertools
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,26 +44,32 @@ def test_compiles_for_every_architecture():
     assert {80, 90} <= set(architectures)
     for architecture in architectures:
         for dtype in (torch.float32, torch.bfloat16):
-            ptx = compile_for(cuda.Specialisation(dtype, (7, 7), (1, 1), (1, 1), False, False, False), architecture)
+            specialisation = cuda.Specialisation(dtype, (7, 7), (1, 1), (1, 1), False, False, False)
+            ptx = compile_for(specialisation, architecture)
             assert all(f'.entry {name}(' in ptx for name in ('forward', 'grad_input', 'grad_kernel'))
+            assert '.entry fused(' in compile_for(replace(specialisation, fused=True), architecture)
 
 
 @pytest.mark.parametrize('architecture', [80, 90])
 def test_compiles_every_specialisation_and_none_spills(architecture, tmp_path):
     sizes = {80: (7,), 90: (3, 7)}[architecture]
     hot = [s for s in specialisations() if s.kernel_size[0] in sizes and s.dtype != torch.float64 and not s.wide]
-    for specialisation in specialisations():
+    fused = [replace(s, pixel_major=False, fused=True) for s in hot if s.kernel_size == (7, 7)]
+    for specialisation in (*specialisations(), *fused):
         ptx = compile_for(specialisation, architecture)
-        if shutil.which('ptxas') and specialisation in hot:
+        if shutil.which('ptxas') and specialisation in (*hot, *fused):
             (tmp_path / 'ptx').write_text(ptx)
             command = ['ptxas', '-v', f'-arch=sm_{architecture}', tmp_path / 'ptx', '-o', tmp_path / 'cubin']
             report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
             spills = re.findall(r'(\d+) bytes spill (?:stores|loads)', report)
-            assert len(spills) == 6 and set(spills) == {'0'}, f'{specialisation} on sm_{architecture}:\n{report}'
+            assert len(spills) == 2 * ptx.count('.entry'), report
+            assert set(spills) == {'0'}, f'{specialisation} on sm_{architecture}:\n{report}'
 
 
-def plan(function, x, k):
-    return cuda.plan(function, *(cuda.Layout.of(t) for t in (x, k, x)), (1, 1), (3, 3), (1, 1))
+def plan(function, x, k, features=None):
+    layouts = (cuda.Layout.of(t) for t in (x, k, x))
+    features = None if features is None else cuda.Layout.of(features)
+    return cuda.plan(function, *layouts, (1, 1), (3, 3), (1, 1), features=features)
 
 
 def test_sizes_share_a_module():
@@ -72,7 +79,32 @@ def test_sizes_share_a_module():
         x, k = torch.empty(n, 32, h, w, device='meta'), torch.empty(n, 2, 7, 7, h, w, device='meta')
         for function in ('forward', 'grad_input', 'grad_kernel'):
             planned.add(plan(function, x, k).specialisation)
-    assert planned == {HOT}
+        features = torch.empty(n, 1 + size, h, w, device='meta')
+        planned.add(plan('fused', x, k, features).specialisation)
+    assert planned == {HOT, replace(HOT, fused=True)}
+
+
+def test_fuses_where_it_is_estimated_to_pay_and_fits(monkeypatch):
+    launched = []
+    monkeypatch.setattr(cuda, '_device', lambda index: cuda.Device())
+    monkeypatch.setattr(cuda, '_launch', lambda launch, index, tensors: launched.append(launch.function))
+    for channels, reduced, size, dtype, expected in (
+        (64, 16, 7, torch.float32, 'fused'),
+        (128, 32, 7, torch.float32, 'fused'),
+        (256, 64, 7, torch.float32, 'forward'),
+        (512, 128, 7, torch.float32, 'forward'),
+        (64, 16, 7, torch.bfloat16, 'fused'),
+        (128, 32, 7, torch.bfloat16, 'forward'),
+        (64, 16, 45, torch.float32, 'forward'),  # weights beyond shared memory
+    ):
+        groups = channels // 16
+        x, features = (torch.zeros(1, c, 9, 9, dtype=dtype) for c in (channels, reduced))
+        weight = torch.zeros(groups * size * size, reduced, 1, 1, dtype=dtype)
+        kernel = x.new_empty(1).expand(1, groups, size, size, 9, 9)
+        geometry = (1, 1), (size // 2, size // 2), (1, 1)
+        cuda.fused_involution2d(torch.empty_like(x), x, features, weight, None, kernel, *geometry)
+        assert launched.pop() == expected, (channels, size, dtype)
+    assert not cuda.fusing_pays(32, 2, torch.float32)  # two chunks of channels generate the kernel twice
 
 
 def test_large_tensors_have_wide_indices():

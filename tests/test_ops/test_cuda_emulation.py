@@ -8,13 +8,15 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from mmrednet.ops import cuda, reference
 from mmrednet.ops.involution2d import output_size, same_padding
 
 HERE = Path(__file__).parent / 'emulation'
-BLOCKS = -7  # the number of blocks among a launch's arguments
+BLOCKS = -6  # the number of blocks among a launch's arguments
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
+WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1, 'fused': 4}
 # Largest error, as a part of the largest result.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-14}
 
@@ -90,6 +92,39 @@ CASES = {
     'more shared memory': Case((1, 16, 35, 70), 1, device=cuda.Device(shared=96 << 10)),
 }
 
+# The cases that fused_involution2d is tried on, and R.
+FUSED = {
+    'RedNet stage 4': 64,
+    'several tiles': 16,
+    'several launches': 5,
+    'one pixel': 1,
+    'smaller than the window': 3,
+    'one channel a group': 4,
+    'one group, chunks of channels': 33,
+    'odd size, stride 2': 7,
+    'stride 2, several launches': 48,
+    'stride 2, channels last': 8,
+    'channels last, several launches': 40,
+    'channels last, kernel as it comes': 64,
+    'float16': 24,
+    'float64': 16,
+    'float64, stride 2': 3,
+    'float16, channels last': 16,
+    'bfloat16, channels last': 33,
+    'bfloat16, channels last, 3x3': 72,
+    '1x1': 2,
+    'rectangular, all of it different': 5,
+    'even window, stride 3': 2,
+    'stride 5, larger than the window': 6,
+    'dilation 2': 34,
+    'dilation 12, channels by the tile': 16,
+    'long window': 40,
+    'long window, stride 2': 5,
+    'much padding': 4,
+    '64-bit indices': 12,
+    'few blocks for many multiprocessors': 16,
+}
+
 pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
 
 
@@ -123,6 +158,22 @@ def test_matches_float64(build, case):
         assert torch.equal(first, again), f'{function}: the order of the threads shows'
 
 
+@pytest.mark.parametrize('name', FUSED)
+def test_fused_matches_float64(build, name):
+    case, reduced = CASES[name], FUSED[name]
+    problem = make(case)
+    launches = [('fused', *plan_fused(case, problem, reduced)), ('fused', *plan_fused(case, problem, 2, plain=False))]
+    program = build(launches[0][1].specialisation)
+    got = [result for order in (0, 2) for result in run(program, launches, order)]
+    for (_, _, tensors), first, again in zip(launches, got[:2], got[2:], strict=True):
+        wide = [t if t is None else t.double() for t in tensors[:4]]
+        kernel = F.conv2d(*wide[1:]).unflatten(1, problem['k'].shape[1:4])
+        expected = reference.involution2d(wide[0], kernel, case.stride, problem['padding'], case.dilation)
+        error = (first.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
+        assert error <= TOLERANCE[case.dtype], error
+        assert torch.equal(first, again), 'the order of the threads shows'
+
+
 def test_grid_larger_than_a_launch_loops():
     launch, _ = plan(CASES['several launches'], make(CASES['several launches']), 'forward')
     assert launch.grid == 2 < launch.arguments[BLOCKS]
@@ -141,6 +192,11 @@ def test_no_channels_have_a_zero_gradient():
     assert not grad.any()
 
 
+def test_an_empty_batch_of_fused_launches_nothing():
+    x, features, weight = torch.empty(0, 4, 5, 5), torch.empty(0, 3, 5, 5), torch.empty(9, 3, 1, 1)
+    cuda.fused_involution2d(x, x, features, weight, None, torch.empty(0, 1, 3, 3, 5, 5), (1, 1), (1, 1), (1, 1))
+
+
 @pytest.mark.parametrize(
     'name, function, barrier',
     [
@@ -151,11 +207,14 @@ def test_no_channels_have_a_zero_gradient():
         ('channels last, several launches', 'grad_input', 2),
         ('channels last, several launches', 'grad_input', 3),
         ('channels last, several launches', 'grad_kernel', 2),
+        ('several launches', 'fused', 0),
+        ('several launches', 'fused', 1),
     ],
 )
 def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
     case = CASES[name]
-    launches = [(function, *plan(case, make(case), function))]
+    planned = plan_fused(case, make(case), FUSED[name]) if function == 'fused' else plan(case, make(case), function)
+    launches = [(function, *planned)]
     good, *_ = run(build(launches[0][1].specialisation), launches, 0)
     head, body = cuda.SOURCE.read_text().split(f'    {function}(')
     parts = body.split('__syncthreads();')
@@ -174,11 +233,22 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'tile[to[t] + i] =', 'tile[to[t] + i + 40] ='),
         ('odd size, stride 2', 'if (i < count) p[i * step]', 'p[i * step]'),
         ('float16, channels last, half a pair at the end', 'word * PAIR + PAIR <= extent', 'true'),
+        ('odd size, stride 2', 'load(weights[at])', 'load(weights[at + 1])'),
     ],
-    ids=['read of a strip', 'read while staging', 'write to shared memory', 'write of a strip', 'read of a pair'],
+    ids=[
+        'read of a strip',
+        'read while staging',
+        'write to shared memory',
+        'write of a strip',
+        'read of a pair',
+        'read of a weight',
+    ],
 )
 def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, sound, planted):
-    launches = [('forward', *plan(CASES[name], make(CASES[name]), 'forward'))]
+    case = CASES[name]
+    is_fused = 'weights' in sound
+    planned = plan_fused(case, make(case), FUSED[name]) if is_fused else plan(case, make(case), 'forward')
+    launches = [('fused' if is_fused else 'forward', *planned)]
     source = cuda.SOURCE.read_text()
     assert source.count(sound) == 1
     path = tmp_path / 'planted.cu'
@@ -235,21 +305,40 @@ def plan(case, problem, function):
     return launch, (x, k, y)
 
 
+def plan_fused(case, problem, reduced, plain=True):
+    """Plans a fused launch, with a bias and features that lie as the input does, or, if not plain, with neither."""
+    x, shape = problem['x'], problem['k'].shape
+    y = torch.full_like(problem['y'], float('nan'))
+    features = torch.randn(shape[0], reduced, *shape[4:]).to(case.dtype)
+    channels = shape[1:4].numel()
+    weight, bias = torch.randn(channels, reduced, 1, 1).to(case.dtype), torch.randn(channels).to(case.dtype)
+    if not plain:
+        features, bias = torch.cat((features, features), 3).mT.contiguous().mT[..., ::2], None
+    elif case.channels_last:
+        features = features.contiguous(memory_format=torch.channels_last)
+    geometry = case.stride, problem['padding'], case.dilation
+    layouts = (cuda.Layout.of(t) for t in (x, problem['k'][:1, :1, :1, :1, :1, :1].expand(shape), y))
+    launch = cuda.plan('fused', *layouts, *geometry, case.device, cuda.Layout.of(features))
+    if case.wide:
+        launch = replace(launch, specialisation=replace(launch.specialisation, wide=True))
+    return launch, (x, features, weight, bias, y)
+
+
 def run(program, launches, order):
     """Runs the launches in one process and returns what each writes."""
     cases, results = program.with_name('cases'), program.with_name('results')
     with open(cases, 'wb') as file:
         for function, launch, tensors in launches:
-            head = FUNCTIONS.index(function), launch.grid, launch.block, launch.shared, order, len(launch.arguments)
+            head = list(WRITTEN).index(function), launch.grid, launch.block, launch.shared, order, len(launch.arguments)
             file.write(struct.pack(f'{6 + head[-1]}q', *head, *launch.arguments))
             for tensor in tensors:
-                memory = flat(tensor).view(torch.uint8).numpy().tobytes()
+                memory = b'' if tensor is None else flat(tensor).view(torch.uint8).numpy().tobytes()
                 file.write(struct.pack('q', len(memory)) + memory)
     subprocess.run([program, cases, results], check=True, capture_output=True, text=True)
     data = bytearray(results.read_bytes())
     outputs, start = [], 0
     for function, _, tensors in launches:
-        written = tensors[{'forward': 2, 'grad_input': 0, 'grad_kernel': 1}[function]]
+        written = tensors[WRITTEN[function]]
         memory = torch.frombuffer(data, dtype=written.dtype, offset=start, count=flat(written).numel())
         outputs.append(memory.as_strided(written.shape, written.stride()))
         start += memory.numel() * memory.itemsize

@@ -1,12 +1,13 @@
 """The operator in CUDA, compiled by CuPy at first use: one module per specialisation, whatever the image sizes."""
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cache, cached_property, lru_cache, partial
 from math import gcd
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
@@ -59,6 +60,60 @@ def grad_kernel(
     _run('grad_kernel', grad_kernel, input, grad_kernel, grad_output, stride, padding, dilation)
 
 
+def fused_involution2d(
+    out: Tensor,
+    input: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> None:
+    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes; of ``kernel`` only the shape counts.
+
+    ``out`` is contiguous or channels-last. Where :func:`fusing_pays` says no, and where shared memory cannot hold what
+    one thread reads, the convolution writes the kernel to memory and :func:`involution2d` reads it.
+    """
+    if not input.numel():
+        out.zero_()
+        return
+    x, y = fit(out, input, out)
+    index = x.device.index
+    layouts = (Layout.of(t) for t in (x, kernel, y))
+    geometry = tuple(stride), tuple(padding), tuple(dilation)
+    launch = plan('fused', *layouts, *geometry, _device(index), Layout.of(features))
+    if launch and fusing_pays(features.shape[1], launch.chunks, x.dtype):
+        bias = None if bias is None else bias.contiguous()
+        _launch(launch, index, (x, features, weight.contiguous(), bias, y))
+    else:
+        kernel = F.conv2d(features, weight, bias).unflatten(1, kernel.shape[1:4])
+        involution2d(out, input, kernel, stride, padding, dilation)
+
+
+def fusing_pays(
+    reduced: int, chunks: int, dtype: torch.dtype, bandwidth: float = 3.35e12, multiply_adds: float = 16.5e12
+) -> bool:
+    """Estimates whether the fused kernel is faster than the convolution and involution; no GPU has measured it.
+
+    For each of the K * K * G values of a pixel's kernel, fusing saves the time in which memory writes and reads the
+    value, and costs the time of R multiply-adds, once for every chunk of the group's channels. The convolution's own
+    multiply-adds count as free: they run on tensor cores, or while memory is busy. K, G and the image size cancel.
+
+    Args:
+        reduced (int): R, the channels of the features.
+        chunks (int): Parts that a group's channels are cut into; each generates the kernel anew.
+        dtype (torch.dtype): That of the tensors.
+        bandwidth (float): Of the memory, in bytes/s. Defaults to an H100's.
+        multiply_adds (float): A second, without tensor cores. Defaults to half an H100's peak in float32, as reading
+            the operands and threads beyond the image's border take their share. float64 has half of that.
+    """
+    saved = 2 * dtype.itemsize / bandwidth
+    spent = reduced * chunks / (multiply_adds / 2 if dtype == torch.float64 else multiply_adds)
+    return 0 < spent < saved
+
+
 @dataclass(frozen=True)
 class Specialisation:
     """What a module is compiled for: all that the kernels know beforehand. Sizes are not among it."""
@@ -70,6 +125,7 @@ class Specialisation:
     channels_last: bool
     pixel_major: bool
     wide: bool
+    fused: bool = False
 
     @property
     def strip(self) -> int:
@@ -90,6 +146,12 @@ class Specialisation:
     def grad_chunk(self) -> int:
         """Channels that a thread of grad_input holds in registers."""
         return max(1, self.chunk * self.strip // max(self.strip, self.grad_strip))
+
+    @property
+    def taps(self) -> int:
+        """Taps of a window's row that a thread holds in registers at a time: all of them, unless the row is long."""
+        width, stride = self.kernel_size[1], self.stride[1]
+        return width if width <= 9 else (5 + stride) // stride * stride
 
     @property
     def channel_vector(self) -> int:
@@ -113,6 +175,7 @@ class Specialisation:
             'DH': self.dilation[0],
             'DW': self.dilation[1],
             'ROW_STEP': self.stride[0] // gcd(self.stride[0], self.dilation[0]),
+            'TAPS': self.taps,
             'STAGED': int(self.staged),
             'STRIP': self.strip,
             'GRAD_STRIP': self.grad_strip,
@@ -121,6 +184,7 @@ class Specialisation:
             'THREADS': THREADS,
         }
         flags = {
+            'FUSED': self.fused,
             'CHANNELS_LAST': self.channels_last,
             'PIXEL_MAJOR': self.pixel_major and self.staged,
             'WIDE': self.wide,
@@ -139,6 +203,7 @@ class _Tile:
     rows: int
     channels: int
     planes: int = 1
+    reduced: int = 0  # channels of the features that a fused kernel stages
 
     @property
     def height(self) -> int:
@@ -171,10 +236,25 @@ class _Tile:
         return _divide_up(self.planes * self.channels * self.channel_pitch, 8) * 8
 
     @property
+    def weights_at(self) -> int:
+        """Elements before the staged weights of a fused kernel, which follow its features."""
+        features = self.reduced * self.rows * self.strips * self.specialisation.strip
+        return _divide_up(self.kernel_at + self.planes * features, 8) * 8
+
+    @property
     def kernel(self) -> int:
-        """Elements of the staged kernel, as the source lays them out: none, rows of taps, or whole windows."""
+        """Elements of the staged kernel, as the source lays them out: none, rows of taps, or whole windows.
+
+        Of a fused kernel: the features and weights that make it.
+        """
         specialisation = self.specialisation
         (height, width), rows = specialisation.kernel_size, self.planes * self.rows
+        if self.function == 'fused':
+            element = max(4, specialisation.dtype.itemsize)  # weights are staged as what they are summed in
+            taps_pitch = _divide_up(specialisation.taps, 16 // element) * 16 // element
+            row_pitch = _divide_up(width, specialisation.taps) * taps_pitch
+            weights = self.planes * self.reduced * height * row_pitch
+            return self.weights_at - self.kernel_at + weights * element // specialisation.dtype.itemsize
         if not specialisation.pixel_major:
             return 0
         if self.function == 'grad_input':
@@ -241,6 +321,7 @@ class Launch:
     grid: int
     block: int
     shared: int
+    chunks: int  # of a group's channels, each a block's
     arguments: tuple[int, ...]
 
     @cached_property
@@ -261,18 +342,22 @@ def plan(
     padding: Pair,
     dilation: Pair,
     device: Device = Device(),  # noqa: B008
-) -> Launch:
-    """Plans a launch. It needs no GPU, and remembers its plans: a network asks for the same ones again and again.
+    features: Layout | None = None,
+) -> Launch | None:
+    """Plans a launch, or none where shared memory cannot hold what a fused one needs.
+
+    It needs no GPU, and remembers its plans: a network asks for the same ones again and again.
 
     Args:
-        function (str): 'forward', 'grad_input' or 'grad_kernel'.
+        function (str): 'forward', 'grad_input', 'grad_kernel' or 'fused'.
         x (Layout): The tensor on the input's side, (N, C, H, W).
-        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
+        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo). Where it is generated, the shape counts.
         y (Layout): The tensor on the output's side, (N, C, Ho, Wo), channels-last where ``x`` is.
         stride (tuple): Vertical and horizontal stride.
         padding (tuple): Vertical and horizontal padding.
         dilation (tuple): Vertical and horizontal dilation.
         device (Device): The limits of the GPU.
+        features (Layout, optional): What 'fused' generates the kernel from, (N, R, Ho, Wo), R > 0.
     """
     (n, c, in_h, in_w), (groups, out_h, out_w) = x.shape, (k.shape[1], *k.shape[4:])
     group_channels = c // groups
@@ -282,8 +367,13 @@ def plan(
         stride=stride,
         dilation=dilation,
         channels_last=not (x.is_dense(3) and y.is_dense(3)),
-        pixel_major=not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3] and k.misalignment % 4 == 0,
-        wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
+        pixel_major=features is None
+        and not k.is_dense(5)
+        and k.is_dense(3)
+        and k.stride[2] == k.shape[3]
+        and k.misalignment % 4 == 0,
+        wide=max(x.extent, (features or k).extent, y.extent) >= 1 << 31,
+        fused=features is not None,
     )
     if function == 'grad_input':
         strip, chunk = specialisation.grad_strip, specialisation.grad_chunk
@@ -296,21 +386,28 @@ def plan(
     strips = _share(all_strips, 8)
     rows = _share(all_rows, THREADS // strips)
     chunk = _share(group_channels, chunk)
+    reduced = features.shape[1] if features else 0
+    make_tile = partial(_Tile, specialisation, function, reduced=reduced)
+    if reduced and not (specialisation.staged and make_tile(1, 1, 1).shared <= device.shared):
+        return None
     if specialisation.staged:
-        while _Tile(specialisation, function, strips, rows, chunk).shared > device.shared:
+        while make_tile(strips, rows, chunk).shared > device.shared:
             if rows > 4 or rows > 1 and chunk == 1:
                 rows -= 1
+            elif reduced and strips > 1:
+                strips -= 1  # rather than more chunks, each of which generates the kernel
             elif chunk > 1:
                 chunk = _divide_up(chunk, 2)
             else:
                 strips -= 1
-    rows, chunk = _share(all_rows, rows), _share(group_channels, chunk)
-    units = n * groups * (1 if function == 'grad_kernel' else _divide_up(group_channels, chunk))
+    strips, rows, chunk = _share(all_strips, strips), _share(all_rows, rows), _share(group_channels, chunk)
+    chunks = 1 if function == 'grad_kernel' else _divide_up(group_channels, chunk)
+    units = n * groups * chunks
     # Little work is spread over more blocks.
     tiles_x = _divide_up(all_strips, strips)
     while rows > 4 and tiles_x * _divide_up(all_rows, rows) * units < 2 * device.multiprocessors:
         rows = _divide_up(rows, 2)
-    tile = _Tile(specialisation, function, strips, rows, chunk)
+    tile = make_tile(strips, rows, chunk)
     tiles_y = _divide_up(all_rows, rows)
     # Small images share a block.
     planes = 1
@@ -327,15 +424,20 @@ def plan(
     else:
         axis, size, whole = 3, specialisation.strip, True
     vectors = (whole and x.has_vectors(axis, size), whole and y.has_vectors(axis, size))
-    arguments = (groups, group_channels, in_h, in_w, out_h, out_w, *padding, *x.stride, *y.stride, *k.stride)
-    arguments += (*vectors, k.has_vectors(5, specialisation.strip), chunk, strips, rows, planes, tiles_x, tiles_y)
-    arguments += (units, blocks, tile.height, tile.width, tile.pitch, tile.channel_pitch, tile.kernel_at, k.extent)
+    arguments = (groups, group_channels, in_h, in_w, out_h, out_w, *padding, *x.stride, *y.stride, *vectors)
+    if features:
+        arguments += (*features.stride, features.has_vectors(axis, size), reduced, tile.weights_at)
+    else:
+        arguments += (*k.stride, k.has_vectors(5, specialisation.strip), k.extent)
+    arguments += (chunk, strips, rows, planes, tiles_x, tiles_y, units, blocks)
+    arguments += (tile.height, tile.width, tile.pitch, tile.channel_pitch, tile.kernel_at)
     return Launch(
         specialisation,
         function,
         grid=min(blocks, device.max_grid),
         block=_divide_up(strips * rows * planes, 32) * 32,
         shared=tile.shared if specialisation.staged else 0,
+        chunks=chunks,
         arguments=tuple(int(a) for a in arguments),
     )
 
@@ -353,20 +455,24 @@ def _run(function: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, stride
     if not x.numel() or not y.numel():
         written.zero_()
         return
-    import cupy
-
     given = x, y
     x, y = fit(y if written is k else written, x, y)
     index = x.device.index
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     launch = plan(function, Layout.of(x), Layout.of(k), Layout.of(y), *geometry, _device(index))
-    with torch.cuda.device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
-        compiled = _function(index, launch.specialisation, function)
-        pointers = x.data_ptr(), k.data_ptr(), y.data_ptr()
-        compiled((launch.grid,), (launch.block,), (*pointers, *launch.scalars), shared_mem=launch.shared)
+    _launch(launch, index, (x, k, y))
     for before, after in zip(given, (x, y), strict=True):
         if before is written and after is not written:
             written.copy_(after)
+
+
+def _launch(launch: Launch, index: int, tensors: tuple[Tensor | None, ...]) -> None:
+    import cupy
+
+    with torch.cuda.device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
+        compiled = _function(index, launch.specialisation, launch.function)
+        pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+        compiled((launch.grid,), (launch.block,), (*pointers, *launch.scalars), shared_mem=launch.shared)
 
 
 @cache

@@ -11,8 +11,14 @@
 // all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip. No
 // sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
 //
+//   fused        y as forward, with k[n,g,u,v,i,j] = b[g,u,v] + sum_r w[g,u,v,r] f[n,r,i,j]
+//
+// is forward, but that a thread makes the kernel of its strip in registers, a row of taps at a time, from the features
+// and weights that its block stages.
+//
 // Macros: FLOAT16 | BFLOAT16 | FLOAT32 | FLOAT64; KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the
-// window that reach the same row of x are this far apart); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
+// window that reach the same row of x are this far apart); TAPS (of a row of the window that are held in registers at a
+// time); FUSED (the module holds fused, and none of the others); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
 // PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run); WIDE (64-bit indices); STAGED (0 or 1:
 // whether a tile fits in shared memory); STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK,
 // GRAD_CHUNK (channels, likewise); THREADS (of a block at most).
@@ -32,6 +38,7 @@ struct T {
   unsigned short bits;
 };
 typedef float Acc;
+__device__ __forceinline__ Acc load(Acc value) { return value; }
 #if defined(FLOAT16)
 #ifdef __CUDACC__  // elsewhere the host brings these two
 __device__ __forceinline__ float half_to_float(unsigned short bits) {
@@ -70,15 +77,17 @@ typedef int Index;
 #endif
 
 // What the host passes, in this order, as Index.
+#ifdef FUSED
+#define KERNEL Index fn, Index fc, Index fh, Index fw, Index vector_f, Index reduced, Index weights_at
+#else
+#define KERNEL Index kn, Index kg, Index ku, Index kv, Index ki, Index kj, Index vector_k, Index kernel_extent
+#endif
 #define PROBLEM                                                                                                       \
   Index groups, Index group_channels, Index in_h, Index in_w, Index out_h, Index out_w, Index pad_h, Index pad_w,     \
-      Index xn, Index xc, Index xh, Index xw, Index yn, Index yc, Index yh, Index yw, Index kn, Index kg, Index ku,   \
-      Index kv, Index ki, Index kj, Index vector_x, Index vector_y, Index vector_k, Index chunk, Index strips,        \
-      Index rows, Index planes, Index tiles_x, Index tiles_y, Index units, Index blocks, Index tile_h, Index tile_w,  \
-      Index pitch, Index channel_pitch, Index kernel_at, Index kernel_extent
+      Index xn, Index xc, Index xh, Index xw, Index yn, Index yc, Index yh, Index yw, Index vector_x, Index vector_y, \
+      KERNEL, Index chunk, Index strips, Index rows, Index planes, Index tiles_x, Index tiles_y, Index units,         \
+      Index blocks, Index tile_h, Index tile_w, Index pitch, Index channel_pitch, Index kernel_at
 
-// Taps of a window's row that are held in registers at a time: all of them, unless the row is long.
-constexpr int TAPS = KW <= 9 ? KW : (5 + SW) / SW * SW;
 // Input values under a strip and a row of taps; they are read into registers once where that is cheaper than per tap.
 constexpr int SPAN = (STRIP - 1) * SW + (TAPS - 1) * DW + 1;
 constexpr bool ROW = TAPS == KW && SPAN <= 32;
@@ -102,6 +111,12 @@ constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;
 constexpr int RUN_PITCH = PAIR == 1 ? RUN : RUN / 2 * 2 + 2;
 constexpr int STRIP_PITCH = STRIP * RUN_PITCH + PAIR;
 
+// Staged weights are read by vectors: every TAPS of a row begin with a whole one.
+constexpr int WEIGHT_VECTOR = 16 / sizeof(Acc);
+constexpr int TAPS_PITCH = (TAPS + WEIGHT_VECTOR - 1) / WEIGHT_VECTOR * WEIGHT_VECTOR;
+constexpr int ROW_PITCH = (KW + TAPS - 1) / TAPS * TAPS_PITCH;
+constexpr int WEIGHTS_PITCH = KH * ROW_PITCH;  // from channel to channel
+
 // Blocks of a multiprocessor that the registers must suffice for. Where shared memory allows fewer, fewer: nothing
 // spills.
 #ifdef PIXEL_MAJOR
@@ -115,17 +130,17 @@ constexpr int GRAD_KERNEL_BLOCKS = 2;
 constexpr int GRAD_KERNEL_BLOCKS = 3;
 #endif
 
-template <int N>
-struct alignas(N * sizeof(T)) Vector {
-  T at[N];
+template <int N, class E = T>
+struct alignas(N * sizeof(E)) Vector {
+  E at[N];
 };
 
 // Reads N values: by vectors where p is aligned (whatever lies between N and the next whole vector is read, not used).
-template <int N, int WIDTH>
-__device__ __forceinline__ void read_row(Acc (&row)[N], const T *p) {
+template <int N, int WIDTH, class E>
+__device__ __forceinline__ void read_row(Acc (&row)[N], const E *p) {
 #pragma unroll
   for (int first = 0; first < N; first += WIDTH) {
-    const Vector<WIDTH> vector = *(const Vector<WIDTH> *)(p + first);
+    const Vector<WIDTH, E> vector = *(const Vector<WIDTH, E> *)(p + first);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i)
       if (first + i < N) row[first + i] = load(vector.at[i]);
@@ -393,8 +408,36 @@ __device__ __forceinline__ void visit_taps(const T *at, Index pitch, const Image
   }
 }
 
+// Stages a group's weights for all `reduced` channels of the features.
+__device__ __forceinline__ void stage_weights(Acc *to, const T *weights, Index reduced) {
+#pragma unroll 4
+  for (Index at = threadIdx.x; at < RUN * reduced; at += blockDim.x) {
+    const Index channel = at % reduced, tap = at / reduced, u = tap / KW, v = tap % KW;
+    to[channel * WEIGHTS_PITCH + u * ROW_PITCH + v / TAPS * TAPS_PITCH + v % TAPS] = load(weights[at]);
+  }
+}
+
+// Adds what the features contribute to TAPS taps of a strip's kernel.
+__device__ __forceinline__ void generate(Acc (&kernel)[TAPS][STRIP], const T *features, const Acc *weights,
+                                         Index reduced, Index feature_pitch) {
+  for (Index channel = 0; channel < reduced; ++channel) {
+    Acc feature[STRIP], weight[TAPS];
+    read_row<STRIP, STRIP>(feature, features + channel * feature_pitch);
+    read_row<TAPS, WEIGHT_VECTOR>(weight, weights + channel * WEIGHTS_PITCH);
+#pragma unroll
+    for (int v = 0; v < TAPS; ++v)
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s) kernel[v][s] += weight[v] * feature[s];
+  }
+}
+
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+#ifdef FUSED
+    fused(const T *__restrict__ x, const T *__restrict__ features, const T *__restrict__ weights,
+          const T *__restrict__ bias, T *__restrict__ y, PROBLEM) {
+#else
     forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, PROBLEM) {
+#endif
   extern __shared__ __align__(16) unsigned char shared_memory[];
   const Image image = {x, xn, xc, xh, xw, in_h, in_w};
   const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
@@ -403,6 +446,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
 #ifdef PIXEL_MAJOR
   T *kernels = (T *)shared_memory + kernel_at;
   T *my_kernels = kernels + ((my_plane * rows + my_row) * strips + my_strip) * STRIP_PITCH;
+#endif
+#ifdef FUSED
+  const Image feature_image = {features, fn, fc, fh, fw, out_h, out_w};
+  const Index width = strips * STRIP, feature_pitch = rows * width;
+  T *staged_features = (T *)shared_memory + kernel_at;
+  Acc *staged_weights = (Acc *)((T *)shared_memory + weights_at);
 #endif
 
   for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
@@ -422,18 +471,41 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
         stage_runs(kernels + plane * rows * strips * STRIP_PITCH, k, kernel_extent, first, runs, strips);
       }
 #endif
+#ifdef FUSED
+      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
+        const Unit unit = find_unit(unit0 + plane, groups, group_channels, chunk);
+        stage(staged_features + plane * reduced * feature_pitch, feature_image, Unit{unit.n, 0, 0, reduced}, row0,
+              strip0 * STRIP, rows, width, width, feature_pitch, vector_f);
+        stage_weights(staged_weights + plane * reduced * WEIGHTS_PITCH, weights + unit.group * RUN * reduced, reduced);
+      }
+#endif
       __syncthreads();
     }
     const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
     if (my_plane >= planes || unit0 + my_plane >= units || i >= out_h || j >= out_w) continue;
     const Unit unit = find_unit(unit0 + my_plane, groups, group_channels, chunk);
     const Index count = out_w - j;
+#ifdef FUSED
+    const T *my_features = staged_features + my_plane * reduced * feature_pitch + my_row * width + my_strip * STRIP;
+    const Acc *my_weights = staged_weights + my_plane * reduced * WEIGHTS_PITCH;
+#else
     const Index kernel = unit.n * kn + unit.group * kg + i * ki + j * kj;
+#endif
     Acc sum[CHUNK][STRIP] = {};
 
     for (int u = 0; u < KH; ++u) {
       for (int v0 = 0; v0 < KW; v0 += TAPS) {
         Acc weight[TAPS][STRIP];
+#ifdef FUSED
+#pragma unroll
+        for (int v = 0; v < TAPS; ++v) {
+          const bool has_bias = bias && (KW % TAPS == 0 || v0 + v < KW);
+          const Acc constant = has_bias ? load(bias[unit.group * RUN + u * KW + v0 + v]) : Acc(0);
+#pragma unroll
+          for (int s = 0; s < STRIP; ++s) weight[v][s] = constant;
+        }
+        generate(weight, my_features, my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH, reduced, feature_pitch);
+#else
 #pragma unroll
         for (int v = 0; v < TAPS; ++v)
           if (KW % TAPS == 0 || v0 + v < KW)
@@ -443,6 +515,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
               weight[v][s] = load(my_kernels[s * RUN_PITCH + (kernel + s * kj & PAIR - 1) + u * KW + v0 + v]);
 #else
             read_strip(weight[v], k + kernel + u * ku + (v0 + v) * kv, kj, count, vector_k);
+#endif
 #endif
 #pragma unroll
         for (int c = 0; c < CHUNK; ++c) {
@@ -457,6 +530,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
   }
 }
 
+#ifndef FUSED
 // Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
 // start at multiples of s, which taps meet which pixels of the strip is known when compiling.
 extern "C" __global__ void __launch_bounds__(THREADS, 3)
@@ -636,3 +710,4 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
 #endif
   }
 }
+#endif
