@@ -64,4 +64,6 @@ param_scheduler = [
     dict(type='PolyLR', eta_min=1e-6, power=0.9, begin=0, end=800, by_epoch=False),
 ]
 custom_hooks = [dict(type='mmrednet.ProgressBarHook')]
-default_hooks = dict(logger=dict(interval=80), checkpoint=dict(interval=200, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=80), checkpoint=dict(interval=200, max_keep_ckpts=1), visualization=dict(interval=1)
+)
