@@ -116,7 +116,7 @@ class Involution(nn.Module):
         for name, stage in stages.items():
             self.add_module(name, stage)
         self._stages = tuple(stages)
-        if fused and self._span() is None:
+        if fused and self.span() is None:
             raise ValueError(
                 'fused must be None or False where the kernel generation function does not end in a ConvModule that is '
                 f'a 1x1 convolution and nothing else, but is {fused} with {type(phi).__name__}'
@@ -145,7 +145,7 @@ class Involution(nn.Module):
         x = self.projection(x)
         geometry = self.stride, self.padding, self.dilation
         fused = not torch.is_grad_enabled() if self.fused is None else self.fused
-        span = self._span() if fused else None
+        span = self.span() if fused else None
         if span is None:
             return involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend)
         features = self._cells(x)
@@ -165,8 +165,8 @@ class Involution(nn.Module):
             x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True, count_include_pad=False)
         return x
 
-    def _span(self) -> nn.Conv2d | None:
-        """Returns the 1x1 convolution in which phi ends, if it does and nobody has hooked into it."""
+    def span(self) -> nn.Conv2d | None:
+        """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
         module = self.get_submodule(self._stages[-1])
         if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
             return None

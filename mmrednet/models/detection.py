@@ -1,5 +1,7 @@
 """What extends mmdet: the involution FPN and the involution heads (section 4.2)."""
 
+from math import prod
+
 from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.necks import FPN
@@ -82,6 +84,9 @@ def _to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
     layers = [Involution(conv.out_channels, in_channels=conv.in_channels, **involution_cfg)]
     if conv.with_norm:
         layers.append(conv.norm)
+    elif span := layers[0].span():
+        # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it.
+        nn.init.normal_(span.weight, std=(2 / (span.in_channels * prod(layers[0].kernel_size))) ** 0.5)
     if conv.with_activation:
         layers.append(conv.activate)
     return nn.Sequential(*layers)
