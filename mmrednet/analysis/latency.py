@@ -18,6 +18,7 @@ from ..layers import Involution
 from ..models.rednet import RedNet
 from ..ops import BACKENDS, fused_involution2d, involution2d
 from ..ops.involution2d import output_size, same_padding
+from ..ops.pytorch import generate_kernel
 from .tables import ROWS, build_model, load_config
 
 MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'RedNet-101')
@@ -177,7 +178,9 @@ def operator_step(
         features = randn(batch, max(case.channels // 4, 1), *case.output_size)
         weight = randn(kernel_shape[1], features.shape[1], 1, 1)
         inputs = (randn(*shape), features, weight, torch.randn(kernel_shape[1], device=device).to(dtype))
-        forward = partial(apart if candidate == 'apart' else fused_involution2d, *inputs, case.kernel_size, case.stride)
+        forward = partial(
+            _apart if candidate == 'apart' else fused_involution2d, *inputs, case.kernel_size, case.stride
+        )
     else:
         inputs = (randn(*shape), randn(*kernel_shape).unflatten(1, (case.groups, *case.kernel_size)))
         forward = partial(involution2d, *inputs, stride=case.stride, backend=candidate)
@@ -191,12 +194,9 @@ def operator_step(
     return partial(torch.autograd.grad, forward(), inputs, grad, retain_graph=True)
 
 
-def apart(
-    input: Tensor, features: Tensor, weight: Tensor, bias: Tensor, kernel_size: tuple[int, int], stride: tuple[int, int]
-) -> Tensor:
+def _apart(input, features, weight, bias, kernel_size, stride) -> Tensor:
     """Does what ``fused_involution2d`` does, one after the other."""
-    kernel = F.conv2d(features, weight, bias).unflatten(1, (-1, *kernel_size))
-    return involution2d(input, kernel, stride)
+    return involution2d(input, generate_kernel(features, weight, bias, kernel_size), stride)
 
 
 def network_step(

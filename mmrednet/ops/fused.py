@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from math import prod
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import reference
@@ -16,9 +15,12 @@ from .involution2d import (
     check_arguments,
     empty_output,
     pair,
+    register,
+    register_autocast,
     resolve,
     same_padding,
 )
+from .pytorch import generate_kernel
 
 
 def fused_involution2d(
@@ -65,9 +67,9 @@ def fused_involution2d(
     padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
     _check_tensors(input, features, weight, bias)
     if backend == 'reference':
-        input, *tensors = _cast_for_autocast(input.device.type, input, features, weight, bias)
+        input, *tensors = cast_for_autocast(input.device.type, input, features, weight, bias)
         check_arguments(input, _shape_of_kernel(input, *tensors, kernel_size), stride, padding, dilation)
-        return reference.involution2d(input, _generate(*tensors, kernel_size), stride, padding, dilation)
+        return reference.involution2d(input, generate_kernel(*tensors, kernel_size), stride, padding, dilation)
     return torch.ops.mmrednet.fused_involution2d(
         input, features, weight, bias, kernel_size, stride, padding, dilation, backend
     )
@@ -116,22 +118,13 @@ def _shape_of_kernel(
     return features.new_empty(1).expand(n, channels // taps, *kernel_size, ho, wo)
 
 
-def _generate(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
-    """Returns the kernels (N, G, Kh, Kw, Ho, Wo)."""
-    return F.conv2d(features, weight, bias).unflatten(1, (weight.shape[0] // prod(kernel_size), *kernel_size))
-
-
 def _forward(input, features, weight, bias, kernel_size, stride, padding, dilation, backend=None):
     kernel = _shape_of_kernel(input, features, weight, bias, kernel_size)
     check_arguments(input, kernel, stride, padding, dilation)
     out = empty_output(input, input.shape[1], kernel.shape[4:])
     if out.numel():
         module = resolve(backend, input.device)
-        if hasattr(module, 'fused_involution2d'):
-            module.fused_involution2d(out, input, features, weight, bias, kernel, stride, padding, dilation)
-        else:
-            kernel = _generate(features, weight, bias, kernel_size)
-            module.involution2d(out, input, kernel, stride, padding, dilation)
+        module.fused_involution2d(out, input, features, weight, bias, kernel, stride, padding, dilation)
     return out
 
 
@@ -150,7 +143,7 @@ def _backward(ctx, grad):
     input, features, weight, bias = ctx.saved_tensors
     grad_input = grad_features = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
-        kernel = _generate(features, weight, bias, ctx.kernel_size)
+        kernel = generate_kernel(features, weight, bias, ctx.kernel_size)
         grad_input = _OPS.involution2d_grad_input(grad, kernel, input.shape[2:], *ctx.geometry)
         del kernel
     if any(ctx.needs_input_grad[1:4]):
@@ -163,28 +156,11 @@ def _backward(ctx, grad):
     return grad_input, grad_features, grad_weight, grad_bias, None, None, None, None, None
 
 
-def _cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
-    cast = iter(cast_for_autocast(device_type, *(t for t in tensors if t is not None)))
-    return tuple(None if t is None else next(cast) for t in tensors)
-
-
-def _autocast(device_type: str, key: torch._C.DispatchKey):
-    def forward(input, features, weight, bias, *arguments):
-        tensors = _cast_for_autocast(device_type, input, features, weight, bias)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return _OPS.fused_involution2d(*tensors, *arguments)
-
-    return forward
-
-
 _OPS = torch.ops.mmrednet
 LIBRARY.define(
     'fused_involution2d(Tensor input, Tensor features, Tensor weight, Tensor? bias, int[2] kernel_size, '
     f'{GEOMETRY}) -> Tensor',
     tags=torch.Tag.pt2_compliant_tag,
 )
-LIBRARY.impl('fused_involution2d', _forward, 'CompositeExplicitAutograd')
-torch.library.register_fake('mmrednet::fused_involution2d', _forward_fake, lib=LIBRARY)
-torch.library.register_autograd('mmrednet::fused_involution2d', _backward, setup_context=_setup, lib=LIBRARY)
-LIBRARY.impl('fused_involution2d', _autocast('cpu', torch._C.DispatchKey.AutocastCPU), 'AutocastCPU')
-LIBRARY.impl('fused_involution2d', _autocast('cuda', torch._C.DispatchKey.AutocastCUDA), 'AutocastCUDA')
+register('fused_involution2d', _forward, _forward_fake, _backward, _setup)
+register_autocast('fused_involution2d', tensors=4)

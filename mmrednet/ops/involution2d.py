@@ -2,7 +2,7 @@
 
 import importlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from math import prod
 from numbers import Integral
@@ -353,30 +353,39 @@ def _backward_grad_kernel(ctx, grad):
     return grad_grad_output, grad_input, None, None, None, None, None, None
 
 
-def cast_for_autocast(device_type: str, *tensors: Tensor) -> tuple[Tensor, ...]:
+def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
     """Brings tensors to autocast's dtype where autocast is on, but for float64, which stays as in convolutions."""
-    if not torch.is_autocast_enabled(device_type) or any(t.dtype not in DTYPES[:3] for t in tensors):
+    given = [t for t in tensors if t is not None]
+    if not torch.is_autocast_enabled(device_type) or any(t.dtype not in DTYPES[:3] for t in given):
         return tensors
-    return tuple(t.to(torch.get_autocast_dtype(device_type)) for t in tensors)
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(None if t is None else t.to(dtype) for t in tensors)
 
 
-def _autocast(device_type: str, key: torch._C.DispatchKey):
-    def forward(input, kernel, stride, padding, dilation, backend=None):
-        input, kernel = cast_for_autocast(device_type, input, kernel)
-        with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
-            return _OPS.involution2d(input, kernel, stride, padding, dilation, backend)
+def register(name: str, implementation: Callable, fake: Callable, backward: Callable, setup: Callable) -> None:
+    """Gives the dispatcher an operator that is defined: its implementation, shapes and gradients."""
+    LIBRARY.impl(name, implementation, 'CompositeExplicitAutograd')
+    torch.library.register_fake(f'mmrednet::{name}', fake, lib=LIBRARY)
+    torch.library.register_autograd(f'mmrednet::{name}', backward, setup_context=setup, lib=LIBRARY)
 
-    return forward
+
+def register_autocast(name: str, tensors: int) -> None:
+    """Lets autocast cast an operator's first arguments, so many tensors."""
+
+    def make(device_type: str, key: torch._C.DispatchKey) -> Callable:
+        def forward(*args):
+            args = *cast_for_autocast(device_type, *args[:tensors]), *args[tensors:]
+            with torch._C._ExcludeDispatchKeyGuard(torch._C.DispatchKeySet(key)):
+                return getattr(_OPS, name)(*args)
+
+        return forward
+
+    LIBRARY.impl(name, make('cpu', torch._C.DispatchKey.AutocastCPU), 'AutocastCPU')
+    LIBRARY.impl(name, make('cuda', torch._C.DispatchKey.AutocastCUDA), 'AutocastCUDA')
 
 
 _OPS = torch.ops.mmrednet
-for _name, _implementation, _fake, _backward, _setup in (
-    ('involution2d', _forward, _forward_fake, _backward_forward, _setup_forward),
-    ('involution2d_grad_input', _grad_input, _grad_input_fake, _backward_grad_input, _setup_grad_input),
-    ('involution2d_grad_kernel', _grad_kernel, _grad_kernel_fake, _backward_grad_kernel, _setup_grad_kernel),
-):
-    LIBRARY.impl(_name, _implementation, 'CompositeExplicitAutograd')
-    torch.library.register_fake(f'mmrednet::{_name}', _fake, lib=LIBRARY)
-    torch.library.register_autograd(f'mmrednet::{_name}', _backward, setup_context=_setup, lib=LIBRARY)
-LIBRARY.impl('involution2d', _autocast('cpu', torch._C.DispatchKey.AutocastCPU), 'AutocastCPU')
-LIBRARY.impl('involution2d', _autocast('cuda', torch._C.DispatchKey.AutocastCUDA), 'AutocastCUDA')
+register('involution2d', _forward, _forward_fake, _backward_forward, _setup_forward)
+register('involution2d_grad_input', _grad_input, _grad_input_fake, _backward_grad_input, _setup_grad_input)
+register('involution2d_grad_kernel', _grad_kernel, _grad_kernel_fake, _backward_grad_kernel, _setup_grad_kernel)
+register_autocast('involution2d', tensors=2)

@@ -4,9 +4,11 @@ One tap (u, v) of all windows pairs a strided rectangle of the input with a rect
 nothing is padded, unfolded or copied. On the CPU the work goes tile by tile, so that the taps pass over cached data.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import prod
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # Output elements of a tile on the CPU: 512 KiB in float32, half of a common second-level cache.
@@ -52,6 +54,27 @@ def grad_kernel(
     for tile, to, at, u, v in _steps(input, grad_kernel, stride, padding, dilation):
         grad = grouped_grad[tile][to].to(_accumulation_dtype(input))
         grad_kernel[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
+
+
+def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
+    """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution makes from features (N, R, Ho, Wo)."""
+    return F.conv2d(features, weight, bias).unflatten(1, (weight.shape[0] // prod(kernel_size), *kernel_size))
+
+
+def fused_involution2d(
+    out: Tensor,
+    input: Tensor,
+    features: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    kernel: Tensor,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> None:
+    """Generates the kernels, then writes eq. 4 to ``out``; of ``kernel`` only the shape counts."""
+    kernel = generate_kernel(features, weight, bias, kernel.shape[2:4])
+    involution2d(out, input, kernel, stride, padding, dilation)
 
 
 def _accumulation_dtype(tensor: Tensor) -> torch.dtype:

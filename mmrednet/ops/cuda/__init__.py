@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+
+from ..pytorch import generate_kernel
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
 THREADS = 128  # of a block, at most
@@ -88,7 +89,7 @@ def fused_involution2d(
         bias = None if bias is None else bias.contiguous()
         _launch(launch, index, (x, features, weight.contiguous(), bias, y))
     else:
-        kernel = F.conv2d(features, weight, bias).unflatten(1, kernel.shape[1:4])
+        kernel = generate_kernel(features, weight, bias, kernel.shape[2:4])
         involution2d(out, input, kernel, stride, padding, dilation)
 
 
