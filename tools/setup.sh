@@ -59,6 +59,7 @@ build_mmcv() {
             --wheel-dir "$build" "mmcv==$MMCV"
         # A rename is atomic: an interrupted build leaves nothing that looks finished.
         mv -T "$build" "$wheels"
+        trap - EXIT
     fi
     install --no-deps --force-reinstall "$wheels"/*.whl
 }
