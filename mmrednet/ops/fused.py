@@ -11,6 +11,7 @@ from .involution2d import (
     GEOMETRY,
     LIBRARY,
     IntPair,
+    call,
     cast_for_autocast,
     check_arguments,
     empty_output,
@@ -70,8 +71,9 @@ def fused_involution2d(
         input, *tensors = cast_for_autocast(input.device.type, input, features, weight, bias)
         check_arguments(input, _shape_of_kernel(input, *tensors, kernel_size), stride, padding, dilation)
         return reference.involution2d(input, generate_kernel(*tensors, kernel_size), stride, padding, dilation)
-    return torch.ops.mmrednet.fused_involution2d(
-        input, features, weight, bias, kernel_size, stride, padding, dilation, backend
+    return call(
+        torch.ops.mmrednet.fused_involution2d.default,
+        *(input, features, weight, bias, kernel_size, stride, padding, dilation, backend),
     )
 
 
@@ -144,11 +146,13 @@ def _backward(ctx, grad):
     grad_input = grad_features = grad_weight = grad_bias = None
     if ctx.needs_input_grad[0]:
         kernel = generate_kernel(features, weight, bias, ctx.kernel_size)
-        grad_input = _OPS.involution2d_grad_input(grad, kernel, input.shape[2:], *ctx.geometry)
+        grad_input = call(_OPS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
         del kernel
     if any(ctx.needs_input_grad[1:4]):
         groups = weight.shape[0] // prod(ctx.kernel_size)
-        grad_kernel = _OPS.involution2d_grad_kernel(grad, input, groups, ctx.kernel_size, *ctx.geometry).flatten(1, 3)
+        grad_kernel = call(
+            _OPS.involution2d_grad_kernel.default, grad, input, groups, ctx.kernel_size, *ctx.geometry
+        ).flatten(1, 3)
         mask = list(ctx.needs_input_grad[1:4])
         grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
             grad_kernel, features, weight, weight.shape[:1], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask

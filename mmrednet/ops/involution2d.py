@@ -16,6 +16,7 @@ BACKENDS = ('reference', 'torch', 'cpu', 'cuda')
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 IntPair = int | Sequence[int]
+_INTEGRAL = (int, Integral)  # int first: asking an abstract class takes longer
 
 
 def involution2d(
@@ -72,7 +73,7 @@ def involution2d(
         input, kernel = cast_for_autocast(input.device.type, input, kernel)
         check_arguments(input, kernel, stride, padding, dilation)
         return reference.involution2d(input, kernel, stride, padding, dilation)
-    return torch.ops.mmrednet.involution2d(input, kernel, stride, padding, dilation, backend)
+    return call(torch.ops.mmrednet.involution2d.default, input, kernel, stride, padding, dilation, backend)
 
 
 def same_padding(kernel_size: tuple[int, int], dilation: tuple[int, int]) -> tuple[int, int]:
@@ -109,8 +110,8 @@ def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
     Raises:
         ValueError: ``value``, the argument called ``name``, is no int or pair of ints of at least ``least``.
     """
-    values = (value, value) if isinstance(value, Integral) else value
-    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, Integral) for v in values):
+    values = (value, value) if isinstance(value, _INTEGRAL) else value
+    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, _INTEGRAL) for v in values):
         raise ValueError(f'{name} must be an int or a pair of ints, but is {value!r}')
     if min(values) < least:
         raise ValueError(f'{name} must be at least {least}, but is {value!r}')
@@ -315,9 +316,11 @@ def _backward_forward(ctx, grad):
     input, kernel = ctx.saved_tensors
     grad_input = grad_kernel = None
     if ctx.needs_input_grad[0]:
-        grad_input = _OPS.involution2d_grad_input(grad, kernel, input.shape[2:], *ctx.geometry)
+        grad_input = call(_OPS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
     if ctx.needs_input_grad[1]:
-        grad_kernel = _OPS.involution2d_grad_kernel(grad, input, kernel.shape[1], kernel.shape[2:4], *ctx.geometry)
+        grad_kernel = call(
+            _OPS.involution2d_grad_kernel.default, grad, input, kernel.shape[1], kernel.shape[2:4], *ctx.geometry
+        )
     return grad_input, grad_kernel, None, None, None, None
 
 
@@ -330,10 +333,10 @@ def _backward_grad_input(ctx, grad):
     grad_output, kernel = ctx.saved_tensors
     grad_grad_output = grad_kernel = None
     if ctx.needs_input_grad[0]:
-        grad_grad_output = _OPS.involution2d(grad, kernel, *ctx.geometry)
+        grad_grad_output = call(_OPS.involution2d.default, grad, kernel, *ctx.geometry)
     if ctx.needs_input_grad[1]:
-        grad_kernel = _OPS.involution2d_grad_kernel(
-            grad_output, grad, kernel.shape[1], kernel.shape[2:4], *ctx.geometry
+        grad_kernel = call(
+            _OPS.involution2d_grad_kernel.default, grad_output, grad, kernel.shape[1], kernel.shape[2:4], *ctx.geometry
         )
     return grad_grad_output, grad_kernel, None, None, None, None, None
 
@@ -347,10 +350,18 @@ def _backward_grad_kernel(ctx, grad):
     grad_output, input = ctx.saved_tensors
     grad_grad_output = grad_input = None
     if ctx.needs_input_grad[0]:
-        grad_grad_output = _OPS.involution2d(input, grad, *ctx.geometry)
+        grad_grad_output = call(_OPS.involution2d.default, input, grad, *ctx.geometry)
     if ctx.needs_input_grad[1]:
-        grad_input = _OPS.involution2d_grad_input(grad_output, grad, input.shape[2:], *ctx.geometry)
+        grad_input = call(_OPS.involution2d_grad_input.default, grad_output, grad, input.shape[2:], *ctx.geometry)
     return grad_grad_output, grad_input, None, None, None, None, None, None
+
+
+def call(operator: torch._ops.OpOverload, *args) -> Tensor:
+    """Calls an operator, where no gradients are recorded past autograd's layer: of a small call it takes the most."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return operator(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return operator(*args)
 
 
 def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:

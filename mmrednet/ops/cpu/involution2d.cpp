@@ -14,6 +14,9 @@
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 #include <algorithm>
 #include <cstdint>
@@ -40,6 +43,8 @@ constexpr int kChannels = 2;
 constexpr int kRows = 4;
 constexpr int kPixels = kChannels / 2;       // Neighbouring pixels of a tile with channels last
 constexpr int64_t kBufferBytes = 512 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
+constexpr int64_t kFarBytes = 8 << 20;       // A kernel larger than that comes from memory, not from a cache
+constexpr int64_t kMappedBytes = 32 << 20;   // From there on, glibc takes fresh pages for an allocation
 constexpr int64_t kGrain = 1 << 18;          // Multiply-adds that are worth waking a thread for
 
 template <class T>
@@ -167,10 +172,17 @@ INLINE inline void for_each_row(int64_t taps, F&& visit) {
   });
 }
 
-// Writes sum[c][r][lane] of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the
-// rows.
-template <class T, int Stride, int C>
-void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sums) {
+// Where a tile's sums go: row r of channel c to values + c * channel_step + r * row_step.
+template <class T>
+struct Sums {
+  T* values;
+  int64_t channel_step, row_step;
+};
+
+// Writes the sums of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the rows.
+// Ahead: on the way, the kernel values `kernel.ahead` behind those of the first row are fetched into the cache.
+template <class T, int Stride, int C, bool Ahead = false>
+void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const Sums<T>& sums) {
   Vector<T> sum[C][kRows] = {};
   const int64_t channel_step = window.channel_step, kernel_step = kernel.v;
   const int64_t* columns = window.columns;
@@ -194,8 +206,8 @@ void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sum
       const int64_t weight_row = kernel.row - Stride * kernel.u;
       const T* ahead = weights + kernel.ahead;
       for (const int64_t* column = columns; column < end; ++column, weights += kernel_step) {
-        if constexpr (C > 1 && first == 0) {
-          __builtin_prefetch(ahead);
+        if constexpr (Ahead && first == 0) {
+          __builtin_prefetch(ahead, 0, 2);
           ahead += kernel_step;
         }
         Vector<T> weight[kRows];
@@ -209,7 +221,9 @@ void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, T* sum
     });
   }
   unroll<0, C - 1>([&](auto c) INLINE {
-    unroll<0, kRows - 1>([&](auto r) INLINE { store<T>(sums + (c * kRows + r) * kLanes<T>, sum[c][r]); });
+    unroll<0, kRows - 1>([&](auto r) INLINE {
+      store<T>(sums.values + c * sums.channel_step + r * sums.row_step, sum[c][r]);
+    });
   });
 }
 
@@ -375,6 +389,40 @@ INLINE inline void pack_row(T* to, int64_t size, const S* from, int64_t step, in
   for (int64_t i = last; i < size; i += kLanes<T>) store<T>(to + i, Vector<T>{});
 }
 
+template <class T, int... Lanes>
+INLINE inline void deinterleave(Vector<T> a, Vector<T> b, Vector<T>& even, Vector<T>& odd,
+                                std::integer_sequence<int, Lanes...>) {
+#if defined(__clang__)
+  even = __builtin_shufflevector(a, b, (2 * Lanes)...);
+  odd = __builtin_shufflevector(a, b, (2 * Lanes + 1)...);
+#else
+  using Mask = decltype(a == b);
+  even = __builtin_shuffle(a, b, Mask{(2 * Lanes)...});
+  odd = __builtin_shuffle(a, b, Mask{(2 * Lanes + 1)...});
+#endif
+}
+
+// Writes even[i] = from[2 * i] and odd[i] = from[2 * i + 1] for i < size.
+template <class T, class S>
+INLINE inline void pack_pairs(T* even, T* odd, const S* from, int64_t size) {
+  constexpr int N = kLanes<T>;
+  if (size < N) {
+    for (int64_t i = 0; i < size; ++i) {
+      even[i] = static_cast<T>(from[2 * i]);
+      odd[i] = static_cast<T>(from[2 * i + 1]);
+    }
+    return;
+  }
+  for (int64_t i = 0; i < size; i += N) {
+    const int64_t at = std::min(i, size - N);
+    Vector<T> evens, odds;
+    deinterleave<T>(load<T>(from + 2 * at), load<T>(from + 2 * at + N), evens, odds,
+                    std::make_integer_sequence<int, N>{});
+    store<T>(even + at, evens);
+    store<T>(odd + at, odds);
+  }
+}
+
 template <class T, class S>
 INLINE inline void unpack_row(S* to, int64_t step, const T* from, int64_t size) {
   if (step == 1) {
@@ -399,6 +447,7 @@ struct Plan {
   std::vector<std::pair<int64_t, int64_t>> runs;  // What each phase finds inside the inner image: [first, last)
   int64_t span;                                   // Rows of the inner image under one row of outputs
   int sharing;                                    // The stride for which rows of a tile share the inner rows, or 0
+  bool kernel_far;                                // Whether tiles fetch kernel values ahead of time
 
   bool channels_last;
   int64_t pixel_step = 0;
@@ -437,6 +486,7 @@ struct Plan {
     // An odd number of cache lines spreads over their sets.
     channel_step = channels_last ? 0 : (rows * row_step / line | 1) * line + line * 2;
     sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;
+    kernel_far = (p.kernel_end - p.kernel_begin) * static_cast<int64_t>(sizeof(S)) > kFarBytes;
   }
 
   int64_t items() const { return problem.batch * problem.groups * bands; }
@@ -454,6 +504,10 @@ struct Plan {
     for (int64_t row = begin; row < end; ++row) {
       const int64_t y = y0 + row;
       const bool inside = 0 <= y && y < p.inner_size.y;
+      if (inside && p.stride.x == 2 && is.x == 1) {
+        pack_row_pairs(buffer + row * row_step, inner + y * is.y);
+        continue;
+      }
       for (int64_t phase = 0; phase < p.stride.x; ++phase) {
         const auto [first, last] = inside ? runs[phase] : std::pair<int64_t, int64_t>{0, 0};
         const S* from = inner + y * is.y + (p.offset.x + phase) * is.x;
@@ -461,6 +515,30 @@ struct Plan {
         for (int64_t c = 0; c < p.channels; ++c)
           pack_row(to + c * channel_step, phase_step, from + c * is.c, p.stride.x * is.x, first, last);
       }
+    }
+  }
+
+  // Packs a row of the inner image with stride 2, all channels.
+  void pack_row_pairs(T* to, const S* from) const {
+    const auto& p = problem;
+    // The first pixel's phase, and the run's position in both
+    const int64_t even = -p.offset.x & 1, odd = 1 - even;
+    const auto [even_first, even_last] = runs[even];
+    const auto [odd_first, odd_last] = runs[odd];
+    const int64_t pairs = std::min(even_last - even_first, odd_last - odd_first);
+    for (int64_t c = 0; c < p.channels; ++c, to += channel_step, from += p.inner_strides.c) {
+      for (int64_t phase = 0; phase < 2; ++phase) {
+        // The ends first: their vectors reach into the run.
+        T* row = to + phase * phase_step;
+        const auto [first, last] = runs[phase];
+        for (int64_t i = 0; i < first; i += kLane) store<T>(row + i, Vector<T>{});
+        for (int64_t i = last; i < phase_step; i += kLane) store<T>(row + i, Vector<T>{});
+      }
+      pack_pairs(to + even * phase_step + even_first, to + odd * phase_step + odd_first, from, pairs);
+      for (int64_t i = pairs; i < even_last - even_first; ++i)
+        to[even * phase_step + even_first + i] = static_cast<T>(from[2 * i]);
+      for (int64_t i = pairs; i < odd_last - odd_first; ++i)
+        to[odd * phase_step + odd_first + i] = static_cast<T>(from[2 * i + 1]);
     }
   }
 
@@ -483,7 +561,12 @@ struct Plan {
   void pack_kernel(T* packed, const S* kernel, int64_t kernel_offset, int64_t y0, int64_t x0) const {
     const auto& p = problem;
     const auto& ks = p.kernel_strides;
-    const int64_t least = p.kernel_begin - kernel_offset, most = p.kernel_end - kernel_offset - kLane;
+    const int64_t base = y0 * ks.y + x0 * ks.x;
+    const int64_t ends[] = {(p.taps.y - 1) * ks.u, (p.taps.x - 1) * ks.v, (kRows - 1) * ks.y};
+    int64_t least = base, most = base;
+    for (int64_t end : ends) (end < 0 ? least : most) += end;
+    const bool there = ks.x == 1 && p.kernel_begin - kernel_offset <= least &&
+                       most + kLane <= p.kernel_end - kernel_offset;
     Vector<T> lanes;
     for (int i = 0; i < kLane; ++i) lanes[i] = i;
     for (int64_t v = 0; v < p.taps.x; ++v) {
@@ -495,17 +578,20 @@ struct Plan {
       for (int64_t u = 0; u < p.taps.y; ++u) {
         T* to = packed + (u * p.taps.x + v) * kRows * kLane;
         const int64_t inner_y = y0 + u * p.dilation.y + p.offset.y;
-        int64_t at = u * ks.u + v * ks.v + y0 * ks.y + x0 * ks.x;
-        for (int64_t r = 0; r < kRows; ++r, at += ks.y) {
+        const int64_t top = p.kernel_inside ? std::clamp<int64_t>(-inner_y, 0, kRows) : 0;
+        const int64_t bottom = p.kernel_inside ? std::clamp<int64_t>(p.inner_size.y - inner_y, top, kRows)
+                                               : std::min<int64_t>(p.outer_size.y - y0, kRows);
+        const S* from = kernel + base + u * ks.u + v * ks.v;
+        for (int64_t r = 0; r < kRows; ++r, from += ks.y, to += kLane) {
           Vector<T> value = {};
-          if (p.kernel_inside ? inner_y + r >= 0 && inner_y + r < p.inner_size.y : y0 + r < p.outer_size.y) {
-            if (ks.x == 1 && least <= at && at <= most) {
-              value = inside ? load<T>(kernel + at) : value;
+          if (top <= r && r < bottom) {
+            if (there) {
+              value = inside ? load<T>(from) : value;
             } else {
-              for (int64_t i = first; i < last; ++i) value[i] = static_cast<T>(kernel[at + i * ks.x]);
+              for (int64_t i = first; i < last; ++i) value[i] = static_cast<T>(from[i * ks.x]);
             }
           }
-          store<T>(to + r * kLane, value);
+          store<T>(to, value);
         }
       }
     }
@@ -699,34 +785,40 @@ struct Plan {
           else if (!direct)
             pack_kernel(packed_kernel, kernel, kernel_offset, y, x);
           weighted_sum_tile(window, inner, {values.values, values.u, values.v, values.row}, outer, y, x, height, width,
-                            sums, direct ? 64 / static_cast<int64_t>(sizeof(T)) : 0);
+                            sums, direct && kernel_far ? 64 / static_cast<int64_t>(sizeof(T)) : 0);
         }
       }
     }
   }
 
   void weighted_sum_tile(Window<T> window, const T* inner, Kernel<const T> kernel, S* outer, int64_t y, int64_t x,
-                         int64_t height, int64_t width, T* sums, int64_t ahead) const {
+                         int64_t height, int64_t width, T* buffer, int64_t ahead) const {
     const auto& p = problem;
     const auto& os = p.outer_strides;
+    S* to = outer + y * os.y + x * os.x;
+    const bool whole = std::is_same_v<S, T> && os.x == 1 && height == kRows && width == kLane;
+    const Sums<T> sums = whole ? Sums<T>{reinterpret_cast<T*>(to), os.c, os.y} : Sums<T>{buffer, kRows * kLane, kLane};
     for (int64_t c = 0; c < p.channels;) {
-      const bool full = c + kChannels <= p.channels;
+      const int64_t count = c + kChannels <= p.channels ? kChannels : 1;
       window.inner = inner + c * channel_step;
       kernel.ahead = ahead + c / kChannels % kRows * kernel.row;
-      if (full) {
-        (sharing == 1   ? weighted_sum<T, 1, kChannels>
-         : sharing == 2 ? weighted_sum<T, 2, kChannels>
-                        : weighted_sum<T, 0, kChannels>)(window, kernel, sums);
+      const Sums<T> at{sums.values + (whole ? c * os.c : 0), sums.channel_step, sums.row_step};
+      if (count == kChannels) {
+        (sharing == 1   ? ahead ? weighted_sum<T, 1, kChannels, true> : weighted_sum<T, 1, kChannels>
+         : sharing == 2 ? ahead ? weighted_sum<T, 2, kChannels, true> : weighted_sum<T, 2, kChannels>
+                        : weighted_sum<T, 0, kChannels>)(window, kernel, at);
       } else {
         (sharing == 1   ? weighted_sum<T, 1, 1>
          : sharing == 2 ? weighted_sum<T, 2, 1>
-                        : weighted_sum<T, 0, 1>)(window, kernel, sums);
+                        : weighted_sum<T, 0, 1>)(window, kernel, at);
       }
-      const T* from = sums;
-      for (int64_t end = c + (full ? kChannels : 1); c < end; ++c, from += kRows * kLane) {
-        for (int64_t r = 0; r < height; ++r)
-          unpack_row(outer + c * os.c + (y + r) * os.y + x * os.x, os.x, from + r * kLane, width);
+      if (!whole) {
+        for (int64_t i = 0; i < count; ++i) {
+          for (int64_t r = 0; r < height; ++r)
+            unpack_row(to + (c + i) * os.c + r * os.y, os.x, buffer + (i * kRows + r) * kLane, width);
+        }
       }
+      c += count;
     }
   }
 
@@ -828,6 +920,15 @@ struct PhaseTaps {
   }
 };
 
+// Lets a large result, whose pages are fresh, come in huge ones: faults for small ones take longer than the sums.
+void prefer_huge_pages(void* memory, int64_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t kHuge = 2 << 20;
+  const uintptr_t begin = reinterpret_cast<uintptr_t>(memory), aligned = (begin + kHuge - 1) / kHuge * kHuge;
+  if (bytes >= kMappedBytes) madvise(reinterpret_cast<void*>(aligned), begin + bytes - aligned, MADV_HUGEPAGE);
+#endif
+}
+
 template <class S>
 void dispatch(const Arguments& a) {
   S *output = static_cast<S*>(a.output), *input = static_cast<S*>(a.input), *kernel = static_cast<S*>(a.kernel);
@@ -855,6 +956,12 @@ void dispatch(const Arguments& a) {
   if (a.reduced)
     p.generation = {static_cast<const S*>(a.features), static_cast<const S*>(a.weight), static_cast<const S*>(a.bias),
                     a.reduced, a.features_strides};
+  const int64_t pixels = a.operation == 1 ? a.input_size.y * a.input_size.x : a.output_size.y * a.output_size.x;
+  const int64_t channels = a.operation == 2 ? a.groups * a.taps.y * a.taps.x : a.channels;
+  prefer_huge_pages(a.operation == 0   ? a.output
+                    : a.operation == 1 ? a.input
+                                       : a.kernel,
+                    a.batch * channels * pixels * static_cast<int64_t>(sizeof(S)));
   if (a.operation != 1) return run<S>({p}, a.operation == 2, a.threads);
   std::vector<Problem<S>> phases;
   p.kernel_inside = true;
