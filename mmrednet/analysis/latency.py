@@ -19,6 +19,7 @@ from ..models.rednet import RedNet
 from ..ops import BACKENDS, fused_involution2d, involution2d
 from ..ops.involution2d import output_size, same_padding
 from ..ops.pytorch import generate_kernel
+from . import naive_cuda
 from .tables import ROWS, build_model, load_config
 
 MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'RedNet-101')
@@ -148,8 +149,8 @@ def operator_step(
 
     Args:
         candidate (str): A backend of the operator, 'depthwise' for the depthwise convolution with the same window and
-            shapes, 'floor', or with the generation of the kernels from C / 4 channels 'apart' (a 1x1 convolution, then
-            the fastest backend) or 'fused'.
+            shapes, 'floor', 'naive' for the straightforward CUDA kernels on contiguous tensors, or with the generation
+            of the kernels from C / 4 channels 'apart' (a 1x1 convolution, then the fastest backend) or 'fused'.
         case (Case): The involution.
         batch (int): Batch size. Defaults to 1.
         dtype (torch.dtype): Type of all tensors. Defaults to float32.
@@ -171,6 +172,9 @@ def operator_step(
         source = torch.ones(ceil(moved / 2), dtype=dtype, device=device)
         return partial(torch.empty_like(source).copy_, source)
 
+    if candidate == 'naive':
+        kernel = randn(*kernel_shape).unflatten(1, (case.groups, *case.kernel_size))
+        return _naive_step(randn(*shape), kernel, randn(*output_shape), case, phase)
     if candidate == 'depthwise':
         inputs = (randn(*shape), randn(case.channels, 1, *case.kernel_size))
         forward = partial(F.conv2d, *inputs, stride=case.stride, padding=case.padding, groups=case.channels)
@@ -192,6 +196,20 @@ def operator_step(
     if phase == 'training':
         return lambda: torch.autograd.grad(forward(), inputs, grad)
     return partial(torch.autograd.grad, forward(), inputs, grad, retain_graph=True)
+
+
+def _naive_step(input: Tensor, kernel: Tensor, output: Tensor, case: Case, phase: str) -> Step:
+    geometry = case.stride, case.padding, (1, 1)
+    grad_input, grad_kernel = torch.empty_like(input), torch.empty_like(kernel)
+
+    def step() -> None:
+        if phase != 'backward':
+            naive_cuda.involution2d(output, input, kernel, *geometry)
+        if phase != 'forward':
+            naive_cuda.grad_input(grad_input, output, kernel, *geometry)
+            naive_cuda.grad_kernel(grad_kernel, output, input, *geometry)
+
+    return step
 
 
 def _apart(input, features, weight, bias, kernel_size, stride) -> Tensor:
@@ -279,7 +297,8 @@ def benchmark_operator(
 ) -> Iterator[Result]:
     """Times the operator: its backends, the depthwise convolution and the bytes-moved floor, in turns.
 
-    The forward pass is also timed with the generation of the kernels, apart and fused.
+    The forward pass is also timed with the generation of the kernels, apart and fused; the straightforward CUDA kernels
+    are timed on what they are written for, contiguous tensors in float32 and float64.
 
     Args:
         cases (Sequence[Case]): The involutions.
@@ -292,8 +311,10 @@ def benchmark_operator(
     Yields:
         Result: Milliseconds of a candidate in a case.
     """
-    candidates = ('floor', 'depthwise', *working_backends(device))
+    backends = working_backends(device)
     for dtype in dtypes:
+        naive = ('naive',) if 'cuda' in backends and dtype in naive_cuda.DTYPES and not channels_last else ()
+        candidates = ('floor', 'depthwise', *naive, *backends)
         for phase in ('forward', 'backward'):
             for batch in batches:
                 for case in cases:

@@ -20,6 +20,7 @@ RATIOS = (
     ('cuda', 'floor'),
     ('reference', 'cpu'),
     ('reference', 'cuda'),
+    ('naive', 'cuda'),
     ('fused', 'apart'),
     ('RedNet-50', 'ResNet-50'),
     ('RedNet-101', 'ResNet-101'),

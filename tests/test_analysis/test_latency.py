@@ -1,4 +1,5 @@
 import csv
+import ctypes
 import json
 import subprocess
 import sys
@@ -10,10 +11,11 @@ import pytest
 import torch
 from torch import nn
 
-from mmrednet.analysis import latency
+from mmrednet.analysis import latency, naive_cuda
 from mmrednet.analysis.latency import Case, Result
 from mmrednet.analysis.report import FORMATS, describe_machine, format_results, plot_results
 from mmrednet.models.rednet import RedNet
+from mmrednet.ops import reference
 
 ROOT = Path(__file__).parents[2]
 SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)
@@ -71,6 +73,43 @@ def test_cases_are_those_of_the_model():
     assert cases[:2] == [Case(32, (112, 112), (3, 3), groups=2), Case(64, (56, 56), groups=4)]
     assert Case(512, (14, 14), stride=(2, 2), groups=32) in cases and Case(512, (7, 7), groups=32) in cases
     assert latency.fpn_case((800, 1280)) == Case(256, (200, 320), groups=16)
+
+
+@pytest.fixture(scope='module')
+def naive_on_cpu(tmp_path_factory):
+    """Runs the straightforward CUDA kernels as C++, in one thread that takes every element."""
+    path = tmp_path_factory.mktemp('naive') / 'naive.cpp'
+    one_thread = 'struct { long long x; } const blockIdx{0}, threadIdx{0}, blockDim{1}, gridDim{1};'
+    path.write_text(f'#define __global__\n{one_thread}\n{naive_cuda.SOURCE}')
+    command = ['c++', '-shared', '-fPIC', *naive_cuda.options(torch.float32), path, '-o', path.with_suffix('.so')]
+    subprocess.run(command, check=True)
+    return ctypes.CDLL(str(path.with_suffix('.so')))
+
+
+@pytest.mark.parametrize('phase', ('forward', 'backward', 'training'))
+def test_naive_candidate_does_the_same_work(monkeypatch, naive_on_cpu, phase):
+    def run(name, written, x, k, y, *geometry):
+        sizes = map(ctypes.c_int, naive_cuda.sizes(x, k, *geometry))
+        pointers = (ctypes.c_void_p(t.data_ptr()) for t in (x, k, y))
+        naive_on_cpu[name](*pointers, ctypes.c_longlong(written.numel()), *sizes)
+        ran[name] = written
+
+    ran = {}
+    monkeypatch.setattr(naive_cuda, '_run', run)
+    torch.manual_seed(0)
+    latency.operator_step('naive', SMALL, 2, phase=phase)()
+    torch.manual_seed(0)
+    kernel, x, y = (torch.randn(2, n, *size) for n, size in ((98, (5, 6)), (32, (9, 12)), (32, (5, 6))))
+    x.requires_grad_(), kernel.requires_grad_()
+    output = reference.involution2d(x, kernel.unflatten(1, (2, 7, 7)), (2, 2), (3, 3), (1, 1))
+    expected = {'forward': output.detach()} if phase != 'backward' else {}
+    if phase != 'forward':
+        grad = ran.get('forward', y)
+        gradients = torch.autograd.grad(output, (x, kernel), grad)
+        expected |= {'grad_input': gradients[0], 'grad_kernel': gradients[1].unflatten(1, (2, 7, 7))}
+    assert ran.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(ran[name], value, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('channels_last', (False, True))

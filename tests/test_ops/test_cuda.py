@@ -9,6 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mmrednet.analysis import naive_cuda
 from mmrednet.ops import cuda, involution2d, reference
 
 HALF = (torch.float16, torch.bfloat16)
@@ -48,6 +49,9 @@ def test_compiles_for_every_architecture():
             ptx = compile_for(specialisation, architecture)
             assert all(f'.entry {name}(' in ptx for name in ('forward', 'grad_input', 'grad_kernel'))
             assert '.entry fused(' in compile_for(replace(specialisation, fused=True), architecture)
+        for dtype in naive_cuda.DTYPES:
+            program = cupy.cuda.compiler._NVRTCProgram(naive_cuda.SOURCE, 'naive.cu')
+            program.compile([*naive_cuda.options(dtype), f'--gpu-architecture=compute_{architecture}'])
 
 
 @pytest.mark.parametrize('architecture', [80, 90])

@@ -21,11 +21,7 @@ import torch
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
-# Rows are short: the loops that fill and copy them must not become calls of memset and memcpy.
-FLAGS = (
-    *('-std=c++17', '-O3', '-fno-tree-loop-distribute-patterns', '-fno-math-errno', '-ffp-contract=fast'),
-    *('-fopenmp', '-fPIC', '-shared', '-w'),
-)
+FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
 
 Pair = tuple[int, int]
 
@@ -110,7 +106,7 @@ def load():
         RuntimeError: There is no C++ compiler, or it fails.
     """
     compiler = _compiler()
-    command = [*compiler, *_target_flags(compiler), *FLAGS, f'-I{Path(torch.__file__).parent / "include"}', str(SOURCE)]
+    command = [*compiler, *_flags_for(compiler), *FLAGS, f'-I{Path(torch.__file__).parent / "include"}', str(SOURCE)]
     library = _cached(command) or _compiled_for_this_process(command)
     function = library.mmrednet_involution2d
     function.argtypes, function.restype = (ctypes.c_char_p,), None
@@ -132,8 +128,13 @@ def _compiler() -> list[str]:
     )
 
 
-def _target_flags(compiler: list[str]) -> list[str]:
-    return ['-march=native'] if _macros((*compiler, '-march=native')) else []
+def _flags_for(compiler: list[str]) -> list[str]:
+    native = _macros((*compiler, '-march=native'))
+    flags = ['-march=native'] if native else []
+    if '__clang__' not in (native or _macros(tuple(compiler))):
+        # GCC's own: rows are short, and the loops that clear them must not become calls of memset.
+        flags.append('-fno-tree-loop-distribute-patterns')
+    return flags
 
 
 @cache
@@ -191,7 +192,8 @@ def _compile(command: list[str], path: Path) -> None:
     _say(f'mmrednet: compiling the CPU kernels to {path.parent}, once for this machine (about 20 s)')
     run = subprocess.run([*command, '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
-        reason = next((line for line in run.stderr.splitlines() if 'error' in line), run.stderr.strip()[-200:])
+        lines = run.stderr.splitlines()
+        reason = next((line for line in lines if 'error' in line or 'cannot find' in line), run.stderr.strip()[-200:])
         raise RuntimeError(f'the C++ compiler {command[0]!r} failed on {SOURCE.name}: {reason}')
 
 

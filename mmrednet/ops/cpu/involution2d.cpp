@@ -527,13 +527,7 @@ struct Plan {
     const auto [odd_first, odd_last] = runs[odd];
     const int64_t pairs = std::min(even_last - even_first, odd_last - odd_first);
     for (int64_t c = 0; c < p.channels; ++c, to += channel_step, from += p.inner_strides.c) {
-      for (int64_t phase = 0; phase < 2; ++phase) {
-        // The ends first: their vectors reach into the run.
-        T* row = to + phase * phase_step;
-        const auto [first, last] = runs[phase];
-        for (int64_t i = 0; i < first; i += kLane) store<T>(row + i, Vector<T>{});
-        for (int64_t i = last; i < phase_step; i += kLane) store<T>(row + i, Vector<T>{});
-      }
+      for (int64_t i = 0; i < row_step; i += kLane) store<T>(to + i, Vector<T>{});
       pack_pairs(to + even * phase_step + even_first, to + odd * phase_step + odd_first, from, pairs);
       for (int64_t i = pairs; i < even_last - even_first; ++i)
         to[even * phase_step + even_first + i] = static_cast<T>(from[2 * i]);

@@ -1,9 +1,10 @@
-"""The straightforward CUDA kernels, one thread an output element in float32 or float64, to time the backend against."""
+"""The straightforward CUDA kernels, one thread an element of the result, to time the backend against."""
 
 from functools import cache
 
 import torch
 
+DTYPES = {torch.float32: 'float', torch.float64: 'double'}
 SOURCE = """
 typedef ELEMENT T;
 
@@ -79,7 +80,12 @@ def grad_kernel(grad_kernel, grad_output, input, stride, padding, dilation):
 
 def options(dtype):
     """Returns the compiler's options."""
-    return '-std=c++17', f'-DELEMENT={"double" if dtype == torch.float64 else "float"}'
+    return '-std=c++17', f'-DELEMENT={DTYPES[dtype]}'
+
+
+def sizes(x, k, stride, padding, dilation):
+    """Returns the kernels' last arguments, integers."""
+    return (k.shape[1], x.shape[1], *x.shape[2:], *k.shape[2:], *stride, *padding, *dilation)
 
 
 @cache
@@ -94,8 +100,7 @@ def _run(name, written, x, k, y, stride, padding, dilation):
     import numpy
 
     index, total = x.device.index, written.numel()
-    sizes = (k.shape[1], x.shape[1], *x.shape[2:], *k.shape[2:], *stride, *padding, *dilation)
     pointers = x.data_ptr(), k.data_ptr(), y.data_ptr()
     with torch.cuda.device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
-        arguments = (*pointers, numpy.int64(total), *map(numpy.int32, sizes))
+        arguments = (*pointers, numpy.int64(total), *map(numpy.int32, sizes(x, k, stride, padding, dilation)))
         _function(index, x.dtype, name)((min(-(-total // 256), 1 << 20),), (256,), arguments)
