@@ -859,7 +859,7 @@ void run(const std::vector<Problem<S>>& problems, bool product, int threads) {
   int64_t items = 0, size = 0;
   for (const auto& p : problems) {
     plans.emplace_back(p, product, threads);
-    items += plans.back().items();
+    items = std::max(items, plans.back().items());
     size = std::max(size, plans.back().buffer_size());
   }
   const size_t bytes = size * sizeof(Accumulator<S>);
@@ -871,10 +871,10 @@ void run(const std::vector<Problem<S>>& problems, bool product, int threads) {
     auto buffer = reinterpret_cast<Accumulator<S>*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
 #pragma omp for schedule(dynamic)
     for (int64_t item = 0; item < items; ++item) {
-      int64_t rest = item;
-      auto plan = plans.begin();
-      for (; rest >= plan->items(); ++plan) rest -= plan->items();
-      plan->run(rest, product, buffer);
+      // All phases of a part of the image one after the other, while what they share is in the cache
+      for (const auto& plan : plans) {
+        if (item < plan.items()) plan.run(item, product, buffer);
+      }
     }
   }
 }
