@@ -136,7 +136,9 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     for name, value in start.state_dict().items():
         gradient, distributed = value - one[name], value - two[name]
         assert gradient.norm() > 0, name
-        assert (distributed - gradient).norm() < 1e-4 * gradient.norm(), name
+        # Rounding alone is 1e-6. Where it decides a pooling or on which side of zero a unit is, it came to 7e-3 on one
+        # kind of CPU. The gradients of half of the images are off by 1 in the first layer, and twice the gradients too.
+        assert (distributed - gradient).norm() < 0.05 * gradient.norm(), name
 
 
 @pytest.mark.parametrize('name', ('os.system', 'builtins.eval'))
