@@ -3,6 +3,9 @@
 from functools import cache
 
 import torch
+from torch import Tensor
+
+Pair = tuple[int, int]
 
 DTYPES = {torch.float32: 'float', torch.float64: 'double'}
 SOURCE = """
@@ -63,28 +66,32 @@ extern "C" __global__ void grad_kernel(const T *x, T *k, const T *y, SIZES) {
 """
 
 
-def involution2d(out, input, kernel, stride, padding, dilation):
+def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
     """Writes the forward pass to ``out``; all tensors must be contiguous."""
     _run('forward', out, input, kernel, out, stride, padding, dilation)
 
 
-def grad_input(grad_input, grad_output, kernel, stride, padding, dilation):
+def grad_input(
+    grad_input: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
     """Writes the gradient for the input; all tensors must be contiguous."""
     _run('grad_input', grad_input, grad_input, kernel, grad_output, stride, padding, dilation)
 
 
-def grad_kernel(grad_kernel, grad_output, input, stride, padding, dilation):
+def grad_kernel(
+    grad_kernel: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair
+) -> None:
     """Writes the gradient for the kernel; all tensors must be contiguous."""
     _run('grad_kernel', grad_kernel, input, grad_kernel, grad_output, stride, padding, dilation)
 
 
-def options(dtype):
+def options(dtype: torch.dtype) -> tuple[str, ...]:
     """Returns the compiler's options."""
     return '-std=c++17', f'-DELEMENT={DTYPES[dtype]}'
 
 
-def sizes(x, k, stride, padding, dilation):
-    """Returns the kernels' last arguments, integers."""
+def sizes(x: Tensor, k: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> tuple[int, ...]:
+    """Returns the kernels' last arguments, all of them C's ``int``."""
     return (k.shape[1], x.shape[1], *x.shape[2:], *k.shape[2:], *stride, *padding, *dilation)
 
 

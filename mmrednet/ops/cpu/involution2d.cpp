@@ -221,9 +221,8 @@ void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const 
     });
   }
   unroll<0, C - 1>([&](auto c) INLINE {
-    unroll<0, kRows - 1>([&](auto r) INLINE {
-      store<T>(sums.values + c * sums.channel_step + r * sums.row_step, sum[c][r]);
-    });
+    unroll<0, kRows - 1>([&](auto r)
+                             INLINE { store<T>(sums.values + c * sums.channel_step + r * sums.row_step, sum[c][r]); });
   });
 }
 
@@ -559,8 +558,8 @@ struct Plan {
     const int64_t ends[] = {(p.taps.y - 1) * ks.u, (p.taps.x - 1) * ks.v, (kRows - 1) * ks.y};
     int64_t least = base, most = base;
     for (int64_t end : ends) (end < 0 ? least : most) += end;
-    const bool there = ks.x == 1 && p.kernel_begin - kernel_offset <= least &&
-                       most + kLane <= p.kernel_end - kernel_offset;
+    const bool there =
+        ks.x == 1 && p.kernel_begin - kernel_offset <= least && most + kLane <= p.kernel_end - kernel_offset;
     Vector<T> lanes;
     for (int i = 0; i < kLane; ++i) lanes[i] = i;
     for (int64_t v = 0; v < p.taps.x; ++v) {
