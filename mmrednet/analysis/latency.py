@@ -17,8 +17,8 @@ from torch import Tensor
 from ..layers import Involution
 from ..models.rednet import RedNet
 from ..ops import BACKENDS, fused_involution2d, involution2d
-from ..ops.involution2d import output_size, same_padding
-from ..ops.pytorch import generate_kernel
+from ..ops.arguments import output_size, same_padding
+from ..ops.backends.pytorch import generate_kernel
 from . import naive_cuda
 from .tables import ROWS, build_model, load_config
 

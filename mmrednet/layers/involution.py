@@ -6,7 +6,7 @@ from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..ops import fused_involution2d, involution2d
-from ..ops.involution2d import IntPair, pair, same_padding
+from ..ops.arguments import IntPair, pair, same_padding
 from ..registry import MODELS
 
 

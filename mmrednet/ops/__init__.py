@@ -1,7 +1,8 @@
 """The involution operator. It needs torch; its CUDA kernels also CuPy, its native CPU kernels a C++ compiler."""
 
 from . import flops  # noqa: F401
+from .backends import BACKENDS
 from .fused import fused_involution2d
-from .involution2d import BACKENDS, involution2d
+from .involution import involution2d
 
 __all__ = ['BACKENDS', 'fused_involution2d', 'involution2d']

@@ -5,7 +5,7 @@ from math import prod
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from . import fused, involution2d  # noqa: F401  (define the operators)
+from . import fused, involution  # noqa: F401  (define the operators)
 
 
 def multiply_adds(output_shape: tuple[int, ...], kernel_size: tuple[int, ...]) -> int:

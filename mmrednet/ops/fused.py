@@ -1,27 +1,16 @@
 """Kernel generation and involution in one: the generated kernels, K*K*G values a pixel, never reach memory."""
 
-from collections.abc import Sequence
 from math import prod
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
 
-from . import reference
-from .involution2d import (
-    GEOMETRY,
-    LIBRARY,
-    IntPair,
-    call,
-    cast_for_autocast,
-    check_arguments,
-    empty_output,
-    pair,
-    register,
-    register_autocast,
-    resolve,
-    same_padding,
-)
-from .pytorch import generate_kernel
+from .arguments import IntPair, check_ranks, check_shapes, check_tensors, generated_shape, pair, same_padding
+from .backends import BACKENDS, find, reference
+from .backends.pytorch import generate_kernel
+from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, fold, register, unfold
+from .involution import empty_output
 
 
 def fused_involution2d(
@@ -63,108 +52,121 @@ def fused_involution2d(
         TypeError: An argument is not a tensor, or dtypes differ or are not those above.
         ValueError: Shapes, devices, stride, padding, dilation or backend do not fit.
     """
+    if has_torch_function((input, features, weight)):
+        arguments = dict(stride=stride, padding=padding, dilation=dilation, backend=backend)
+        tensors = (input, features, weight, bias)
+        return handle_torch_function(fused_involution2d, tensors[:3], *tensors, kernel_size, **arguments)
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
     kernel_size, stride = pair('kernel_size', kernel_size, 1), pair('stride', stride, 1)
     dilation = pair('dilation', dilation, 1)
     padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
-    _check_tensors(input, features, weight, bias)
+    check_ranks(input=input, features=features, weight=weight, bias=bias)
     if backend == 'reference':
         input, *tensors = cast_for_autocast(input.device.type, input, features, weight, bias)
-        check_arguments(input, _shape_of_kernel(input, *tensors, kernel_size), stride, padding, dilation)
+        _check(input, *tensors, kernel_size, stride, padding, dilation)
         return reference.involution2d(input, generate_kernel(*tensors, kernel_size), stride, padding, dilation)
     return call(
-        torch.ops.mmrednet.fused_involution2d.default,
-        *(input, features, weight, bias, kernel_size, stride, padding, dilation, backend),
+        OPERATORS.fused_involution2d.default,
+        input,
+        features,
+        weight,
+        bias,
+        kernel_size,
+        stride,
+        padding,
+        dilation,
+        backend,
     )
 
 
-def _check_tensors(input: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    for name, value, rank, layout in (
-        ('input', input, 4, '(N, C, H, W)'),
-        ('features', features, 4, '(N, R, Ho, Wo)'),
-        ('weight', weight, 4, '(G * Kh * Kw, R, 1, 1)'),
-        ('bias', bias, 1, '(G * Kh * Kw,)'),
-    ):
-        if name == 'bias' and value is None:
-            continue
-        if not isinstance(value, Tensor):
-            raise TypeError(f'{name} must be a tensor of shape {layout}, but is of type {type(value).__name__}')
-        if value.dim() != rank:
-            raise ValueError(f'{name} must have {rank} dimensions {layout}, but its shape is {tuple(value.shape)}')
+def _check(input, features, weight, bias, kernel_size, stride, padding, dilation) -> None:
+    check_tensors(input=input, features=features, weight=weight, bias=bias)
+    kernel_shape = generated_shape(features.shape, weight.shape, None if bias is None else bias.shape, kernel_size)
+    check_shapes(input.shape, kernel_shape, stride, padding, dilation)
 
 
-def _shape_of_kernel(
-    input: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]
-) -> Tensor:
-    """Returns a tensor with the shape (N, G, Kh, Kw, Ho, Wo) of the generated kernel, and with no memory of its own.
+@register
+class FusedInvolution2d(Operator):
+    """W1 of eq. 6, then eq. 4."""
 
-    Raises:
-        TypeError: The dtypes or devices differ.
-        ValueError: The shapes do not fit.
-    """
-    _check_tensors(input, features, weight, bias)
-    for name, value in (('features', features), ('weight', weight), ('bias', bias)):
-        if value is not None and (value.dtype != input.dtype or value.device != input.device):
-            raise TypeError(
-                f'{name} must have the dtype and device of input, {input.dtype} on {input.device}, '
-                f'but is {value.dtype} on {value.device}'
+    schema = (
+        'fused_involution2d(Tensor input, Tensor features, Tensor weight, Tensor? bias, int[2] kernel_size, '
+        f'{GEOMETRY}) -> Tensor'
+    )
+    tensors = 4
+
+    @staticmethod
+    def fake(input, features, weight, bias, kernel_size, stride, padding, dilation, backend=None):
+        _check(input, features, weight, bias, kernel_size, stride, padding, dilation)
+        return empty_output(input, input.shape[1], features.shape[2:])
+
+    @staticmethod
+    def compute(input, features, weight, bias, kernel_size, stride, padding, dilation, backend=None):
+        out = FusedInvolution2d.fake(input, features, weight, bias, kernel_size, stride, padding, dilation)
+        if not out.numel():
+            return out
+        module = find(backend, input.device)
+        if hasattr(module, 'fused_involution2d'):
+            module.fused_involution2d(out, input, features, weight, bias, tuple(kernel_size), stride, padding, dilation)
+        else:
+            kernel = generate_kernel(features, weight, bias, kernel_size)
+            module.involution2d(out, input, kernel, stride, padding, dilation)
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        *tensors, ctx.kernel_size = inputs[:5]
+        ctx.geometry = inputs[5:]
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def backward(ctx, grad):
+        input, features, weight, bias = ctx.saved_tensors
+        grad_input = grad_features = grad_weight = grad_bias = None
+        if ctx.needs_input_grad[0]:
+            kernel = generate_kernel(features, weight, bias, ctx.kernel_size)
+            grad_input = call(OPERATORS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
+            del kernel
+        if any(ctx.needs_input_grad[1:4]):
+            groups = weight.shape[0] // prod(ctx.kernel_size)
+            grad_kernel = call(
+                OPERATORS.involution2d_grad_kernel.default, grad, input, groups, ctx.kernel_size, *ctx.geometry
+            ).flatten(1, 3)
+            mask = list(ctx.needs_input_grad[1:4])
+            grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+                grad_kernel, features, weight, weight.shape[:1], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
             )
-    channels, taps = weight.shape[0], prod(kernel_size)
-    if channels % taps != 0 or weight.shape[1] != features.shape[1] or weight.shape[2] != 1 or weight.shape[3] != 1:
-        raise ValueError(
-            f'weight must have the shape (G * Kh * Kw, R, 1, 1), for kernel_size {tuple(kernel_size)} and the '
-            f'R = {features.shape[1]} channels of features, but its shape is {tuple(weight.shape)}'
-        )
-    if bias is not None and bias.shape[0] != channels:
-        raise ValueError(f'bias must have the shape ({channels},), as weight has, but it is {tuple(bias.shape)}')
-    n, _, ho, wo = features.shape
-    return features.new_empty(1).expand(n, channels // taps, *kernel_size, ho, wo)
+        return grad_input, grad_features, grad_weight, grad_bias, *[None] * (1 + len(ctx.geometry))
 
-
-def _forward(input, features, weight, bias, kernel_size, stride, padding, dilation, backend=None):
-    kernel = _shape_of_kernel(input, features, weight, bias, kernel_size)
-    check_arguments(input, kernel, stride, padding, dilation)
-    out = empty_output(input, input.shape[1], kernel.shape[4:])
-    if out.numel():
-        module = resolve(backend, input.device)
-        module.fused_involution2d(out, input, features, weight, bias, kernel, stride, padding, dilation)
-    return out
-
-
-def _forward_fake(input, features, weight, bias, kernel_size, stride, padding, dilation, backend=None):
-    kernel = _shape_of_kernel(input, features, weight, bias, kernel_size)
-    check_arguments(input, kernel, stride, padding, dilation)
-    return empty_output(input, input.shape[1], kernel.shape[4:])
-
-
-def _setup(ctx, inputs, output):
-    input, features, weight, bias, ctx.kernel_size, *ctx.geometry = inputs
-    ctx.save_for_backward(input, features, weight, bias)
-
-
-def _backward(ctx, grad):
-    input, features, weight, bias = ctx.saved_tensors
-    grad_input = grad_features = grad_weight = grad_bias = None
-    if ctx.needs_input_grad[0]:
+    @staticmethod
+    def jvp(ctx, input_tangent, features_tangent, weight_tangent, bias_tangent, *_):
+        input, features, weight, bias = ctx.saved_tensors
         kernel = generate_kernel(features, weight, bias, ctx.kernel_size)
-        grad_input = call(_OPS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
-        del kernel
-    if any(ctx.needs_input_grad[1:4]):
-        groups = weight.shape[0] // prod(ctx.kernel_size)
-        grad_kernel = call(
-            _OPS.involution2d_grad_kernel.default, grad, input, groups, ctx.kernel_size, *ctx.geometry
-        ).flatten(1, 3)
-        mask = list(ctx.needs_input_grad[1:4])
-        grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-            grad_kernel, features, weight, weight.shape[:1], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+        kernel_tangent = add_tangents(
+            None if features_tangent is None else generate_kernel(features_tangent, weight, None, ctx.kernel_size),
+            None if weight_tangent is None else generate_kernel(features, weight_tangent, None, ctx.kernel_size),
+            None if bias_tangent is None else bias_tangent.view(1, -1, *ctx.kernel_size, 1, 1).expand_as(kernel),
         )
-    return grad_input, grad_features, grad_weight, grad_bias, None, None, None, None, None
+        return add_tangents(
+            None
+            if input_tangent is None
+            else call(OPERATORS.involution2d.default, input_tangent, kernel, *ctx.geometry),
+            None
+            if kernel_tangent is None
+            else call(OPERATORS.involution2d.default, input, kernel_tangent, *ctx.geometry),
+        )
 
-
-_OPS = torch.ops.mmrednet
-LIBRARY.define(
-    'fused_involution2d(Tensor input, Tensor features, Tensor weight, Tensor? bias, int[2] kernel_size, '
-    f'{GEOMETRY}) -> Tensor',
-    tags=torch.Tag.pt2_compliant_tag,
-)
-register('fused_involution2d', _forward, _forward_fake, _backward, _setup)
-register_autocast('fused_involution2d', tensors=4)
+    @staticmethod
+    def vmap(info, in_dims, input, features, weight, bias, kernel_size, *geometry):
+        if in_dims[2] is None and in_dims[3] is None:
+            folded = fold(info, in_dims[:2], input, features)
+            return unfold(
+                info, call(OPERATORS.fused_involution2d.default, *folded, weight, bias, kernel_size, *geometry)
+            )
+        # A weight for each: what is fused no more are kernels.
+        kernel = torch.vmap(generate_kernel, (*in_dims[1:4], None))(features, weight, bias, tuple(kernel_size))
+        return unfold(
+            info, call(OPERATORS.involution2d.default, *fold(info, (in_dims[0], 0), input, kernel), *geometry)
+        )

@@ -15,7 +15,7 @@ from mmrednet.analysis import latency, naive_cuda
 from mmrednet.analysis.latency import Case, Result
 from mmrednet.analysis.report import FORMATS, describe_machine, format_results, plot_results
 from mmrednet.models.rednet import RedNet
-from mmrednet.ops import reference
+from mmrednet.ops.backends import reference
 
 ROOT = Path(__file__).parents[2]
 SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)

@@ -8,8 +8,9 @@ import warnings
 import pytest
 import torch
 
-from mmrednet.ops import cpu, involution2d
-from mmrednet.ops.cpu import _cache_folder, _digest
+from mmrednet.ops import backends, involution2d
+from mmrednet.ops.backends import cpu
+from mmrednet.ops.backends.cpu import _cache_folder, _digest
 
 COMPILING = 'mmrednet: compiling'
 
@@ -86,12 +87,10 @@ def test_failing_compiler_gives_its_reason(tmp_path, monkeypatch):
 
 
 def test_fallback_warns_once_without_compiler(tmp_path, monkeypatch):
-    module = sys.modules['mmrednet.ops.involution2d']
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.setattr(cpu, 'load', load_again)
-    for resolve in (module._native_backend, module._default_backend):
-        monkeypatch.setattr(module, resolve.__name__, functools.cache(resolve.__wrapped__))
+    monkeypatch.setattr(backends, '_load', functools.cache(backends._load.__wrapped__))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         for _ in range(2):

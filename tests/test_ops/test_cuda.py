@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from mmrednet.analysis import naive_cuda
-from mmrednet.ops import cuda, involution2d, reference
+from mmrednet.ops import involution2d
+from mmrednet.ops.backends import cuda, reference
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
@@ -104,9 +105,8 @@ def test_fuses_where_it_is_estimated_to_pay_and_fits(monkeypatch):
         groups = channels // 16
         x, features = (torch.zeros(1, c, 9, 9, dtype=dtype) for c in (channels, reduced))
         weight = torch.zeros(groups * size * size, reduced, 1, 1, dtype=dtype)
-        kernel = x.new_empty(1).expand(1, groups, size, size, 9, 9)
         geometry = (1, 1), (size // 2, size // 2), (1, 1)
-        cuda.fused_involution2d(torch.empty_like(x), x, features, weight, None, kernel, *geometry)
+        cuda.fused_involution2d(torch.empty_like(x), x, features, weight, None, (size, size), *geometry)
         assert launched.pop() == expected, (channels, size, dtype)
     assert not cuda.fusing_pays(32, 2, torch.float32)  # two chunks of channels generate the kernel twice
 

@@ -10,8 +10,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmrednet.ops import cuda, reference
-from mmrednet.ops.involution2d import output_size, same_padding
+from mmrednet.ops.arguments import output_size, same_padding
+from mmrednet.ops.backends import cuda, reference
 
 HERE = Path(__file__).parent / 'emulation'
 BLOCKS = -6  # the number of blocks among a launch's arguments
@@ -194,7 +194,7 @@ def test_no_channels_have_a_zero_gradient():
 
 def test_an_empty_batch_of_fused_launches_nothing():
     x, features, weight = torch.empty(0, 4, 5, 5), torch.empty(0, 3, 5, 5), torch.empty(9, 3, 1, 1)
-    cuda.fused_involution2d(x, x, features, weight, None, torch.empty(0, 1, 3, 3, 5, 5), (1, 1), (1, 1), (1, 1))
+    cuda.fused_involution2d(x, x, features, weight, None, (3, 3), (1, 1), (1, 1), (1, 1))
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import torch
 import torch._dynamo.testing
 
 from mmrednet.ops import involution2d
-from mmrednet.ops.involution2d import output_size, pair, same_padding
+from mmrednet.ops.arguments import output_size, pair, same_padding
 
 # Largest error that is allowed, relative to the sum of the absolute values of the terms of each sum.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}

@@ -15,15 +15,17 @@ import sys
 import tempfile
 from contextlib import contextmanager
 from functools import cache
+from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from .. import Pair
+
 SOURCE = Path(__file__).with_name('involution2d.cpp')
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
 
-Pair = tuple[int, int]
 
 _DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
 _ARGUMENTS = struct.Struct('44q')  # `Arguments` in the source
@@ -54,15 +56,17 @@ def fused_involution2d(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    kernel: Tensor,
+    kernel_size: Pair,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
 ) -> None:
-    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes; of ``kernel`` only the shape counts."""
+    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes."""
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     bias_address = 0 if bias is None else bias.data_ptr()
+    shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
+    kernel = features.new_empty(1).expand(shape)
     generation = (features.data_ptr(), weight.data_ptr(), bias_address, features.shape[1], *features.stride())
     _call(0, out, input, kernel, stride, padding, dilation, generation)
 

@@ -11,10 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import Pair
+
 # Output elements of a tile on the CPU: 512 KiB in float32, half of a common second-level cache.
 TILE = 1 << 17
 
-Pair = tuple[int, int]
 Index = tuple[slice, ...]
 
 
@@ -59,22 +60,6 @@ def grad_kernel(
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
     """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution makes from features (N, R, Ho, Wo)."""
     return F.conv2d(features, weight, bias).unflatten(1, (weight.shape[0] // prod(kernel_size), *kernel_size))
-
-
-def fused_involution2d(
-    out: Tensor,
-    input: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-) -> None:
-    """Generates the kernels, then writes eq. 4 to ``out``; of ``kernel`` only the shape counts."""
-    kernel = generate_kernel(features, weight, bias, kernel.shape[2:4])
-    involution2d(out, input, kernel, stride, padding, dilation)
 
 
 def _accumulation_dtype(tensor: Tensor) -> torch.dtype:

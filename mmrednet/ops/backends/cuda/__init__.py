@@ -2,19 +2,19 @@
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache, partial
-from math import gcd
+from math import gcd, prod
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from .. import Pair
 from ..pytorch import generate_kernel
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
 THREADS = 128  # of a block, at most
 
-Pair = tuple[int, int]
 _DTYPES = {
     torch.float16: 'FLOAT16',
     torch.bfloat16: 'BFLOAT16',
@@ -67,12 +67,12 @@ def fused_involution2d(
     features: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    kernel: Tensor,
+    kernel_size: Pair,
     stride: Pair,
     padding: Pair,
     dilation: Pair,
 ) -> None:
-    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes; of ``kernel`` only the shape counts.
+    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes.
 
     ``out`` is contiguous or channels-last. Where :func:`fusing_pays` says no, and where shared memory cannot hold what
     one thread reads, the convolution writes the kernel to memory and :func:`involution2d` reads it.
@@ -82,14 +82,15 @@ def fused_involution2d(
         return
     x, y = fit(out, input, out)
     index = x.device.index
-    layouts = (Layout.of(t) for t in (x, kernel, y))
+    shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
+    layouts = (Layout.of(t) for t in (x, features.new_empty(1).expand(shape), y))
     geometry = tuple(stride), tuple(padding), tuple(dilation)
     launch = plan('fused', *layouts, *geometry, _device(index), Layout.of(features))
     if launch and fusing_pays(features.shape[1], launch.chunks, x.dtype):
         bias = None if bias is None else bias.contiguous()
         _launch(launch, index, (x, features, weight.contiguous(), bias, y))
     else:
-        kernel = generate_kernel(features, weight, bias, kernel.shape[2:4])
+        kernel = generate_kernel(features, weight, bias, kernel_size)
         involution2d(out, input, kernel, stride, padding, dilation)
 
 

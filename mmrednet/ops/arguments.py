@@ -1,0 +1,172 @@
+"""What the operators take: shape rules and every check. Shapes are checked as shapes: nothing is allocated for it."""
+
+from collections.abc import Sequence
+from math import prod
+from numbers import Integral
+
+import torch
+from torch import Tensor
+
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# Of the tensors by their names: dimensions, and what an error says of them.
+LAYOUTS = {
+    'input': (4, '(N, C, H, W)'),
+    'kernel': (6, '(N, G, Kh, Kw, Ho, Wo)'),
+    'grad_output': (4, '(N, C, Ho, Wo)'),
+    'features': (4, '(N, R, Ho, Wo)'),
+    'weight': (4, '(G * Kh * Kw, R, 1, 1)'),
+    'bias': (1, '(G * Kh * Kw,)'),
+}
+
+IntPair = int | Sequence[int]
+_INTEGRAL = (int, Integral)  # int first: asking an abstract class takes longer
+
+
+def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
+    """Returns ``value`` as (vertical, horizontal).
+
+    Raises:
+        ValueError: ``value``, the argument called ``name``, is no int or pair of ints of at least ``least``.
+    """
+    values = (value, value) if isinstance(value, _INTEGRAL) else value
+    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, _INTEGRAL) for v in values):
+        raise ValueError(f'{name} must be an int or a pair of ints, but is {value!r}')
+    if min(values) < least:
+        raise ValueError(f'{name} must be at least {least}, but is {value!r}')
+    return int(values[0]), int(values[1])
+
+
+def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+    """Returns the padding that keeps the size at stride 1, ``dilation * (K - 1) / 2``, as (vertical, horizontal).
+
+    Raises:
+        ValueError: ``dilation * (K - 1)`` is odd, so that no symmetric padding exists.
+    """
+    if any(d * (k - 1) % 2 for k, d in zip(kernel_size, dilation, strict=True)):
+        raise ValueError(
+            f"padding None means 'same', which a kernel of {kernel_size[0]}x{kernel_size[1]} with dilation {dilation} "
+            'does not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
+        )
+    return tuple(d * (k - 1) // 2 for k, d in zip(kernel_size, dilation, strict=True))
+
+
+def output_size(
+    input_size: Sequence[int],
+    kernel_size: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> tuple[int, int]:
+    """Returns (Ho, Wo), each ``floor((size + 2 p - d (K - 1) - 1) / s) + 1``, for pairs of (vertical, horizontal)."""
+    return tuple(
+        (size + 2 * p - d * (k - 1) - 1) // s + 1
+        for size, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
+    )
+
+
+def check_ranks(**tensors: Tensor | None) -> None:
+    """Checks arguments by their names in ``LAYOUTS``; bias may be None.
+
+    Raises:
+        TypeError: One is no tensor.
+        ValueError: One has not the dimensions of its layout.
+    """
+    for name, value in tensors.items():
+        if value is None and name == 'bias':
+            continue
+        rank, layout = LAYOUTS[name]
+        if not isinstance(value, Tensor):
+            raise TypeError(f'{name} must be a tensor of shape {layout}, but is of type {type(value).__name__}')
+        if value.dim() != rank:
+            raise ValueError(f'{name} must have {rank} dimensions {layout}, but its shape is {tuple(value.shape)}')
+
+
+def check_tensors(**tensors: Tensor | None) -> None:
+    """Checks what :func:`check_ranks` does, then dtypes and devices, which are one for all once autocast has cast.
+
+    Raises:
+        TypeError: The dtype of one is not in ``DTYPES`` or not that of the first.
+        ValueError: One is not on the device of the first.
+    """
+    check_ranks(**tensors)
+    (first, reference), *others = tensors.items()
+    if reference.dtype not in DTYPES:
+        raise TypeError(
+            f'{first} must be float16, bfloat16, float32 or float64, but is {reference.dtype}: cast it first'
+        )
+    for name, value in others:
+        if value is None:
+            continue
+        if value.dtype != reference.dtype:
+            raise TypeError(
+                f'{name} must have the dtype of {first}, {reference.dtype}, but is {value.dtype}: cast one of them'
+            )
+        if value.device != reference.device:
+            raise ValueError(
+                f'{name} and {first} must be on one device, but are on {value.device} and {reference.device}: '
+                'move one of them'
+            )
+
+
+def check_shapes(
+    input: Sequence[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
+) -> None:
+    """Raises ValueError where involution is not defined on an input and a kernel of these shapes."""
+    if min(*stride, *dilation) < 1 or min(padding) < 0:
+        raise ValueError(
+            'stride and dilation must be at least 1 and padding at least 0, '
+            f'but they are {tuple(stride)}, {tuple(dilation)} and {tuple(padding)}'
+        )
+    n, c, h, w = input
+    kernel_n, g, kh, kw, ho, wo = kernel
+    if kernel_n != n:
+        raise ValueError(f'kernel must have the batch size of input, {n}, but its shape {tuple(kernel)} has {kernel_n}')
+    if g < 1 or kh < 1 or kw < 1:
+        raise ValueError(f'kernel must have at least one group and one tap, but its shape is {tuple(kernel)}')
+    if c % g != 0:
+        raise ValueError(
+            f'the number of groups of kernel, {g} (its dimension 1), must divide the {c} channels of input: '
+            'generate the kernel for a number of groups that does'
+        )
+    expected = output_size((h, w), (kh, kw), stride, padding, dilation)
+    # Not min(): under torch.compile that would tie the program to images that are wider than high.
+    if expected[0] < 1 or expected[1] < 1:
+        raise ValueError(
+            f'input of {h}x{w} with padding {tuple(padding)} is smaller than the window of {kh}x{kw} with dilation '
+            f'{tuple(dilation)}: increase padding'
+        )
+    if expected[0] != ho or expected[1] != wo:
+        raise ValueError(
+            f'kernel must hold kernels for {expected[0]}x{expected[1]} output pixels (input {h}x{w}, '
+            f'stride {tuple(stride)}, padding {tuple(padding)}, dilation {tuple(dilation)}), '
+            f'but its shape {tuple(kernel)} has {ho}x{wo}'
+        )
+
+
+def check_grad_output(grad_output: Sequence[int], expected: Sequence[int]) -> None:
+    """Raises ValueError where grad_output has not the shape (N, C, Ho, Wo) of the output."""
+    if tuple(grad_output) != tuple(expected):
+        raise ValueError(f"grad_output must have the output's shape, {tuple(expected)}, but has {tuple(grad_output)}")
+
+
+def generated_shape(
+    features: Sequence[int], weight: Sequence[int], bias: Sequence[int] | None, kernel_size: Sequence[int]
+) -> tuple[int, ...]:
+    """Returns the shape (N, G, Kh, Kw, Ho, Wo) of the kernel that a 1x1 convolution generates.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    channels, taps = weight[0], prod(kernel_size)
+    if channels % taps != 0 or weight[1] != features[1] or weight[2] != 1 or weight[3] != 1:
+        raise ValueError(
+            f'weight must have the shape (G * Kh * Kw, R, 1, 1), for kernel_size {tuple(kernel_size)} and the '
+            f'R = {features[1]} channels of features, but its shape is {tuple(weight)}'
+        )
+    if bias is not None and bias[0] != channels:
+        raise ValueError(f'bias must have the shape ({channels},), as weight has, but it is {tuple(bias)}')
+    return (features[0], channels // taps, *kernel_size, *features[2:])

@@ -1,0 +1,117 @@
+"""How an operator is made known to torch: its schema, shapes, gradients in both modes, vmap rule and autocast."""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+# What torch.library.register_autograd builds on too. The public torch.autograd.Function cannot be applied below
+# torch.func's transforms, and register_autograd takes neither forward-mode gradients nor those transforms.
+from torch.autograd.function import _SingleLevelFunction
+
+OPERATORS = torch.ops.mmrednet
+LIBRARY = torch.library.Library('mmrednet', 'DEF')
+GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'  # ends every schema
+
+
+class Operator(_SingleLevelFunction):
+    """One operator of the dispatcher, ``torch.ops.mmrednet.<name>``: all that torch asks of it, side by side.
+
+    A subclass has ``schema`` (whose first ``tensors`` arguments autocast casts), ``compute`` and ``fake`` (the result,
+    and an uninitialised tensor like it), and what autograd's functions have: ``setup_context``, ``backward``, ``jvp``
+    and ``vmap``.
+    """
+
+    schema: str
+    tensors: int = 0
+    compute: Callable[..., Tensor]
+    fake: Callable[..., Tensor]
+    overload: torch._ops.OpOverload
+
+
+def call(overload: torch._ops.OpOverload, *args) -> Tensor:
+    """Calls an operator; where no gradients are recorded past autograd's layer, half of a small call's time."""
+    if torch.is_grad_enabled() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
+        return overload(*args)
+    with torch._C._AutoDispatchBelowAutograd():
+        return overload(*args)
+
+
+def register(operator: type[Operator]) -> type[Operator]:
+    """Gives an operator to the dispatcher; a decorator."""
+    name = operator.schema.partition('(')[0]
+    LIBRARY.define(operator.schema, tags=torch.Tag.pt2_compliant_tag)
+    operator.overload = overload = getattr(OPERATORS, name).default
+
+    def below_autograd(*args) -> Tensor:
+        with torch._C._AutoDispatchBelowAutograd():
+            if not _transforms_active():
+                return overload(*args)
+            # autograd has just switched off gradients for this level of torch.func alone, not for those around it.
+            with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
+                return overload(*args)
+
+    def differentiable(*args) -> Tensor:
+        if not _transforms_active():
+            return operator.apply(*args)
+        from torch._functorch.utils import enable_single_level_autograd_function
+
+        with enable_single_level_autograd_function():
+            return operator.apply(*args)
+
+    operator.forward = staticmethod(below_autograd)
+    LIBRARY.impl(name, operator.compute, 'CompositeExplicitAutograd')
+    LIBRARY.impl(name, differentiable, 'Autograd')
+    torch.library.register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)
+    torch.library.register_vmap(f'mmrednet::{name}', operator.vmap, lib=LIBRARY)
+    for device in ('CPU', 'CUDA', 'XPU', 'MPS'):
+        if operator.tensors and hasattr(torch._C.DispatchKey, f'Autocast{device}'):
+            LIBRARY.impl(name, _autocast(operator, device), f'Autocast{device}')
+    return operator
+
+
+def _transforms_active() -> bool:
+    """Whether torch.func is at work: grad, vmap, jvp and what is made of them."""
+    return torch._C._are_functorch_transforms_active()
+
+
+def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
+    # torch.library.register_autocast casts to one dtype for good; this is the dtype that autocast has now.
+    below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f'Autocast{device}'))
+
+    def cast_and_call(*args) -> Tensor:
+        tensors = cast_for_autocast(device.lower(), *args[: operator.tensors])
+        with torch._C._ExcludeDispatchKeyGuard(below):
+            return operator.overload(*tensors, *args[operator.tensors :])
+
+    return cast_and_call
+
+
+def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Brings tensors to autocast's dtype where autocast is on, but for float64, which stays as in convolutions."""
+    castable = (torch.float16, torch.bfloat16, torch.float32)
+    if not torch.is_autocast_enabled(device_type) or any(t is not None and t.dtype not in castable for t in tensors):
+        return tensors
+    dtype = torch.get_autocast_dtype(device_type)
+    return tuple(None if t is None else t.to(dtype) for t in tensors)
+
+
+def add_tangents(*tangents: Tensor | None) -> Tensor | None:
+    """Adds the parts of a forward-mode gradient that there are, as the levels of torch.func around this one see it."""
+    with forward_ad._set_fwd_grad_enabled(True):
+        return sum((t for t in tangents[1:] if t is not None), tangents[0]) if tangents[0] is not None else None
+
+
+def fold(info, dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
+    """Brings the dimension that vmap maps over into the batch N, which is the first of every tensor."""
+    folded = []
+    for tensor, dim in zip(tensors, dims, strict=True):
+        moved = tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
+        folded.append(moved.flatten(0, 1))
+    return folded
+
+
+def unfold(info, tensor: Tensor) -> tuple[Tensor, int]:
+    """Returns what a vmap rule returns: the result with the mapped dimension first again."""
+    return tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size)), 0

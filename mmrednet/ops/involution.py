@@ -1,0 +1,245 @@
+"""Involution: the public function, and the three operators of the dispatcher that are each other's gradients."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function
+
+from .arguments import (
+    IntPair,
+    check_grad_output,
+    check_ranks,
+    check_shapes,
+    check_tensors,
+    pair,
+    same_padding,
+)
+from .backends import BACKENDS, find, reference
+from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, fold, register, unfold
+
+
+def involution2d(
+    input: Tensor,
+    kernel: Tensor,
+    stride: IntPair = 1,
+    padding: IntPair | None = None,
+    dilation: IntPair = 1,
+    *,
+    backend: str | None = None,
+) -> Tensor:
+    r"""Involution: every output pixel is a weighted sum over its own window, with its own weights (eq. 4).
+
+    .. math::
+        Y_{n,c,i,j} = \sum_{u,v} H_{n,g(c),u,v,i,j} X_{n,c,\,i s - p + u d,\,j s - p + v d},
+        \qquad g(c) = \lfloor c\,G / C \rfloor
+
+    Pixels outside the input contribute nothing, whatever the kernel holds for them. Sums run in float32, in float64 for
+    float64. The gradients are gathers of the same kind: bit-identical from run to run, and differentiable again.
+
+    Args:
+        input (Tensor): ``X``, of shape (N, C, H, W), in float16, bfloat16, float32 or float64. N may be 0.
+        kernel (Tensor): ``H``, of shape (N, G, Kh, Kw, Ho, Wo): one Kh x Kw kernel for each output pixel and each of
+            the G groups of C / G neighbouring channels. Same device and dtype as ``input``; autocast casts both.
+        stride (int or pair): Stride ``s`` in pixels, (vertical, horizontal). Defaults to 1.
+        padding (int or pair, optional): Zero padding ``p`` on both sides in pixels. Defaults to None: 'same', which is
+            ``dilation * (K - 1) / 2``.
+        dilation (int or pair): Distance ``d`` between the window's taps in pixels. Defaults to 1.
+        backend (str, optional): 'reference' (plain PyTorch, K*K copies of the input), 'torch' (lean PyTorch), 'cpu'
+            (native), 'cuda' (CuPy) or None, the fastest that the device has. Defaults to None.
+
+    Returns:
+        Tensor: ``Y``, of shape (N, C, Ho, Wo) with ``Ho = floor((H + 2 p - d (Kh - 1) - 1) / s) + 1``, channels-last
+        where ``input`` is.
+
+    Raises:
+        TypeError: An argument is not a tensor, or its dtype is not one of those above, or the two dtypes differ.
+        ValueError: Shapes, groups, devices, stride, padding, dilation or backend do not fit.
+
+    Example:
+        >>> x, h = torch.randn(2, 32, 15, 20), torch.randn(2, 2, 7, 7, 8, 10)
+        >>> involution2d(x, h, stride=2).shape
+        torch.Size([2, 32, 8, 10])
+    """
+    if has_torch_function((input, kernel)):
+        arguments = dict(stride=stride, padding=padding, dilation=dilation, backend=backend)
+        return handle_torch_function(involution2d, (input, kernel), input, kernel, **arguments)
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
+    check_ranks(input=input, kernel=kernel)
+    stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
+    if padding is None:
+        padding = same_padding(tuple(kernel.shape[2:4]), dilation)
+    else:
+        padding = pair('padding', padding, 0)
+    if backend == 'reference':
+        input, kernel = cast_for_autocast(input.device.type, input, kernel)
+        check_tensors(input=input, kernel=kernel)
+        check_shapes(input.shape, kernel.shape, stride, padding, dilation)
+        return reference.involution2d(input, kernel, stride, padding, dilation)
+    return call(OPERATORS.involution2d.default, input, kernel, stride, padding, dilation, backend)
+
+
+class Bilinear(Operator):
+    """An operator that is linear in each of its first two arguments, whose first dimension is the batch."""
+
+    @classmethod
+    def jvp(cls, ctx, first_tangent, second_tangent, *_):
+        """Sums over the two arguments, each in turn replaced by its tangent."""
+        first, second = ctx.saved_tensors
+        return add_tangents(
+            None if first_tangent is None else call(cls.overload, first_tangent, second, *ctx.rest),
+            None if second_tangent is None else call(cls.overload, first, second_tangent, *ctx.rest),
+        )
+
+    @classmethod
+    def vmap(cls, info, in_dims, first, second, *rest):
+        """Maps over a dimension by making it part of the batch."""
+        return unfold(info, call(cls.overload, *fold(info, in_dims[:2], first, second), *rest))
+
+
+@register
+class Involution2d(Bilinear):
+    """Eq. 4."""
+
+    schema = f'involution2d(Tensor input, Tensor kernel, {GEOMETRY}) -> Tensor'
+    tensors = 2
+
+    @staticmethod
+    def fake(input, kernel, stride, padding, dilation, backend=None):
+        check_tensors(input=input, kernel=kernel)
+        check_shapes(input.shape, kernel.shape, stride, padding, dilation)
+        return empty_output(input, input.shape[1], kernel.shape[4:])
+
+    @staticmethod
+    def compute(input, kernel, stride, padding, dilation, backend=None):
+        out = Involution2d.fake(input, kernel, stride, padding, dilation)
+        if out.numel():
+            find(backend, input.device).involution2d(out, input, kernel, stride, padding, dilation)
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        input, kernel, *ctx.geometry = inputs
+        ctx.rest = ctx.geometry
+        ctx.save_for_backward(input, kernel)
+        ctx.save_for_forward(input, kernel)
+
+    @staticmethod
+    def backward(ctx, grad):
+        input, kernel = ctx.saved_tensors
+        grad_input = grad_kernel = None
+        if ctx.needs_input_grad[0]:
+            grad_input = call(OPERATORS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_kernel = call(
+                OPERATORS.involution2d_grad_kernel.default,
+                grad,
+                input,
+                kernel.shape[1],
+                kernel.shape[2:4],
+                *ctx.geometry,
+            )
+        return grad_input, grad_kernel, *[None] * len(ctx.rest)
+
+
+@register
+class GradInput(Bilinear):
+    """The gradient of eq. 4 with respect to the input."""
+
+    schema = f'involution2d_grad_input(Tensor grad_output, Tensor kernel, SymInt[2] input_size, {GEOMETRY}) -> Tensor'
+
+    @staticmethod
+    def fake(grad_output, kernel, input_size, stride, padding, dilation, backend=None):
+        check_tensors(grad_output=grad_output, kernel=kernel)
+        shape = (*grad_output.shape[:2], *input_size)
+        check_shapes(shape, kernel.shape, stride, padding, dilation)
+        check_grad_output(grad_output.shape, (*shape[:2], *kernel.shape[4:]))
+        return empty_output(grad_output, shape[1], input_size)
+
+    @staticmethod
+    def compute(grad_output, kernel, input_size, stride, padding, dilation, backend=None):
+        out = GradInput.fake(grad_output, kernel, input_size, stride, padding, dilation)
+        if out.numel():
+            find(backend, kernel.device).grad_input(out, grad_output, kernel, stride, padding, dilation)
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_output, kernel, _, *ctx.geometry = inputs
+        ctx.rest = inputs[2:]
+        ctx.save_for_backward(grad_output, kernel)
+        ctx.save_for_forward(grad_output, kernel)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_output, kernel = ctx.saved_tensors
+        grad_grad_output = grad_kernel = None
+        if ctx.needs_input_grad[0]:
+            grad_grad_output = call(OPERATORS.involution2d.default, grad, kernel, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_kernel = call(
+                OPERATORS.involution2d_grad_kernel.default,
+                grad_output,
+                grad,
+                kernel.shape[1],
+                kernel.shape[2:4],
+                *ctx.geometry,
+            )
+        return grad_grad_output, grad_kernel, *[None] * len(ctx.rest)
+
+
+@register
+class GradKernel(Bilinear):
+    """The gradient of eq. 4 with respect to the kernel."""
+
+    schema = (
+        'involution2d_grad_kernel(Tensor grad_output, Tensor input, int groups, int[2] kernel_size, '
+        f'{GEOMETRY}) -> Tensor'
+    )
+
+    @staticmethod
+    def fake(grad_output, input, groups, kernel_size, stride, padding, dilation, backend=None):
+        check_tensors(grad_output=grad_output, input=input)
+        kernel_shape = (grad_output.shape[0], groups, *kernel_size, *grad_output.shape[2:])
+        check_shapes(input.shape, kernel_shape, stride, padding, dilation)
+        check_grad_output(grad_output.shape, (*input.shape[:2], *kernel_shape[4:]))
+        out = empty_output(grad_output, groups * prod(kernel_size), grad_output.shape[2:])
+        return out.unflatten(1, (groups, *kernel_size))
+
+    @staticmethod
+    def compute(grad_output, input, groups, kernel_size, stride, padding, dilation, backend=None):
+        out = GradKernel.fake(grad_output, input, groups, kernel_size, stride, padding, dilation)
+        if out.numel():
+            find(backend, input.device).grad_kernel(out, grad_output, input, stride, padding, dilation)
+        return out
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        grad_output, input, _, _, *ctx.geometry = inputs
+        ctx.rest = inputs[2:]
+        ctx.save_for_backward(grad_output, input)
+        ctx.save_for_forward(grad_output, input)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad_output, input = ctx.saved_tensors
+        grad_grad_output = grad_input = None
+        if ctx.needs_input_grad[0]:
+            grad_grad_output = call(OPERATORS.involution2d.default, input, grad, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            grad_input = call(
+                OPERATORS.involution2d_grad_input.default, grad_output, grad, input.shape[2:], *ctx.geometry
+            )
+        return grad_grad_output, grad_input, *[None] * len(ctx.rest)
+
+
+def empty_output(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
+    """Returns an uninitialised (N, channels, *size) tensor in the dtype and memory format of ``like`` (N, C, H, W)."""
+    # A tensor that is both counts as contiguous.
+    channels_last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+    return torch.empty(
+        (like.shape[0], channels, *size), dtype=like.dtype, device=like.device, memory_format=memory_format
+    )
