@@ -10,10 +10,12 @@ from mmengine.dist import is_distributed, master_only
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner as MMEngineRunner
+from mmengine.runner import find_latest_checkpoint
 from mmengine.utils import ProgressBar
 from torch import nn
 
-from .checkpoint import check, convert
+from .checkpoint import READ_HERE, check, convert, load, missing, widen
+from .models.rednet import FROM_SCRATCH, RedNet
 from .registry import HOOKS, RUNNERS
 
 
@@ -33,12 +35,33 @@ class Runner(MMEngineRunner):
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps the model for distributed training as mmengine does; on CPUs without the GPU's number."""
+        """Wraps the model for distributed training as mmengine does; on CPUs without the GPU's number.
+
+        What a checkpoint fills may be frozen, and has to be before DistributedDataParallel looks for gradients.
+        """
+        backbones = [module for module in model.modules() if isinstance(module, RedNet)]
+        if backbones and self._starts_from_checkpoint():
+            for backbone in backbones:
+                backbone.expect_checkpoint()
         if self.distributed and get_device() == 'cpu':
             unused = self.cfg.get('find_unused_parameters', False)
             defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
             model_wrapper_cfg = {**defaults, **(model_wrapper_cfg or {})}
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _starts_from_checkpoint(self) -> bool:
+        if not self._resume:
+            return self._load_from is not None
+        # A run that is resumed goes on as it began.
+        path = self._load_from or find_latest_checkpoint(self.work_dir)
+        if path is None:
+            return False
+        metadata = getattr(load(path)['state_dict'], '_metadata', {})
+        return not any(entry.get(FROM_SCRATCH) for entry in metadata.values())
+
+    def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
+        """Loads a checkpoint as mmengine does, and from wherever :func:`mmrednet.checkpoint.load` reads one."""
+        return super().load_checkpoint(f'{READ_HERE}{filename}', *args, **kwargs)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Registers mmengine's default hooks and the one that checks checkpoints."""
@@ -64,9 +87,15 @@ class Runner(MMEngineRunner):
 
         Raises:
             FileNotFoundError: ``load_from`` is a path where no file is.
+            ValueError: The config has ``rednet50_checkpoint``, a former variable that would have no effect.
         """
+        if (checkpoint := cfg.get('rednet50_checkpoint')) is not None:
+            raise ValueError(
+                f'rednet50_checkpoint, which is {checkpoint!r}, is no setting: give where the backbone starts from as '
+                f'model.backbone.init_cfg.checkpoint (`--cfg-options model.backbone.init_cfg.checkpoint={checkpoint}`)'
+            )
         load_from = cfg.get('load_from')
-        if load_from is not None and '://' not in str(load_from) and not os.path.isfile(load_from):
+        if load_from is not None and missing(str(load_from)):
             raise FileNotFoundError(
                 f'load_from (or --checkpoint) names the checkpoint {load_from!r}, where no file is: '
                 'give the path or address of a checkpoint'
@@ -125,16 +154,19 @@ class LoadCheckpointHook(Hook):
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         checkpoint.update(convert(checkpoint)[0])
+        state_dict = checkpoint['state_dict']
         # The optimizer is built where training starts.
         starts = not runner._resume and not isinstance(runner.optim_wrapper, dict | None)
         remedy = "give a checkpoint of this config's model, or the config of the checkpoint's"
         if starts:
             remedy += (
                 ', or list in default_hooks.load_checkpoint.may_differ how the names begin of parameters that may keep '
-                "their initial values: ['roi_head.bbox_head.fc_'] for other classes than the checkpoint's"
+                "their initial values: ['roi_head.bbox_head.fc_'] for other classes than the checkpoint's; or give a "
+                "classifier's checkpoint, for the backbone alone, as model.backbone.init_cfg.checkpoint"
             )
+            state_dict = widen(model, state_dict, source)
         may_differ = self.may_differ if starts else ()
-        checkpoint['state_dict'] = check(model, checkpoint['state_dict'], source, remedy, may_differ)
+        checkpoint['state_dict'] = check(model, state_dict, source, remedy, may_differ)
 
 
 @HOOKS.register_module()

@@ -195,10 +195,11 @@ def test_init_cfg_tells_problems_apart_and_loads_nothing(what, save):
 
 
 def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):
-    path = save(old_checkpoint('mmpretrain/rednet26'))
-    with pytest.raises(ValueError, match=r'  2 misshapen: stem.1.conv2.conv.weight is \(18, 8, 1, 1\) and') as error:
-        pretrained(path, stem_kernel_size=7).init_weights()
+    dense = save(old_checkpoint('mmdet/retinanet_rednet50_fpn'), 'dense.pth')
+    with pytest.raises(ValueError, match=r'  2 misshapen: stem.1.conv2.conv.weight is \(98, 8, 1, 1\) and') as error:
+        pretrained(dense, depth=50).init_weights()
     assert 'missing' not in str(error.value) and 'unexpected' not in str(error.value)
+    path = save(old_checkpoint('mmpretrain/rednet26'))
     absent = RELEASED['rednet50_imagenet'].keys() - RELEASED['rednet26_imagenet'].keys()
     number = sum(not key.endswith('num_batches_tracked') for key in absent)
     with pytest.raises(ValueError, match=rf'  {number} missing.*: layer1.1.conv1.weight, .*, \.\.\.') as error:

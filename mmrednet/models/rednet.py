@@ -1,23 +1,24 @@
 """RedNet, ResNet with involutions in the place of its 3x3 convolutions (section 4.1), for every toolbox."""
 
-import os
+from collections import OrderedDict
 from collections.abc import Sequence
 from logging import WARNING
 
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.logging import print_log
-from mmengine.model import BaseModule
-from mmengine.runner import CheckpointLoader
+from mmengine.model import BaseModule, PretrainedInit, initialize, update_init_info
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as recompute
 
-from ..checkpoint import check, convert
+from ..checkpoint import check, load, missing, widen
 from ..layers import Involution
 from ..ops import BACKENDS
 from ..registry import MODELS
 
 STEMS = ('involution', 'conv')
+# In a state dict's metadata: frozen stages were asked for and not frozen, since training began with random weights.
+FROM_SCRATCH = 'from_scratch'
 
 
 class Bottleneck(BaseModule):
@@ -100,16 +101,19 @@ class RedNet(BaseModule):
         kernel_generation (dict, optional): Config of another kernel generation function, for stem and trunk.
             Defaults to None.
         frozen_stages (int): Stages to freeze: 0 is the stem alone, 1 the stem and the first stage, -1 nothing. Holds
-            with a checkpoint in ``init_cfg`` only: random weights are never frozen. Defaults to -1.
+            once a checkpoint fills the weights, by ``init_cfg`` or ``load_from``: random weights are never frozen.
+            Defaults to -1.
         norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
         norm_eval (bool): Whether norm layers keep their statistics in training. Like ``frozen_stages``, with a
-            checkpoint in ``init_cfg`` only. Defaults to False.
+            checkpoint only. Defaults to False.
         with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
-        zero_init_residual (bool): Whether a block's last norm layer starts at zero. Defaults to True.
+        zero_init_residual (bool): Whether a block's last norm layer starts at zero, where no checkpoint fills it.
+            Defaults to True.
         fused (bool, optional): As in :class:`mmrednet.layers.Involution`. Defaults to None: in inference only.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
-        init_cfg (dict, optional): ``dict(type='Pretrained', checkpoint=...)`` or another initialisation; a
-            checkpoint of None stands for the default. Defaults to None: Kaiming for convolutions, ones for norm layers.
+        init_cfg (dict or list, optional): ``dict(type='Pretrained', checkpoint=...)`` or other initialisations; a
+            checkpoint, see :func:`mmrednet.checkpoint.load`, of None stands for the default. Defaults to None: Kaiming
+            for convolutions, ones for norm layers.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -168,18 +172,22 @@ class RedNet(BaseModule):
             raise ValueError(f'frozen_stages must be from -1 to {num_stages}, but is {frozen_stages!r}')
         if backend is not None and backend not in BACKENDS:
             raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
-        # Where a checkpoint is named, init_weights loads it, else it initialises.
-        checkpoint = init_cfg.get('checkpoint') if isinstance(init_cfg, dict) else None
-        self.pretrained = checkpoint is not None
-        if not self.pretrained and (init_cfg is None or 'checkpoint' in init_cfg):
-            init_cfg = [
+        entries = _entries(init_cfg)
+        given = [entry for entry in entries if not _is_pretrained(entry) or entry.get('checkpoint', '') is not None]
+        self._lacks_checkpoint = len(given) < len(entries)
+        # Whether a checkpoint fills the weights: the one here, or one that is loaded later.
+        self.pretrained = any(_is_pretrained(entry) for entry in given)
+        if init_cfg is None or self._lacks_checkpoint:
+            init_cfg = given or [
                 dict(type='Kaiming', layer='Conv2d'),
                 dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
             ]
         super().__init__(init_cfg)
+        self.depth = depth
         self.out_indices = tuple(out_indices)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
+        self._has_warned = False
         self.zero_init_residual = zero_init_residual
 
         involution_cfg = dict(
@@ -213,42 +221,29 @@ class RedNet(BaseModule):
         self._freeze()
 
     def init_weights(self) -> None:
-        """Initialises the weights or loads the checkpoint that ``init_cfg`` names.
+        """Initialises the weights, then loads the checkpoints that ``init_cfg`` names.
 
         Raises:
-            FileNotFoundError: The checkpoint is a path where no file is.
-            ValueError: The checkpoint does not fit.
+            FileNotFoundError: A checkpoint is a path where no file is.
+            ValueError: A checkpoint cannot be read or does not fit.
         """
-        if self.pretrained:
-            self._load_pretrained(**self.init_cfg)
-            self.is_init = True
-            return
-        super().init_weights()
-        if self.zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, Bottleneck):
-                    nn.init.zeros_(module.bn3.weight)
-
-    def _load_pretrained(self, checkpoint: str, prefix: str | None = None, map_location: str = 'cpu', **_) -> None:
-        """Loads as mmengine's Pretrained does, which only warns where a checkpoint does not fit."""
-        path = str(checkpoint)
-        if '://' not in path and not os.path.isfile(path):
-            raise FileNotFoundError(
-                f"init_cfg of RedNet names the checkpoint {path!r}, where no file is: give a checkpoint's path or "
-                'address, or None to train from scratch'
-            )
-        prefix = f'{prefix.removesuffix(".")}.' if prefix else ''
-        loaded, _ = convert(CheckpointLoader.load_checkpoint(path, map_location))
-        state_dict = {
-            name.removeprefix(prefix): value for name, value in loaded['state_dict'].items() if name.startswith(prefix)
-        }
-        remedy = (
-            "give init_cfg a RedNet's checkpoint of the same depth and stem_kernel_size (3 for classification, 7 for "
-            f"dense prediction), and as prefix how its names begin, often 'backbone.', which is {prefix!r} here"
-        )
-        # A checkpoint has all stages, also where fewer are built.
-        absent = [f'layer{i}.' for i in range(self.num_stages + 1, 5)]
-        self.load_state_dict(check(self, state_dict, path, remedy, absent), strict=False)
+        if self.is_init:
+            # Which warns.
+            return super().init_weights()
+        init_cfg = self.init_cfg
+        others = [entry for entry in _entries(init_cfg) if not _is_pretrained(entry)]
+        checkpoints = [{**entry, 'type': _Pretrained} for entry in _entries(init_cfg) if _is_pretrained(entry)]
+        if others or not checkpoints:
+            self.init_cfg = others
+            super().init_weights()
+            self.init_cfg = init_cfg
+            if self.zero_init_residual:
+                for module in self.modules():
+                    if isinstance(module, Bottleneck):
+                        nn.init.zeros_(module.bn3.weight)
+        # Last, so that what they give stays.
+        initialize(self, checkpoints)
+        self.is_init = True
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs of the stages ``out_indices`` for the images ``x`` (N, in_channels, H, W)."""
@@ -263,18 +258,28 @@ class RedNet(BaseModule):
     def train(self, mode: bool = True) -> 'RedNet':
         """Sets the mode, and keeps what is frozen frozen."""
         super().train(mode)
-        if mode and not self.pretrained and (self.frozen_stages >= 0 or self.norm_eval):
+        if mode and not self.pretrained and not self._has_warned and (self._is_to_freeze or self._lacks_checkpoint):
             print_log(
-                'RedNet trains from scratch: its init_cfg names no checkpoint, so '
-                f'frozen_stages={self.frozen_stages} and norm_eval={self.norm_eval} do not apply: nothing is frozen.',
+                'RedNet trains from scratch, since neither its init_cfg nor load_from names a checkpoint: '
+                f'frozen_stages={self.frozen_stages} and norm_eval={self.norm_eval} do not apply, nothing is frozen. '
+                f'For ImageNet weights set model.backbone.init_cfg.checkpoint to mmrednet://rednet{self.depth} or to a '
+                'file.',
                 logger='current',
                 level=WARNING,
             )
-            # Said once is enough.
-            self.frozen_stages, self.norm_eval = -1, False
+            self._has_warned = True
         if mode:
             self._freeze()
         return self
+
+    def expect_checkpoint(self) -> None:
+        """Freezes what is to be frozen already before a checkpoint is loaded, which a wrapper of the model may need."""
+        self.pretrained = True
+        self._freeze()
+
+    @property
+    def _is_to_freeze(self) -> bool:
+        return self.frozen_stages >= 0 or self.norm_eval
 
     def _freeze(self) -> None:
         if not self.pretrained:
@@ -287,6 +292,55 @@ class RedNet(BaseModule):
             for module in self.modules():
                 if isinstance(module, _BatchNorm):
                     module.eval()
+
+    def _save_to_state_dict(self, destination, prefix, keep_vars) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        # So that a run that began with random weights, unfrozen, goes on so when it is resumed.
+        if self._is_to_freeze and not self.pretrained and hasattr(destination, '_metadata'):
+            destination._metadata[prefix.removesuffix('.')][FROM_SCRATCH] = True
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
+        """Notes, whoever loads, that the weights are not random any more."""
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
+        if not local_metadata.get(FROM_SCRATCH) and any(key.startswith(f'{prefix}stem.') for key in state_dict):
+            self.expect_checkpoint()
+
+
+class _Pretrained(PretrainedInit):
+    """mmengine's initialiser from a checkpoint, which here is of any layout and has to fit."""
+
+    def __call__(self, module: nn.Module) -> None:
+        path = str(self.checkpoint)
+        if missing(path):
+            raise FileNotFoundError(
+                f"init_cfg of RedNet names the checkpoint {path!r}, where no file is: give a checkpoint's path or "
+                'address, or None to train from scratch'
+            )
+        prefix = f'{self.prefix.removesuffix(".")}.' if self.prefix else ''
+        state_dict = OrderedDict(
+            (name.removeprefix(prefix), value)
+            for name, value in load(path, self.map_location)['state_dict'].items()
+            if name.startswith(prefix)
+        )
+        remedy = (
+            "give init_cfg a RedNet's checkpoint of the same depth, stem and stem_kernel_size (or a smaller one, such "
+            "as classification's 3 for dense prediction's 7), and as prefix how its names begin, often 'backbone.', "
+            f'which is {prefix!r} here'
+        )
+        # A checkpoint has all stages, also where fewer are built.
+        absent = [f'layer{i}.' for i in range(1, 5) if not hasattr(module, f'layer{i}')]
+        state_dict = check(module, widen(module, state_dict, path), path, remedy, absent)
+        module.load_state_dict(state_dict, strict=False)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())
+
+
+def _entries(init_cfg: dict | list | None) -> list[dict]:
+    return [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
+
+
+def _is_pretrained(entry: dict) -> bool:
+    return entry.get('type') in ('Pretrained', PretrainedInit)
 
 
 def _make_stem(

@@ -27,7 +27,7 @@ def test_config_builds(path):
     assert type(model.backbone).__name__ == 'RedNet'
     # One place names the checkpoint.
     if path.parent.name != 'mmpretrain':
-        assert model.backbone.init_cfg and config.rednet50_checkpoint is None
+        assert model.backbone.init_cfg and config.model.backbone.init_cfg.checkpoint is None
     assert config.model.get('pretrained') is None
 
 

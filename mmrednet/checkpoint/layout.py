@@ -1,18 +1,28 @@
-"""Checkpoints of mmcls 0.x, mmdet 2.x and mmseg 0.x, and whether a checkpoint fits a model.
+"""The names and shapes in checkpoints of other layouts, and whether a checkpoint fits a model.
 
 The authors' checkpoints name and shape their parameters as the models here do. What else is named otherwise in the old
-layouts is in one table, which the runner, ``init_cfg`` of RedNet and ``tools/convert_checkpoint.py`` share.
+layouts of mmcls 0.x, mmdet 2.x and mmseg 0.x, and in PaddleClas', is in one table, which the runner, ``init_cfg`` of
+RedNet and ``tools/convert_checkpoint.py`` share.
 """
 
 import copy
+import math
 import re
 from collections import OrderedDict
 from collections.abc import Sequence
 
+from mmengine.logging import print_log
 from torch import nn
+
+from ..layers import Involution
 
 # Patterns in the old names, and what takes their place.
 RENAMED = (
+    # PaddleClas' RedNet, a classifier whose backbone has no name.
+    (r'^pdparams\.(.*)\._mean$', r'pdparams.\1.running_mean'),
+    (r'^pdparams\.(.*)\._variance$', r'pdparams.\1.running_var'),
+    (r'^pdparams\.fc\.', 'state_dict.head.fc.'),
+    (r'^pdparams\.', 'state_dict.backbone.'),
     # DataParallel's prefix.
     (r'^state_dict\.module\.', 'state_dict.'),
     # What the toolboxes saved of the data set, and where mmengine does.
@@ -26,7 +36,8 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
     """Brings a checkpoint of any layout to mmengine's.
 
     Args:
-        checkpoint (dict): A checkpoint as it was loaded: with ``state_dict`` or parameters alone. It stays as it is.
+        checkpoint (dict): A checkpoint as it was loaded: with ``state_dict``, with ``pdparams`` (see
+            :mod:`mmrednet.checkpoint.paddle`) or parameters alone. It stays as it is.
 
     Returns:
         tuple: The checkpoint with ``state_dict`` and ``meta``, and what was renamed, from old to new path in it.
@@ -34,12 +45,13 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
     Raises:
         ValueError: ``checkpoint`` is no checkpoint.
     """
-    converted = dict(checkpoint) if 'state_dict' in checkpoint else dict(state_dict=checkpoint)
-    old = converted['state_dict']
+    section = 'pdparams' if isinstance(checkpoint, dict) and 'pdparams' in checkpoint else 'state_dict'
+    converted = dict(checkpoint) if isinstance(checkpoint, dict) and section in checkpoint else {section: checkpoint}
+    old = converted.pop(section)
     if not isinstance(old, dict) or not all(isinstance(key, str) for key in old):
         raise ValueError(
             f'checkpoint must hold parameters by name, but holds {type(old).__name__}: give a file that mmengine, '
-            'mmcls 0.x, mmdet 2.x or mmseg 0.x saved'
+            'mmcls 0.x, mmdet 2.x, mmseg 0.x or PaddleClas saved'
         )
     renamed = {}
 
@@ -52,7 +64,7 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
         return new
 
     state_dict = converted['state_dict'] = OrderedDict(
-        (rename(f'state_dict.{key}').removeprefix('state_dict.'), value) for key, value in old.items()
+        (rename(f'{section}.{key}').removeprefix('state_dict.'), value) for key, value in old.items()
     )
     # Module versions, by which modules mend their own old names.
     state_dict._metadata = getattr(old, '_metadata', OrderedDict())
@@ -62,6 +74,49 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
         if moved:
             meta['dataset_meta'] = {**meta.get('dataset_meta', {}), name: meta.pop(key)}
     return converted, renamed
+
+
+def widen(model: nn.Module, state_dict: OrderedDict, source: str) -> OrderedDict:
+    """Fits involutions of a smaller odd window to a model whose window is larger, as the stem's in dense prediction is.
+
+    The taps (eq. 6 generates one kernel channel for each, ordered as (G, Kh, Kw)) go to the centre of the window, and
+    the rest generate zeros. So the layer computes exactly what it did with the smaller window.
+
+    Args:
+        model (nn.Module): The model that will load the parameters.
+        state_dict (OrderedDict): The checkpoint's parameters by name. It stays as it is.
+        source (str): The checkpoint's path, for the log.
+
+    Returns:
+        OrderedDict: ``state_dict`` with the wider windows.
+    """
+    state_dict, widened = copy.copy(state_dict), {}
+    for name, layer in model.named_modules():
+        span = layer.span() if isinstance(layer, Involution) else None
+        if span is None or not all(size % 2 for size in layer.kernel_size):
+            continue
+        prefix = next(key for key, module in layer.named_modules(prefix=name) if module is span)
+        for key in (f'{prefix}.weight', f'{prefix}.bias'):
+            if key not in state_dict or not state_dict[key].dim():
+                continue
+            old, (height, width) = state_dict[key], layer.kernel_size
+            size = math.isqrt(len(old) // layer.groups)
+            smaller = size <= min(height, width) and size < max(height, width)
+            if layer.groups * size * size != len(old) or size % 2 == 0 or not smaller:
+                continue
+            top, left = (height - size) // 2, (width - size) // 2
+            new = old.new_zeros(layer.groups, height, width, *old.shape[1:])
+            new[:, top : top + size, left : left + size] = old.unflatten(0, (layer.groups, size, size))
+            state_dict[key] = new.flatten(0, 2)
+            widened[name] = f'{name} ({size}x{size} to {height}x{width})'
+    if widened:
+        layers = ', '.join([*widened.values()][:NAMES_IN_AN_ERROR]) + ', ...' * (len(widened) > NAMES_IN_AN_ERROR)
+        print_log(
+            f'{source}: widened the window of {layers}: the taps went to its centre and the others are zero, so the '
+            'features stay exactly the same.',
+            logger='current',
+        )
+    return state_dict
 
 
 def check(
