@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from argparse import ArgumentParser
 from io import StringIO
 from pathlib import Path
 from pickle import UnpicklingError
@@ -10,7 +11,7 @@ import mmcv
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS, init_default_scope
 from mmpretrain.registry import MODELS
 
@@ -56,6 +57,8 @@ def test_trains_resumes_and_tests_with_safe_loading(config, tmp_path):
     runner = RUNNERS.build(config)
     runner.train()
     assert (runner.epoch, runner.iter) == (2, 4)
+    # It began with random weights, so it goes on without frozen ones.
+    assert all(parameter.requires_grad for parameter in runner.model.parameters())
     config.load_from, config.resume = str(tmp_path / 'epoch_2.pth'), False
     config.experiment_name += '-tested'
     assert 'coco/bbox_mAP_50' in RUNNERS.build(config).test()
@@ -86,6 +89,55 @@ def test_two_processes_on_cpus(config, tmp_path):
     config.train_dataloader.batch_size = 1
     train_in_two_processes(config, tmp_path)
     assert (tmp_path / 'epoch_1.pth').is_file()
+
+
+def test_load_from_freezes_also_in_two_processes_and_after_resuming(config, tmp_path):
+    """DistributedDataParallel would wait in the second iteration for the gradients of what was frozen after it."""
+    assert (config.model.backbone.frozen_stages, config.model.backbone.norm_eval) == (1, True)
+    assert config.model.backbone.init_cfg.checkpoint is None
+    config.train_dataloader.batch_size = 1
+    config.val_dataloader = config.val_cfg = config.val_evaluator = None
+    config.optim_wrapper.optimizer = dict(type='SGD', lr=0.01, weight_decay=0.1)
+    # The file says that it began from scratch; what starts from it does not.
+    start = MODELS.build(config.model)
+    config.load_from = str(tmp_path / 'start.pth')
+    torch.save(dict(state_dict=start.state_dict()), config.load_from)
+    for epoch in (1, 2):
+        config.train_cfg.max_epochs = epoch
+        train_in_two_processes(config, tmp_path)
+        state_dict = torch.load(tmp_path / f'epoch_{epoch}.pth')['state_dict']
+        for name, value in start.state_dict().items():
+            statistics = name.startswith('backbone.') and 'running' in name
+            frozen = name.startswith(('backbone.stem.', 'backbone.layer1.')) or statistics
+            if frozen or name == 'backbone.layer2.0.conv1.weight':
+                assert torch.equal(state_dict[name], value) == frozen, name
+        config.load_from, config.resume = None, True
+
+
+def parse(*options):
+    """Parses `--cfg-options` as the toolboxes' command lines do."""
+    parser = ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args(['--cfg-options', *options]).cfg_options
+
+
+@pytest.mark.parametrize(
+    'checkpoint', ('mmrednet://rednet50', 'a/b.pth', 'https://a.b/c.pdparams#sha256=0123456789abcdef')
+)
+def test_where_a_dense_config_starts_from_is_an_option(checkpoint, config, monkeypatch):
+    asked = []
+    monkeypatch.setattr('mmrednet.models.rednet.load', lambda path, _: asked.append(path) or dict(state_dict={}))
+    monkeypatch.setattr('mmrednet.models.rednet.missing', lambda path: False)
+    config.merge_from_dict(parse(f'model.backbone.init_cfg.checkpoint={checkpoint}'))
+    with pytest.raises(ValueError, match='does not fit'):
+        RUNNERS.build(config).model.init_weights()
+    assert asked == [checkpoint]
+
+
+def test_the_former_variable_is_refused(config):
+    config.merge_from_dict(parse('rednet50_checkpoint=a.pth'))
+    with pytest.raises(ValueError, match='rednet50_checkpoint.*--cfg-options model.backbone.init_cfg.checkpoint=a.pth'):
+        RUNNERS.build(config)
 
 
 def test_two_processes_have_the_gradients_of_one(tmp_path):

@@ -162,10 +162,9 @@ def _warn_once(text: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    # PyTorch's own text goes on with advice to load without safety.
-    unpickling = re.search(r'WeightsUnpickler error: (.*)', str(error))
-    text = unpickling[1] if unpickling else (str(error).splitlines() or [''])[0]
-    return f'{type(error).__name__}: {text.strip().rstrip(".")}' if text else type(error).__name__
+    # PyTorch's own text begins and ends with advice to load without safety.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip() and 'weights_only' not in line]
+    return ': '.join([type(error).__name__, *(line.partition('. Please')[0].rstrip('.') for line in lines[:1])])
 
 
 def _safetensors():

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.model import PretrainedInit
 from torch import nn
 
 from mmrednet.layers import Involution
@@ -142,6 +143,79 @@ def test_never_freezes_random_weights_and_says_so(init_cfg, monkeypatch):
     assert len(said) == 1 and 'init_cfg' in said[0] and 'frozen_stages=1' in said[0]
     assert all(parameter.requires_grad for parameter in model.parameters())
     assert all(module.training for module in model.modules())
+
+
+def test_freezes_what_any_loader_filled():
+    """Such as load_from, after init_weights, and also where training mode was set before."""
+    start = {f'module.{name}': value for name, value in RedNet(26).state_dict().items()}
+    model = RedNet(26, frozen_stages=1, norm_eval=True)
+    model.init_weights()
+    nn.ModuleDict(dict(module=model)).train().load_state_dict(start)
+    for _ in range(2):
+        trained = {name.split('.')[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+        assert trained == {'layer2', 'layer3', 'layer4'}
+        assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+        model.train()
+    # What holds no weight of it fills nothing.
+    other = RedNet(26, frozen_stages=1)
+    nn.ModuleDict(dict(backbone=other)).load_state_dict({'head.weight': torch.ones(1)}, strict=False)
+    assert all(parameter.requires_grad for parameter in other.train().parameters())
+
+
+def test_a_run_from_scratch_goes_on_unfrozen():
+    """Its saved state says that freezing was declined; that of a network that nobody wants to freeze says nothing."""
+    saved = RedNet(26, frozen_stages=1).train().state_dict()
+    resumed = RedNet(26, frozen_stages=1)
+    resumed.load_state_dict(saved)
+    assert all(parameter.requires_grad for parameter in resumed.train().parameters())
+    started = RedNet(26, frozen_stages=1)
+    started.load_state_dict(RedNet(26).train().state_dict())
+    assert not any(parameter.requires_grad for parameter in started.stem.parameters())
+
+
+def constant(val, *layers, **kwargs):
+    return dict(type='Constant', val=val, **(dict(layer=list(layers)) if layers else {}), **kwargs)
+
+
+# Each of a function that makes the entry for a checkpoint full of one number.
+FORMS = {
+    'a dict': lambda pretrained: constant(2.0, 'Conv2d', 'BatchNorm2d'),
+    'a list': lambda pretrained: [constant(2.0, 'Conv2d'), constant(3.0, 'BatchNorm2d')],
+    'override': lambda pretrained: constant(
+        2.0, 'Conv2d', 'BatchNorm2d', override=[constant(4.0, name='layer4'), dict(name='layer1')]
+    ),
+    'pretrained': lambda pretrained: pretrained(5.0),
+    'a list with pretrained first': lambda pretrained: [pretrained(5.0), constant(2.0, 'Conv2d')],
+    'a list with pretrained last': lambda pretrained: [constant(2.0, 'Conv2d'), pretrained(5.0)],
+    'pretrained twice': lambda pretrained: [pretrained(5.0), pretrained(6.0)],
+    'pretrained and override': lambda pretrained: pretrained(5.0, override=constant(4.0, name='layer4')),
+    'a class in the place of its name': lambda pretrained: [{**pretrained(5.0), 'type': PretrainedInit}],
+}
+PROBES = ('layer1.0.conv1.weight', 'layer1.0.bn1.weight', 'layer1.0.bn3.weight', 'layer4.0.conv1.weight')
+
+
+@pytest.mark.parametrize('zero_init_residual', (False, True))
+@pytest.mark.parametrize('form', FORMS)
+def test_init_cfg_means_what_it_does_for_resnet(form, zero_init_residual, tmp_path):
+    """Where ResNet zeroes what a list's checkpoint gave, here it stays."""
+    from mmpretrain.models import ResNet
+
+    found = []
+    for network, depth in ((RedNet, 26), (ResNet, 50)):
+
+        def pretrained(number, network=network, depth=depth, **kwargs):
+            path = tmp_path / f'{number}.pth'
+            state_dict = network(depth).state_dict()
+            torch.save({name: torch.full_like(value, number) for name, value in state_dict.items()}, path)
+            return dict(type='Pretrained', checkpoint=str(path), **kwargs)
+
+        zeroed = zero_init_residual and (network is RedNet or 'pretrained' not in form and 'class' not in form)
+        model = network(depth, init_cfg=FORMS[form](pretrained), zero_init_residual=zeroed)
+        model.init_weights()
+        found.append([model.get_parameter(name).unique().tolist() for name in PROBES])
+        model.init_weights()
+        assert found[-1] == [model.get_parameter(name).unique().tolist() for name in PROBES]
+    assert found[0] == found[1] and all(len(values) == 1 for values in found[0])
 
 
 def test_a_missing_checkpoint_is_named(tmp_path):
