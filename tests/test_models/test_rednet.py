@@ -145,6 +145,16 @@ def test_never_freezes_random_weights_and_says_so(init_cfg, monkeypatch):
     assert all(module.training for module in model.modules())
 
 
+def test_a_start_from_scratch_is_told_where_a_checkpoint_has_its_place(monkeypatch):
+    said = []
+    monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: said.append(text))
+    RedNet(26).train()
+    assert said == []
+    model = RedNet(26, init_cfg=dict(type='Pretrained', checkpoint=None)).train()
+    assert len(said) == 1 and 'model.backbone.init_cfg.checkpoint to mmrednet://rednet26' in said[0]
+    assert all(parameter.requires_grad for parameter in model.parameters())
+
+
 def test_freezes_what_any_loader_filled():
     """Such as load_from, after init_weights, and also where training mode was set before."""
     start = {f'module.{name}': value for name, value in RedNet(26).state_dict().items()}
