@@ -80,7 +80,7 @@ def naive_on_cpu(tmp_path_factory):
     """Runs the straightforward CUDA kernels as C++, in one thread that takes every element."""
     path = tmp_path_factory.mktemp('naive') / 'naive.cpp'
     one_thread = 'struct { long long x; } const blockIdx{0}, threadIdx{0}, blockDim{1}, gridDim{1};'
-    path.write_text(f'#define __global__\n{one_thread}\n{naive_cuda.SOURCE}')
+    path.write_text(f'#define __global__\n{one_thread}\n{naive_cuda.SOURCE.read_text()}')
     command = ['c++', '-shared', '-fPIC', *naive_cuda.options(torch.float32), path, '-o', path.with_suffix('.so')]
     subprocess.run(command, check=True)
     return ctypes.CDLL(str(path.with_suffix('.so')))

@@ -2,79 +2,127 @@
 
 import itertools
 import re
-import shutil
-import subprocess
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from mmrednet.analysis import naive_cuda
-from mmrednet.ops import involution2d
-from mmrednet.ops.backends import cuda, reference
+from mmrednet.ops import backends, involution2d
+from mmrednet.ops.backends import cuda, pytorch, reference
+from mmrednet.ops.backends.cuda.plan import Device, Layout, Specialisation, fusing_pays, plan_launch
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
-HOT = cuda.Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=False)
+HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=False)
+# What CuPy adds to the options of a module.
+CUPY = ('-ftz=true', '--device-as-default-execution-space')
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 
 def specialisations():
-    """Those of RedNet, of its necks and heads, and of the paper's ablations."""
+    """Those of RedNet, of its necks and heads, and of the paper's ablations; large windows and tensors."""
     for dtype, size, stride, last in itertools.product(DTYPES, (3, 7), (1, 2), (False, True)):
-        yield cuda.Specialisation(dtype, (size, size), (stride, stride), (1, 1), last, last, wide=False)
-    for size in (5, 9):
-        yield cuda.Specialisation(
-            torch.float32, (size, size), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=False
-        )
-    yield cuda.Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=True)
-    yield cuda.Specialisation(torch.float32, (7, 7), (1, 1), (2, 2), channels_last=False, pixel_major=False, wide=False)
+        yield Specialisation(dtype, (size, size), (stride, stride), (1, 1), last, last, wide=False)
+    for size in (5, 9, 11):
+        yield replace(HOT, kernel_size=(size, size))
+    yield replace(HOT, dilation=(2, 2))
+    for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
+        yield replace(HOT, dtype=dtype, channels_last=last, pixel_major=last, wide=True)
 
 
-def compile_for(specialisation, architecture):
-    """Compiles with NVRTC as CuPy does on that architecture and returns the PTX."""
-    compiler = pytest.importorskip('cupy.cuda.compiler', reason='needs CuPy')
-    program = compiler._NVRTCProgram(cuda.SOURCE.read_text(), 'involution2d.cu')
-    ptx, _ = program.compile([*specialisation.options, f'--gpu-architecture=compute_{architecture}'])
-    return ptx.decode() if isinstance(ptx, bytes) else ptx
+def compile_for(architecture, source, options):
+    """Compiles to machine code as CuPy does; returns what the compiler says of each function."""
+    nvrtc = pytest.importorskip('cupy', reason='needs CuPy').cuda.nvrtc
+    program = nvrtc.createProgram(source, 'kernels.cu', (), ())
+    try:
+        nvrtc.compileProgram(program, [*options, *CUPY, f'-arch=sm_{architecture}', '--ptxas-options=-v'])
+    finally:
+        log = nvrtc.getProgramLog(program)
+        nvrtc.destroyProgram(program)
+    return dict(re.findall(r"Compiling entry function '(\w+)'(.*?)(?=Compiling|$)", log, re.DOTALL))
 
 
 def test_compiles_for_every_architecture():
-    cupy = pytest.importorskip('cupy', reason='needs CuPy')
-    architectures = cupy.cuda.nvrtc.getSupportedArchs()
+    nvrtc = pytest.importorskip('cupy', reason='needs CuPy').cuda.nvrtc
+    source, architectures = cuda.SOURCE.read_text(), nvrtc.getSupportedArchs()
     assert {80, 90} <= set(architectures)
     for architecture in architectures:
         for dtype in (torch.float32, torch.bfloat16):
-            specialisation = cuda.Specialisation(dtype, (7, 7), (1, 1), (1, 1), False, False, False)
-            ptx = compile_for(specialisation, architecture)
-            assert all(f'.entry {name}(' in ptx for name in ('forward', 'grad_input', 'grad_kernel'))
-            assert '.entry fused(' in compile_for(replace(specialisation, fused=True), architecture)
+            options = replace(HOT, dtype=dtype).options
+            assert compile_for(architecture, source, options).keys() == {'forward', 'grad_input', 'grad_kernel'}
+            options = replace(HOT, dtype=dtype, fused=True).options
+            assert compile_for(architecture, source, options).keys() == {'fused'}
         for dtype in naive_cuda.DTYPES:
-            program = cupy.cuda.compiler._NVRTCProgram(naive_cuda.SOURCE, 'naive.cu')
-            program.compile([*naive_cuda.options(dtype), f'--gpu-architecture=compute_{architecture}'])
+            compiled = compile_for(architecture, naive_cuda.SOURCE.read_text(), naive_cuda.options(dtype))
+            assert compiled.keys() == {'forward', 'grad_input', 'grad_kernel'}
 
 
 @pytest.mark.parametrize('architecture', [80, 90])
-def test_compiles_every_specialisation_and_none_spills(architecture, tmp_path):
-    sizes = {80: (7,), 90: (3, 7)}[architecture]
-    hot = [s for s in specialisations() if s.kernel_size[0] in sizes and s.dtype != torch.float64 and not s.wide]
-    fused = [replace(s, pixel_major=False, fused=True) for s in hot if s.kernel_size == (7, 7)]
-    for specialisation in (*specialisations(), *fused):
-        ptx = compile_for(specialisation, architecture)
-        if shutil.which('ptxas') and specialisation in (*hot, *fused):
-            (tmp_path / 'ptx').write_text(ptx)
-            command = ['ptxas', '-v', f'-arch=sm_{architecture}', tmp_path / 'ptx', '-o', tmp_path / 'cubin']
-            report = subprocess.run(command, check=True, capture_output=True, text=True).stderr
+def test_no_specialisation_spills(architecture):
+    tried = [s for s in specialisations() if architecture == 90 or s.kernel_size[0] >= 7]
+    fused = [replace(s, pixel_major=False, fused=True) for s in tried if s.kernel_size == (7, 7)]
+    for specialisation in (*tried, *fused):
+        compiled = compile_for(architecture, cuda.SOURCE.read_text(), specialisation.options)
+        assert len(compiled) == (1 if specialisation.fused else 3)
+        for function, report in compiled.items():
             spills = re.findall(r'(\d+) bytes spill (?:stores|loads)', report)
-            assert len(spills) == 2 * ptx.count('.entry'), report
-            assert set(spills) == {'0'}, f'{specialisation} on sm_{architecture}:\n{report}'
+            assert spills == ['0', '0'], f'{function} of {specialisation} on sm_{architecture}: {report}'
+
+
+def test_cupy_flushes_subnormals(monkeypatch):
+    """What the backend's docstring says of them, from CuPy's own way to the compiler up to the driver."""
+    compiler = pytest.importorskip('cupy.cuda.compiler', reason='needs CuPy')
+    loaded = []
+    module = SimpleNamespace(load=loaded.append, _set_mapping=lambda mapping: None)
+    monkeypatch.setenv('CUPY_CACHE_IN_MEMORY', '1')
+    monkeypatch.setattr(compiler, 'function', SimpleNamespace(Module=lambda: module))
+    monkeypatch.setattr(compiler, '_get_arch_for_options_for_nvrtc', lambda arch: ('-arch=compute_90', 'ptx'))
+    for dtype, instruction in ((torch.float32, 'fma.rn.ftz.f32'), (torch.float64, 'fma.rn.f64')):
+        options = replace(HOT, dtype=dtype, kernel_size=(1, 1)).options
+        compiler._compile_module_with_cache(cuda.SOURCE.read_text(), options, arch='90')
+        ptx = loaded.pop().decode()
+        assert set(re.findall(r'fma\.rn[.\w]*', ptx)) == {instruction}
+
+
+@pytest.fixture
+def cupy(monkeypatch):
+    """CuPy on a GPU that is not there, with nothing loaded before or after."""
+    module = pytest.importorskip('cupy', reason='needs CuPy')
+    caches = (backends._load, cuda.load, cuda._function)
+    for cached in caches:
+        cached.cache_clear()
+    for name, value in (('is_available', True), ('is_current_stream_capturing', False), ('current_device', 0)):
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    yield module
+    for cached in caches:
+        cached.cache_clear()
+
+
+def test_a_compiler_or_driver_that_fails_leads_to_the_next_backend(cupy, monkeypatch):
+    def fail(**arguments):
+        raise cupy.cuda.compiler.CompileException('nvrtc: error: invalid value', '', '', ())
+
+    monkeypatch.setattr(cupy, 'RawModule', fail)
+    with pytest.warns(UserWarning, match="cannot compile or load.*invalid value.*'torch' computes"):
+        assert backends.find(None, torch.device('cuda')) is pytorch
+    with pytest.raises(RuntimeError, match="cannot compile or load.*invalid value.*backend='torch'"):
+        backends.find('cuda', torch.device('cuda'))
+
+
+def test_a_capture_asks_to_be_warmed_up(cupy, monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
+    assert backends.find(None, torch.device('cuda')) is cuda
+    with pytest.raises(RuntimeError, match='forward .* once before capturing'):
+        cuda._function(0, HOT, 'forward')
 
 
 def plan(function, x, k, features=None):
-    layouts = (cuda.Layout.of(t) for t in (x, k, x))
-    features = None if features is None else cuda.Layout.of(features)
-    return cuda.plan(function, *layouts, (1, 1), (3, 3), (1, 1), features=features)
+    layouts = (Layout.of(t) for t in (x, k, x))
+    features = None if features is None else Layout.of(features)
+    return plan_launch(function, *layouts, (1, 1), (3, 3), (1, 1), features=features)
 
 
 def test_sizes_share_a_module():
@@ -91,7 +139,7 @@ def test_sizes_share_a_module():
 
 def test_fuses_where_it_is_estimated_to_pay_and_fits(monkeypatch):
     launched = []
-    monkeypatch.setattr(cuda, '_device', lambda index: cuda.Device())
+    monkeypatch.setattr(cuda, '_device', lambda index: Device())
     monkeypatch.setattr(cuda, '_launch', lambda launch, index, tensors: launched.append(launch.function))
     for channels, reduced, size, dtype, expected in (
         (64, 16, 7, torch.float32, 'fused'),
@@ -108,7 +156,7 @@ def test_fuses_where_it_is_estimated_to_pay_and_fits(monkeypatch):
         geometry = (1, 1), (size // 2, size // 2), (1, 1)
         cuda.fused_involution2d(torch.empty_like(x), x, features, weight, None, (size, size), *geometry)
         assert launched.pop() == expected, (channels, size, dtype)
-    assert not cuda.fusing_pays(32, 2, torch.float32)  # two chunks of channels generate the kernel twice
+    assert not fusing_pays(32, 2, torch.float32)  # two chunks of channels generate the kernel twice
 
 
 def test_large_tensors_have_wide_indices():

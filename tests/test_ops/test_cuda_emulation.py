@@ -12,11 +12,10 @@ import torch.nn.functional as F
 
 from mmrednet.ops.arguments import output_size, same_padding
 from mmrednet.ops.backends import cuda, reference
+from mmrednet.ops.backends.cuda.plan import Device, Layout, arguments_type, fit, plan_launch
 
 HERE = Path(__file__).parent / 'emulation'
-BLOCKS = -6  # the number of blocks among a launch's arguments
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
-WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1, 'fused': 4}
 # Largest error, as a part of the largest result.
 TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-14}
 
@@ -34,7 +33,7 @@ class Case:
     dtype: torch.dtype = torch.float32
     channels_last: bool = False
     pixel_major: bool = False
-    device: cuda.Device = cuda.Device()
+    device: Device = Device()
     wide: bool = False
 
 
@@ -42,18 +41,18 @@ CASES = {
     'RedNet stage 3': Case((2, 32, 14, 14), 2),
     'RedNet stage 4': Case((3, 64, 7, 7), 4),
     'several tiles': Case((1, 16, 35, 70), 1),
-    'several launches': Case((3, 20, 35, 21), 2, device=cuda.Device(max_grid=2)),
+    'several launches': Case((3, 20, 35, 21), 2, device=Device(max_grid=2)),
     'one pixel': Case((2, 6, 1, 1), 2),
     'smaller than the window': Case((2, 6, 3, 2), 3),
     'one channel a group': Case((1, 5, 9, 12), 5),
     'one group, chunks of channels': Case((2, 37, 9, 8), 1),
     'one group, channels last': Case((1, 40, 9, 8), 1, channels_last=True, pixel_major=True),
     'odd size, stride 2': Case((2, 18, 15, 13), 1, stride=(2, 2)),
-    'stride 2, several launches': Case((1, 36, 37, 71), 2, stride=(2, 2), device=cuda.Device(max_grid=1)),
+    'stride 2, several launches': Case((1, 36, 37, 71), 2, stride=(2, 2), device=Device(max_grid=1)),
     'stride 2, channels last': Case((2, 32, 15, 13), 2, stride=(2, 2), channels_last=True, pixel_major=True),
     'channels last': Case((2, 32, 14, 19), 2, channels_last=True, pixel_major=True),
     'channels last, several launches': Case(
-        (3, 32, 14, 19), 2, channels_last=True, pixel_major=True, device=cuda.Device(max_grid=1)
+        (3, 32, 14, 19), 2, channels_last=True, pixel_major=True, device=Device(max_grid=1)
     ),
     'channels last, kernel as it comes': Case((2, 32, 14, 19), 2, channels_last=True),
     'kernel alone pixel-major': Case((2, 32, 14, 19), 2, pixel_major=True),
@@ -88,8 +87,8 @@ CASES = {
     'no padding': Case((1, 6, 13, 15), 1, (7, 7), padding=(0, 0)),
     'much padding': Case((1, 6, 3, 5), 1, (7, 7), padding=(9, 10)),
     '64-bit indices': Case((2, 20, 14, 19), 1, wide=True),
-    'few blocks for many multiprocessors': Case((2, 32, 14, 14), 2, device=cuda.Device(multiprocessors=132)),
-    'more shared memory': Case((1, 16, 35, 70), 1, device=cuda.Device(shared=96 << 10)),
+    'few blocks for many multiprocessors': Case((2, 32, 14, 14), 2, device=Device(multiprocessors=132)),
+    'more shared memory': Case((1, 16, 35, 70), 1, device=Device(shared=96 << 10)),
 }
 
 # The cases that fused_involution2d is tried on, and R.
@@ -124,6 +123,21 @@ FUSED = {
     '64-bit indices': 12,
     'few blocks for many multiprocessors': 16,
 }
+
+# The cases in which values are not finite.
+SPOILT = (
+    'RedNet stage 3',
+    'several tiles',
+    'one group, chunks of channels',
+    'odd size, stride 2',
+    'channels last',
+    'bfloat16',
+    'float16, channels last',
+    'rectangular, all of it different',
+    'no tile could hold it',
+    'long window, stride 2',
+    'much padding',
+)
 
 pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
 
@@ -174,16 +188,44 @@ def test_fused_matches_float64(build, name):
         assert torch.equal(first, again), 'the order of the threads shows'
 
 
+@pytest.mark.parametrize('name', SPOILT)
+def test_nothing_gets_through_from_outside_the_image(build, name):
+    case = CASES[name]
+    problem = make(case, spoilt=True)
+    launches = [(function, *plan(case, problem, function)) for function in FUNCTIONS]
+    got = run(build(launches[0][1].specialisation), launches, 0)
+    for function, result in zip(FUNCTIONS, got, strict=True):
+        expected = problem[f'expected {function}']
+        assert expected.isfinite().any()
+        atol = TOLERANCE[case.dtype] * expected[expected.isfinite()].abs().max()
+        torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol, equal_nan=True)
+
+
+@pytest.mark.parametrize('name', [name for name in SPOILT if name in FUSED])
+def test_nothing_gets_through_from_outside_the_image_of_fused(build, name):
+    case = CASES[name]
+    problem = make(case)
+    launch, (x, features, weight, bias, y) = plan_fused(case, problem, FUSED[name])
+    bias[0] = float('inf')  # the first tap, which is outside at the top and on the left
+    features[:, :, -1, -1] = float('nan')
+    launches = [('fused', launch, (x, features, weight, bias, y))]
+    (result,) = run(build(launch.specialisation), launches, 0)
+    kernel = F.conv2d(features.double(), weight.double(), bias.double()).unflatten(1, problem['k'].shape[1:4])
+    expected = reference.involution2d(x.double(), kernel, case.stride, problem['padding'], case.dilation)
+    assert not expected.isfinite().all()
+    atol = TOLERANCE[case.dtype] * expected[expected.isfinite()].abs().max()
+    torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol, equal_nan=True)
+
+
 def test_grid_larger_than_a_launch_loops():
     launch, _ = plan(CASES['several launches'], make(CASES['several launches']), 'forward')
-    assert launch.grid == 2 < launch.arguments[BLOCKS]
+    assert launch.grid == 2 < launch.arguments['blocks']
 
 
 @pytest.mark.parametrize('function', FUNCTIONS)
 def test_an_empty_batch_launches_nothing(function):
     empty = torch.empty(0, 4, 5, 5), torch.empty(0, 1, 3, 3, 5, 5), torch.empty(0, 4, 5, 5)
-    written = dict(zip(('grad_input', 'grad_kernel', 'forward'), empty, strict=True))[function]
-    cuda._run(function, written, *empty, (1, 1), (1, 1), (1, 1))
+    cuda._run(function, *empty, (1, 1), (1, 1), (1, 1))
 
 
 def test_no_channels_have_a_zero_gradient():
@@ -200,66 +242,69 @@ def test_an_empty_batch_of_fused_launches_nothing():
 @pytest.mark.parametrize(
     'name, function, barrier',
     [
-        ('several launches', 'forward', 0),
-        ('several launches', 'forward', 1),
-        ('several launches', 'grad_input', 0),
-        ('several launches', 'grad_kernel', 1),
-        ('channels last, several launches', 'grad_input', 2),
-        ('channels last, several launches', 'grad_input', 3),
-        ('channels last, several launches', 'grad_kernel', 2),
-        ('several launches', 'fused', 0),
-        ('several launches', 'fused', 1),
+        ('several launches', 'forward', 'sum, tile is read'),
+        ('several launches', 'forward', 'sum, tile is staged'),
+        ('several launches', 'fused', 'sum, tile is read'),
+        ('several launches', 'fused', 'sum, tile is staged'),
+        ('several launches', 'grad_input', 'grad_input, tile is read'),
+        ('several launches', 'grad_input', 'grad_input, tile is staged'),
+        ('channels last, several launches', 'grad_input', 'grad_input, row of taps is read'),
+        ('channels last, several launches', 'grad_input', 'grad_input, row of taps is staged'),
+        ('several launches', 'grad_kernel', 'grad_kernel, tile is read'),
+        ('several launches', 'grad_kernel', 'grad_kernel, tile is staged'),
+        ('channels last, several launches', 'grad_kernel', 'grad_kernel, runs are written'),
     ],
 )
 def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
-    case = CASES[name]
-    planned = plan_fused(case, make(case), FUSED[name]) if function == 'fused' else plan(case, make(case), function)
-    launches = [(function, *planned)]
+    launches = [launch_of(name, function)]
     good, *_ = run(build(launches[0][1].specialisation), launches, 0)
-    head, body = cuda.SOURCE.read_text().split(f'    {function}(')
-    parts = body.split('__syncthreads();')
-    body = '__syncthreads();'.join(parts[: barrier + 1]) + ';' + '__syncthreads();'.join(parts[barrier + 1 :])
-    planted = tmp_path / 'planted.cu'
-    planted.write_text(f'{head}    {function}({body}')
+    planted = plant(tmp_path, barrier, '__syncthreads();', ';')
     bad, *_ = run(build(launches[0][1].specialisation, planted), launches, 0)
     assert not torch.allclose(good, bad, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
-    'name, sound, planted',
+    'name, access, sound, planted',
     [
-        ('odd size, stride 2', 'i < count ? load(p[i * step]) : Acc(0)', 'load(p[i * step])'),
-        ('odd size, stride 2', 'y0 + y < image.height', 'y0 + y <= image.height'),
-        ('odd size, stride 2', 'tile[to[t] + i] =', 'tile[to[t] + i + 40] ='),
-        ('odd size, stride 2', 'if (i < count) p[i * step]', 'p[i * step]'),
-        ('float16, channels last, half a pair at the end', 'word * PAIR + PAIR <= extent', 'true'),
-        ('odd size, stride 2', 'load(weights[at])', 'load(weights[at + 1])'),
-    ],
-    ids=[
-        'read of a strip',
-        'read while staging',
-        'write to shared memory',
-        'write of a strip',
-        'read of a pair',
-        'read of a weight',
+        ('odd size, stride 2', 'read of a strip', 'i < count', 'true'),
+        ('odd size, stride 2', 'write of a strip', 'i < count', 'true'),
+        ('odd size, stride 2', 'read while staging', 'y < image.height', 'y <= image.height'),
+        ('odd size, stride 2', 'write to shared memory', 'to[', 'to[40 + '),
+        ('float16, channels last, half a pair at the end', 'read of a pair', 'word * PAIR + PAIR <= extent', 'true'),
+        ('odd size, stride 2', 'read of a weight', 'from[at]', 'from[at + 1]'),
     ],
 )
-def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, sound, planted):
-    case = CASES[name]
-    is_fused = 'weights' in sound
-    planned = plan_fused(case, make(case), FUSED[name]) if is_fused else plan(case, make(case), 'forward')
-    launches = [('fused' if is_fused else 'forward', *planned)]
-    source = cuda.SOURCE.read_text()
-    assert source.count(sound) == 1
-    path = tmp_path / 'planted.cu'
-    path.write_text(source.replace(sound, planted))
+def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, access, sound, planted):
+    launches = [launch_of(name, 'fused' if access == 'read of a weight' else 'forward')]
+    path = plant(tmp_path, access, sound, planted)
     with pytest.raises(subprocess.CalledProcessError) as error:
         run(build(launches[0][1].specialisation, path), launches, 0)
     assert 'AddressSanitizer' in error.value.stderr
 
 
-def make(case):
-    """Returns the tensors of a case, those on each side, and what float64 says."""
+def plant(folder, marker, sound, planted):
+    """Returns a copy of the source that is changed in the one line which bears the marker."""
+    lines = cuda.SOURCE.read_text().splitlines(keepends=True)
+    (at,) = (i for i, line in enumerate(lines) if f'// [{marker}]' in line)
+    assert lines[at].count(sound) == 1
+    lines[at] = lines[at].replace(sound, planted)
+    path = folder / 'planted.cu'
+    path.write_text(''.join(lines))
+    return path
+
+
+def launch_of(name, function):
+    case = CASES[name]
+    if function == 'fused':
+        return function, *plan_fused(case, make(case), FUSED[name])
+    return function, *plan(case, make(case), function)
+
+
+def make(case, spoilt=False):
+    """Returns the tensors of a case, those on each side, and what float64 says.
+
+    Where spoilt, some values are not finite: among them all of the kernel that belong to taps outside the image.
+    """
     torch.manual_seed(0)
     n, c, h, w = case.input_shape
     padding = case.padding or same_padding(case.kernel_size, case.dilation)
@@ -271,6 +316,13 @@ def make(case):
 
     x, y = image(n, c, h, w), image(n, c, out_h, out_w)
     k = torch.randn(n, case.groups * case.kernel_size[0] * case.kernel_size[1], out_h, out_w).to(case.dtype)
+    if spoilt:
+        for tensor in (x, k, y):
+            tensor[torch.rand(tensor.shape) < 0.002] = float('inf')
+        ones = torch.ones(1, 1, h, w)
+        outside = F.unfold(ones, case.kernel_size, case.dilation, padding, case.stride).view(-1, out_h, out_w) == 0
+        values = torch.tensor((float('inf'), float('-inf'), float('nan')))[torch.randint(3, k.shape)].to(k)
+        k = torch.where(outside.repeat(case.groups, 1, 1), values, k)
     if case.pixel_major:
         k = k.contiguous(memory_format=torch.channels_last)
     k = k.unflatten(1, (case.groups, *case.kernel_size))
@@ -292,17 +344,15 @@ def plan(case, problem, function):
     """Plans a launch as the backend does; the tensor to write holds NaN."""
     x, k, y = problem['x'], problem['k'], problem['y']
     if function == 'forward':
-        y = written = torch.full_like(y, float('nan'))
+        y = torch.full_like(y, float('nan'))
     elif function == 'grad_input':
-        x = written = torch.full_like(x, float('nan'))
+        x = torch.full_like(x, float('nan'))
     else:
-        k = written = torch.full_like(k, float('nan'))
-    x, y = cuda.fit(y if written is k else written, x, y)
+        k = torch.full_like(k, float('nan'))
+    x, y = fit(function, x, y)
     geometry = case.stride, problem['padding'], case.dilation
-    launch = cuda.plan(function, *(cuda.Layout.of(t) for t in (x, k, y)), *geometry, case.device)
-    if case.wide:
-        launch = replace(launch, specialisation=replace(launch.specialisation, wide=True))
-    return launch, (x, k, y)
+    launch = plan_launch(function, *(Layout.of(t) for t in (x, k, y)), *geometry, case.device)
+    return widen(launch) if case.wide else launch, (x, k, y)
 
 
 def plan_fused(case, problem, reduced, plain=True):
@@ -317,11 +367,15 @@ def plan_fused(case, problem, reduced, plain=True):
     elif case.channels_last:
         features = features.contiguous(memory_format=torch.channels_last)
     geometry = case.stride, problem['padding'], case.dilation
-    layouts = (cuda.Layout.of(t) for t in (x, problem['k'][:1, :1, :1, :1, :1, :1].expand(shape), y))
-    launch = cuda.plan('fused', *layouts, *geometry, case.device, cuda.Layout.of(features))
-    if case.wide:
-        launch = replace(launch, specialisation=replace(launch.specialisation, wide=True))
-    return launch, (x, features, weight, bias, y)
+    layouts = Layout.of(x), Layout.nowhere(shape, case.dtype), Layout.of(y)
+    launch = plan_launch('fused', *layouts, *geometry, case.device, Layout.of(features))
+    return widen(launch) if case.wide else launch, (x, features, weight, bias, y)
+
+
+def widen(launch):
+    """Returns the launch with 64-bit indices."""
+    arguments = launch.arguments.astype(arguments_type(wide=True))
+    return replace(launch, specialisation=replace(launch.specialisation, wide=True), arguments=arguments)
 
 
 def run(program, launches, order):
@@ -329,8 +383,9 @@ def run(program, launches, order):
     cases, results = program.with_name('cases'), program.with_name('results')
     with open(cases, 'wb') as file:
         for function, launch, tensors in launches:
-            head = list(WRITTEN).index(function), launch.grid, launch.block, launch.shared, order, len(launch.arguments)
-            file.write(struct.pack(f'{6 + head[-1]}q', *head, *launch.arguments))
+            head = list(cuda.WRITTEN).index(function), launch.grid, launch.block, launch.shared, order
+            head += cuda.WRITTEN[function], launch.arguments.nbytes
+            file.write(struct.pack('7q', *head) + launch.arguments.tobytes())
             for tensor in tensors:
                 memory = b'' if tensor is None else flat(tensor).view(torch.uint8).numpy().tobytes()
                 file.write(struct.pack('q', len(memory)) + memory)
@@ -338,7 +393,7 @@ def run(program, launches, order):
     data = bytearray(results.read_bytes())
     outputs, start = [], 0
     for function, _, tensors in launches:
-        written = tensors[WRITTEN[function]]
+        written = tensors[cuda.WRITTEN[function]]
         memory = torch.frombuffer(data, dtype=written.dtype, offset=start, count=flat(written).numel())
         outputs.append(memory.as_strided(written.shape, written.stride()))
         start += memory.numel() * memory.itemsize
@@ -347,4 +402,4 @@ def run(program, launches, order):
 
 def flat(tensor):
     """Returns the tensor's elements in the order of memory, from its first to its last."""
-    return tensor.as_strided((cuda.Layout.of(tensor).extent,), (1,))
+    return tensor.as_strided((Layout.of(tensor).extent,), (1,))

@@ -1,7 +1,7 @@
 // Runs launches of involution2d.cu on the CPU: run CASES RESULTS. A case is a row of 64-bit integers (function, grid,
-// block, shared bytes, order, number of arguments, arguments), then x, k and y, of fused x, features, weights, bias and
-// y, each its size in bytes and its bytes; a size of 0 is a null pointer. What the function writes goes to RESULTS, case
-// after case.
+// block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, of fused x,
+// features, weights, bias and y, each its size in bytes and its bytes; a size of 0 is a null pointer. What the function
+// writes goes to RESULTS, case after case.
 #include "cuda_shim.h"
 //
 #include CUDA_SOURCE
@@ -9,56 +9,33 @@
 #include <cstdint>
 #include <memory>
 
-template <typename A>
-A argument(const std::vector<int64_t> &arguments, size_t at) {
-  if constexpr (std::is_pointer_v<A>)
-    return reinterpret_cast<A>(arguments[at]);
-  else
-    return static_cast<A>(arguments[at]);
-}
-
-template <typename... A, size_t... I>
-void call(void (*function)(A...), const std::vector<int64_t> &arguments, std::index_sequence<I...>) {
-  if (arguments.size() != sizeof...(A)) abort();
-  function(argument<A>(arguments, I)...);
-}
-
-template <typename... A>
-void call(void (*function)(A...), const std::vector<int64_t> &arguments) {
-  call(function, arguments, std::index_sequence_for<A...>());
-}
-
-#ifdef FUSED
-constexpr int TENSORS = 5;
-#else
-constexpr int TENSORS = 3;
-#endif
+constexpr int TENSORS = FUSED ? 5 : 3;
 
 int main(int, char **argv) {
   FILE *cases = fopen(argv[1], "rb"), *results = fopen(argv[2], "wb");
-  int64_t head[6];
+  int64_t head[7];
   while (fread(head, sizeof head, 1, cases) == 1) {
-    std::vector<int64_t> arguments(TENSORS + head[5]);
-    if (fread(arguments.data() + TENSORS, 8, head[5], cases) != size_t(head[5])) abort();
+    Launch launch;
+    if (head[6] != sizeof launch || fread(&launch, sizeof launch, 1, cases) != 1) abort();
     int64_t bytes[TENSORS];
     std::unique_ptr<char[]> tensors[TENSORS];  // each an allocation of its own and of its exact size
+    T *t[TENSORS];
     for (int i = 0; i < TENSORS; ++i) {
       if (fread(bytes + i, 8, 1, cases) != 1) abort();
       tensors[i].reset(new char[bytes[i]]);
       if (fread(tensors[i].get(), 1, bytes[i], cases) != size_t(bytes[i])) abort();
-      arguments[i] = bytes[i] ? reinterpret_cast<int64_t>(tensors[i].get()) : 0;
+      t[i] = bytes[i] ? reinterpret_cast<T *>(tensors[i].get()) : nullptr;
     }
     emulation::launch(head[1], head[2], head[3], head[4], [&] {
-#ifdef FUSED
-      call(fused, arguments);
+#if FUSED
+      fused(t[0], t[1], t[2], t[3], t[4], launch);
 #else
-      if (head[0] == 0) call(forward, arguments);
-      if (head[0] == 1) call(grad_input, arguments);
-      if (head[0] == 2) call(grad_kernel, arguments);
+      if (head[0] == 0) forward(t[0], t[1], t[2], launch);
+      if (head[0] == 1) grad_input(t[0], t[1], t[2], launch);
+      if (head[0] == 2) grad_kernel(t[0], t[1], t[2], launch);
 #endif
     });
-    const int written = head[0] == 1 ? 0 : head[0] == 2 ? 1 : TENSORS - 1;
-    fwrite(tensors[written].get(), 1, bytes[written], results);
+    fwrite(tensors[head[5]].get(), 1, bytes[head[5]], results);
   }
   fclose(results);
 }

@@ -16,30 +16,30 @@
 // is forward, but that a thread makes the kernel of its strip in registers, a row of taps at a time, from the features
 // and weights that its block stages.
 //
-// Macros: FLOAT16 | BFLOAT16 | FLOAT32 | FLOAT64; KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the
-// window that reach the same row of x are this far apart); TAPS (of a row of the window that are held in registers at a
-// time); FUSED (the module holds fused, and none of the others); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
-// PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run); WIDE (64-bit indices); STAGED (0 or 1:
-// whether a tile fits in shared memory); STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK,
-// GRAD_CHUNK (channels, likewise); THREADS (of a block at most).
+// A tap outside the image contributes nothing. The tile is zero there, so that only an infinity or NaN of k (or of y in
+// grad_kernel) gets through, as NaN: where sums are NaN, what lies outside is cleared and nobody else pays for it.
+//
+// Macros, all of them from plan.py, which computes them; switches are 0 or 1:
+//   ELEMENT (Float16, BFloat16, Plain<float> or Plain<double>); INDEX (an integer type that counts all elements)
+//   KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the window that reach the same row of x are this far
+//     apart); TAPS (of a row of the window that are held in registers at a time)
+//   FUSED (the module holds fused, and none of the others); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
+//     PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run); STAGED (a tile fits in shared
+//     memory)
+//   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
+//     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
+//   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
+//   TAPS_PITCH, ROW_PITCH, WEIGHTS_PITCH (staged weights from part to part of a row, from row to row, and from channel
+//     to channel of the features, read by WEIGHT_VECTOR)
+//   ARGUMENTS (the fields of Launch)
+//
+// Comments in brackets name the lines in which tests plant faults.
 
-#if defined(FLOAT64)
-typedef double T;
-typedef double Acc;
-__device__ __forceinline__ Acc load(T value) { return value; }
-__device__ __forceinline__ T store(Acc value) { return value; }
-#elif defined(FLOAT32)
-typedef float T;
-typedef float Acc;
-__device__ __forceinline__ Acc load(T value) { return value; }
-__device__ __forceinline__ T store(Acc value) { return value; }
-#else
-struct T {
+// Bits of 16 that CUDA has no built-in type for.
+struct Bits {
   unsigned short bits;
 };
-typedef float Acc;
-__device__ __forceinline__ Acc load(Acc value) { return value; }
-#if defined(FLOAT16)
+
 #ifdef __CUDACC__  // elsewhere the host brings these two
 __device__ __forceinline__ float half_to_float(unsigned short bits) {
   float value;
@@ -52,83 +52,74 @@ __device__ __forceinline__ unsigned short float_to_half(float value) {
   return bits;
 }
 #endif
-__device__ __forceinline__ Acc load(T value) { return half_to_float(value.bits); }
-__device__ __forceinline__ T store(Acc value) { return T{float_to_half(value)}; }
-#else
-__device__ __forceinline__ Acc load(T value) { return __uint_as_float((unsigned)value.bits << 16); }
-__device__ __forceinline__ T store(Acc value) {
+
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  unsigned short rounded;
-  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded) : "f"(value));
-  return T{rounded};
+__device__ __forceinline__ unsigned short float_to_bfloat16(float value) {
+  unsigned short bits;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
 #else
+__device__ __forceinline__ unsigned short float_to_bfloat16(float value) {
   const unsigned bits = __float_as_uint(value);
-  if (value != value) return T{(unsigned short)(bits >> 16 | 64)};  // NaN stays NaN
-  return T{(unsigned short)((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};  // to nearest, ties to even
-#endif
+  if (value != value) return bits >> 16 | 64;            // NaN stays NaN
+  return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to nearest, ties to even
 }
 #endif
-#endif
 
-#ifdef WIDE
-typedef long long Index;
-#else
-typedef int Index;
-#endif
+// What memory holds and what sums are made in.
+template <class F>
+struct Plain {
+  typedef F Stored, Sum;
+  static __device__ __forceinline__ F load(F value) { return value; }
+  static __device__ __forceinline__ F store(F value) { return value; }
+};
 
-// What the host passes, in this order, as Index.
-#ifdef FUSED
-#define KERNEL Index fn, Index fc, Index fh, Index fw, Index vector_f, Index reduced, Index weights_at
-#else
-#define KERNEL Index kn, Index kg, Index ku, Index kv, Index ki, Index kj, Index vector_k, Index kernel_extent
-#endif
-#define PROBLEM                                                                                                       \
-  Index groups, Index group_channels, Index in_h, Index in_w, Index out_h, Index out_w, Index pad_h, Index pad_w,     \
-      Index xn, Index xc, Index xh, Index xw, Index yn, Index yc, Index yh, Index yw, Index vector_x, Index vector_y, \
-      KERNEL, Index chunk, Index strips, Index rows, Index planes, Index tiles_x, Index tiles_y, Index units,         \
-      Index blocks, Index tile_h, Index tile_w, Index pitch, Index channel_pitch, Index kernel_at
+struct Float16 {
+  typedef Bits Stored;
+  typedef float Sum;
+  static __device__ __forceinline__ float load(float value) { return value; }
+  static __device__ __forceinline__ float load(Bits value) { return half_to_float(value.bits); }
+  static __device__ __forceinline__ Bits store(float value) { return {float_to_half(value)}; }
+};
+
+struct BFloat16 {
+  typedef Bits Stored;
+  typedef float Sum;
+  static __device__ __forceinline__ float load(float value) { return value; }
+  static __device__ __forceinline__ float load(Bits value) { return __uint_as_float((unsigned)value.bits << 16); }
+  static __device__ __forceinline__ Bits store(float value) { return {float_to_bfloat16(value)}; }
+};
+
+typedef ELEMENT Element;
+typedef Element::Stored T;
+typedef Element::Sum Acc;
+typedef INDEX Index;
+
+struct Launch {
+  Index ARGUMENTS;
+};
+
+extern __shared__ __align__(16) unsigned char shared_memory[];
 
 // Input values under a strip and a row of taps; they are read into registers once where that is cheaper than per tap.
+constexpr int LONGEST_SPAN = 32;
 constexpr int SPAN = (STRIP - 1) * SW + (TAPS - 1) * DW + 1;
-constexpr bool ROW = TAPS == KW && SPAN <= 32;
+constexpr bool ROW = TAPS == KW && SPAN <= LONGEST_SPAN;
 // The same for the gradient of the input, whose strip covers GRAD_STRIP / SW pixels of y; REACH is how far back taps
 // go.
 constexpr int REACH = (TAPS - 1) * DW / SW;
 constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
-constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= 32;
-// Elements that are read at a time where the layout allows: 16 bytes of channels, or a strip of pixels.
-#ifdef CHANNELS_LAST
-constexpr int VECTOR = 16 / sizeof(T);
-#else
-constexpr int VECTOR = STRIP;
-#endif
-
-// A kernel whose taps are one run goes through shared memory, where a thread's strip finds its runs RUN_PITCH apart;
-// strips are an odd number of words apart, so that the threads of a warp meet in no bank. Runs of 2-byte elements are
-// copied two elements at a time, from the pair that holds the first: they keep their place within the pair.
+constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= LONGEST_SPAN;
 constexpr int RUN = KH * KW;
-constexpr int PAIR = sizeof(T) == 2 ? 2 : 1;
-constexpr int RUN_PITCH = PAIR == 1 ? RUN : RUN / 2 * 2 + 2;
-constexpr int STRIP_PITCH = STRIP * RUN_PITCH + PAIR;
-
-// Staged weights are read by vectors: every TAPS of a row begin with a whole one.
-constexpr int WEIGHT_VECTOR = 16 / sizeof(Acc);
-constexpr int TAPS_PITCH = (TAPS + WEIGHT_VECTOR - 1) / WEIGHT_VECTOR * WEIGHT_VECTOR;
-constexpr int ROW_PITCH = (KW + TAPS - 1) / TAPS * TAPS_PITCH;
-constexpr int WEIGHTS_PITCH = KH * ROW_PITCH;  // from channel to channel
 
 // Blocks of a multiprocessor that the registers must suffice for. Where shared memory allows fewer, fewer: nothing
-// spills.
-#ifdef PIXEL_MAJOR
-constexpr int FORWARD_BLOCKS = 3;
-#else
-constexpr int FORWARD_BLOCKS = 4;
-#endif
-#if defined(PIXEL_MAJOR) || defined(CHANNELS_LAST)
-constexpr int GRAD_KERNEL_BLOCKS = 2;
-#else
-constexpr int GRAD_KERNEL_BLOCKS = 3;
-#endif
+// spills. LARGE: what a thread holds beside its sums is more than a 7x7 window's.
+constexpr int HELD = TAPS * STRIP + (ROW ? SPAN : 0);
+constexpr bool LARGE = HELD * sizeof(Acc) > 42 * sizeof(float) || TAPS != KW || sizeof(Index) > 4;
+constexpr int FORWARD_BLOCKS = 4 - (PIXEL_MAJOR || FUSED && sizeof(T) > 2) - LARGE;
+constexpr int GRAD_INPUT_BLOCKS = 3 - LARGE;
+constexpr int GRAD_KERNEL_BLOCKS = PIXEL_MAJOR || CHANNELS_LAST || LARGE ? 2 : 3;
 
 template <int N, class E = T>
 struct alignas(N * sizeof(E)) Vector {
@@ -143,7 +134,7 @@ __device__ __forceinline__ void read_row(Acc (&row)[N], const E *p) {
     const Vector<WIDTH, E> vector = *(const Vector<WIDTH, E> *)(p + first);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i)
-      if (first + i < N) row[first + i] = load(vector.at[i]);
+      if (first + i < N) row[first + i] = Element::load(vector.at[i]);
   }
 }
 
@@ -153,7 +144,7 @@ __device__ __forceinline__ void read_strip(Acc (&strip)[STRIP], const T *p, Inde
     read_row<STRIP, STRIP>(strip, p);
   } else {
 #pragma unroll
-    for (int i = 0; i < STRIP; ++i) strip[i] = i < count ? load(p[i * step]) : Acc(0);
+    for (int i = 0; i < STRIP; ++i) strip[i] = i < count ? Element::load(p[i * step]) : Acc(0);  // [read of a strip]
   }
 }
 
@@ -161,12 +152,12 @@ __device__ __forceinline__ void write_strip(T *p, const Acc (&strip)[STRIP], Ind
   if (aligned && count >= STRIP) {
     Vector<STRIP> vector;
 #pragma unroll
-    for (int i = 0; i < STRIP; ++i) vector.at[i] = store(strip[i]);
+    for (int i = 0; i < STRIP; ++i) vector.at[i] = Element::store(strip[i]);
     *(Vector<STRIP> *)p = vector;
   } else {
 #pragma unroll
     for (int i = 0; i < STRIP; ++i)
-      if (i < count) p[i * step] = store(strip[i]);
+      if (i < count) p[i * step] = Element::store(strip[i]);  // [write of a strip]
   }
 }
 
@@ -175,18 +166,16 @@ __device__ __forceinline__ void read_channels(Acc (&strips)[CHUNK][STRIP], const
                                               Index c, Index w, bool aligned) {
 #pragma unroll
   for (int first = 0; first < CHUNK; first += VECTOR) {
-#ifdef CHANNELS_LAST
-    if (aligned && first < channels) {
+    if (CHANNELS_LAST && aligned && first < channels) {
 #pragma unroll
       for (int s = 0; s < STRIP; ++s) {
         Vector<VECTOR> vector = {};
         if (s < count) vector = *(const Vector<VECTOR> *)(p + first + s * w);
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) strips[first + i][s] = load(vector.at[i]);
+        for (int i = 0; i < VECTOR; ++i) strips[first + i][s] = Element::load(vector.at[i]);
       }
       continue;
     }
-#endif
 #pragma unroll
     for (int i = 0; i < VECTOR; ++i)
       if (first + i < channels) read_strip(strips[first + i], p + (first + i) * c, w, count, aligned);
@@ -197,8 +186,7 @@ __device__ __forceinline__ void read_channels(Acc (&strips)[CHUNK][STRIP], const
 template <int CHANNELS, int PIXELS>
 __device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first,
                                                Index count, Index c, Index w, bool aligned) {
-#ifdef CHANNELS_LAST
-  if constexpr (CHANNELS % VECTOR == 0) {
+  if constexpr (CHANNELS_LAST && CHANNELS % VECTOR == 0) {
     if (aligned) {
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; channel += VECTOR)
@@ -206,14 +194,13 @@ __device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNEL
         for (int s = 0; s < PIXELS; ++s) {
           Vector<VECTOR> vector;
 #pragma unroll
-          for (int i = 0; i < VECTOR; ++i) vector.at[i] = store(strips[channel + i][s]);
+          for (int i = 0; i < VECTOR; ++i) vector.at[i] = Element::store(strips[channel + i][s]);
           if (channel < channels && s >= first && s < count) *(Vector<VECTOR> *)(p + channel + s * w) = vector;
         }
       return;
     }
   }
-#else
-  if constexpr (PIXELS == STRIP) {
+  if constexpr (!CHANNELS_LAST && PIXELS == STRIP) {
     if (first == 0) {
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; ++channel)
@@ -221,12 +208,11 @@ __device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNEL
       return;
     }
   }
-#endif
 #pragma unroll
   for (int channel = 0; channel < CHANNELS; ++channel)
 #pragma unroll
     for (int s = 0; s < PIXELS; ++s)
-      if (channel < channels && s >= first && s < count) p[channel * c + s * w] = store(strips[channel][s]);
+      if (channel < channels && s >= first && s < count) p[channel * c + s * w] = Element::store(strips[channel][s]);
 }
 
 // A (N, C, H, W) tensor and its strides.
@@ -235,76 +221,116 @@ struct Image {
   Index n, c, h, w, height, width;
 };
 
+__device__ __forceinline__ bool is_inside(const Image &image, Index y, Index x) {
+  return y >= 0 && y < image.height && x >= 0 && x < image.width;  // [read while staging]
+}
+
 // The channels [channel, channel + channels) of one image that a thread, or a part of a tile, works on.
 struct Unit {
   Index n, group, channel, channels;
 };
 
 // Units number the chunks of all groups of all images.
-__device__ __forceinline__ Unit find_unit(Index unit, Index groups, Index group_channels, Index chunk) {
-  const Index chunks = (group_channels + chunk - 1) / chunk;
-  const Index first = unit % chunks * chunk, group = unit / chunks % groups;
-  return {unit / chunks / groups, group, group * group_channels + first, min(chunk, group_channels - first)};
+__device__ __forceinline__ Unit find_unit(const Launch &launch, Index unit, Index chunk) {
+  const Index chunks = (launch.group_channels + chunk - 1) / chunk;
+  const Index first = unit % chunks * chunk, group = unit / chunks % launch.groups;
+  return {unit / chunks / launch.groups, group, group * launch.group_channels + first,
+          min(chunk, launch.group_channels - first)};
 }
+
+// A block's first strip, row and unit, and a thread's place among its strips, rows and units.
+struct Place {
+  Index strip, row, plane;
+};
+
+__device__ __forceinline__ Place find_block(const Launch &launch, Index block) {
+  return {block % launch.tiles_x * launch.strips, block / launch.tiles_x % launch.tiles_y * launch.rows,
+          block / launch.tiles_x / launch.tiles_y * launch.planes};
+}
+
+__device__ __forceinline__ Place find_thread(const Launch &launch) {
+  return {threadIdx.x % launch.strips, threadIdx.x / launch.strips % launch.rows,
+          threadIdx.x / launch.strips / launch.rows};
+}
+
+// Calls use(plane, unit) for each unit of a block.
+template <class Use>
+__device__ __forceinline__ void for_each_unit(const Launch &launch, const Place &block, Index chunk, Use use) {
+  for (Index plane = 0; plane < launch.planes && block.plane + plane < launch.units; ++plane)
+    use(plane, find_unit(launch, block.plane + plane, chunk));
+}
+
+// Counts (a, b, c) up by blockDim.x, digit by digit, instead of dividing for every element.
+struct Counter {
+  Index size_a, size_b, step_a, step_b, step_c, a, b, c;
+  __device__ __forceinline__ Counter(Index size_a, Index size_b)
+      : size_a(size_a),
+        size_b(size_b),
+        step_a(blockDim.x % size_a),
+        step_b(blockDim.x / size_a % size_b),
+        step_c(blockDim.x / size_a / size_b),
+        a(threadIdx.x % size_a),
+        b(threadIdx.x / size_a % size_b),
+        c(threadIdx.x / size_a / size_b) {}
+  __device__ __forceinline__ void next() {
+    a += step_a;
+    b += step_b;
+    c += step_c;
+    if (a >= size_a) a -= size_a, ++b;
+    if (b >= size_b) b -= size_b, ++c;
+  }
+};
+
+// The size of a part of an image in shared memory, and the elements from row to row and from channel to channel.
+struct Tile {
+  Index height, width, pitch, channel_pitch;
+};
 
 // Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is
 // zero.
 template <int V>
-__device__ __forceinline__ void stage_by(T *tile, const Image &image, const Unit &unit, Index y0, Index x0,
-                                         Index tile_h, Index tile_w, Index pitch, Index channel_pitch) {
+__device__ __forceinline__ void stage_by(T *to, const Tile &tile, const Image &image, const Unit &unit, Index y0,
+                                         Index x0) {
   const T *source = image.data + unit.n * image.n + unit.channel * image.c;
-#ifdef CHANNELS_LAST
-  const Index sizes[3] = {unit.channels / V, tile_w, tile_h};  // neighbouring threads take neighbouring channels
-#else
-  const Index shift = x0 & (V - 1);  // vectors start on their own boundary, which may lie left of the tile
-  const Index sizes[3] = {(tile_w + shift + V - 1) / V, tile_h, unit.channels};  // neighbouring pixels of a row
-#endif
-  // Each thread counts up (a, b, c) by blockDim.x, digit by digit, instead of dividing for every element.
-  const Index step_a = blockDim.x % sizes[0], step_b = blockDim.x / sizes[0] % sizes[1];
-  const Index step_c = blockDim.x / sizes[0] / sizes[1];
-  Index a = threadIdx.x % sizes[0], b = threadIdx.x / sizes[0] % sizes[1], c = threadIdx.x / sizes[0] / sizes[1];
+  // Neighbouring threads take neighbouring channels, or pixels of a row. Vectors of those start on their own boundary,
+  // which may lie left of the tile.
+  const Index shift = CHANNELS_LAST ? 0 : x0 & (V - 1);
+  const Index columns = CHANNELS_LAST ? tile.width : (tile.width + shift + V - 1) / V;
+  const Index last = CHANNELS_LAST ? tile.height : unit.channels;
+  Counter at = CHANNELS_LAST ? Counter(unit.channels / V, columns) : Counter(columns, tile.height);
   constexpr int BATCH = V == 1 ? 8 : 4;  // loads in flight, before the first is stored
-  while (c < sizes[2]) {
+  while (at.c < last) {
     Vector<V> value[BATCH];
-    Index to[BATCH], column[BATCH];
+    Index place[BATCH], column[BATCH];
 #pragma unroll
     for (int t = 0; t < BATCH; ++t) {
-#ifdef CHANNELS_LAST
-      const Index channel = a * V, x = b, y = c;
-#else
-      const Index x = a * V - shift, y = b, channel = c;
-#endif
-      const bool live = c < sizes[2];
-      const bool inside = y0 + y >= 0 && y0 + y < image.height && x0 + x >= 0 && x0 + x < image.width;
+      const Index channel = CHANNELS_LAST ? at.a * V : at.c;
+      const Index y = CHANNELS_LAST ? at.c : at.b, x = CHANNELS_LAST ? at.b : at.a * V - shift;
+      const bool live = at.c < last;
       value[t] = Vector<V>();
-      if (live && inside)
+      if (live && is_inside(image, y0 + y, x0 + x))
         value[t] = *(const Vector<V> *)(source + channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w);
-      to[t] = channel * channel_pitch + y * pitch + x;
-      column[t] = live ? x : tile_w;
-      a += step_a;
-      b += step_b;
-      c += step_c;
-      if (a >= sizes[0]) a -= sizes[0], ++b;
-      if (b >= sizes[1]) b -= sizes[1], ++c;
+      place[t] = channel * tile.channel_pitch + y * tile.pitch + x;
+      column[t] = live ? x : tile.width;
+      at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
 #pragma unroll
-      for (int i = 0; i < V; ++i)
-#ifdef CHANNELS_LAST
-        if (column[t] < tile_w) tile[to[t] + i * channel_pitch] = value[t].at[i];
-#else
-        if (column[t] + i >= 0 && column[t] + i < tile_w) tile[to[t] + i] = value[t].at[i];
-#endif
+      for (int i = 0; i < V; ++i) {
+        const Index x = CHANNELS_LAST ? column[t] : column[t] + i;
+        if ((CHANNELS_LAST || x >= 0) && x < tile.width)
+          to[place[t] + i * (CHANNELS_LAST ? tile.channel_pitch : 1)] = value[t].at[i];  // [write to shared memory]
+      }
   }
 }
 
-__device__ __forceinline__ void stage(T *tile, const Image &image, const Unit &unit, Index y0, Index x0, Index tile_h,
-                                      Index tile_w, Index pitch, Index channel_pitch, bool aligned) {
+__device__ __forceinline__ void stage(T *to, const Tile &tile, const Image &image, const Unit &unit, Index y0, Index x0,
+                                      bool aligned) {
   if (aligned)
-    stage_by<VECTOR>(tile, image, unit, y0, x0, tile_h, tile_w, pitch, channel_pitch);
+    stage_by<VECTOR>(to, tile, image, unit, y0, x0);
   else
-    stage_by<1>(tile, image, unit, y0, x0, tile_h, tile_w, pitch, channel_pitch);
+    stage_by<1>(to, tile, image, unit, y0, x0);
 }
 
 // A block's `height` rows of `width` pixels of k, and the distances of rows and of pixels in memory.
@@ -312,30 +338,40 @@ struct Runs {
   Index height, width, row_step, pixel_step;
 };
 
-// Copies all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements.
+__device__ __forceinline__ Runs find_runs(const Launch &launch, const Place &block) {
+  return {min(launch.rows, launch.out_h - block.row), min(launch.strips * STRIP, launch.out_w - block.strip * STRIP),
+          launch.ki, launch.kj};
+}
+
+// Where the kernel of a pixel of y begins.
+__device__ __forceinline__ Index find_kernel(const Launch &launch, const Unit &unit, Index i, Index j) {
+  return unit.n * launch.kn + unit.group * launch.kg + i * launch.ki + j * launch.kj;
+}
+
+// Where a thread's strip begins among staged runs.
+__device__ __forceinline__ Index find_strip(const Launch &launch, const Place &thread) {
+  return ((thread.plane * launch.rows + thread.row) * launch.strips + thread.strip) * STRIP_PITCH;
+}
+
+// Copies all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements. Those of
+// 2 bytes are copied two at a time, from the pair that holds the first: they keep their place within the pair.
 __device__ __forceinline__ void stage_runs(T *to, const T *k, Index extent, Index first, const Runs &runs,
                                            Index strips) {
-  constexpr int WORDS = RUN_PITCH / PAIR, BATCH = 16;
-  const Index step_a = blockDim.x % WORDS, step_b = blockDim.x / WORDS % (strips * STRIP);
-  const Index step_c = blockDim.x / WORDS / (strips * STRIP);
-  Index a = threadIdx.x % WORDS, b = threadIdx.x / WORDS % (strips * STRIP), c = threadIdx.x / WORDS / (strips * STRIP);
-  while (c < runs.height) {
+  constexpr int BATCH = 16;  // loads in flight
+  Counter at(RUN_PITCH / PAIR, strips * STRIP);
+  while (at.c < runs.height) {
     Vector<PAIR> value[BATCH];
     Index place[BATCH];
 #pragma unroll
     for (int t = 0; t < BATCH; ++t) {
-      const Index word = ((first + c * runs.row_step + b * runs.pixel_step) >> (PAIR - 1)) + a;
-      const bool live = c < runs.height && b < runs.width;
-      place[t] = live ? (c * strips + b / STRIP) * STRIP_PITCH + b % STRIP * RUN_PITCH + a * PAIR : -1;
-      if (live && word * PAIR + PAIR <= extent)
+      const Index word = ((first + at.c * runs.row_step + at.b * runs.pixel_step) >> (PAIR - 1)) + at.a;
+      const bool live = at.c < runs.height && at.b < runs.width;
+      place[t] = live ? (at.c * strips + at.b / STRIP) * STRIP_PITCH + at.b % STRIP * RUN_PITCH + at.a * PAIR : -1;
+      if (live && word * PAIR + PAIR <= extent)  // [read of a pair]
         value[t] = *(const Vector<PAIR> *)(k + word * PAIR);
       else if (live && word * PAIR < extent)
         value[t].at[0] = k[word * PAIR];  // half of the last pair
-      a += step_a;
-      b += step_b;
-      c += step_c;
-      if (a >= WORDS) a -= WORDS, ++b;
-      if (b >= strips * STRIP) b -= strips * STRIP, ++c;
+      at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
@@ -357,23 +393,19 @@ __device__ __forceinline__ void write_runs(T *run, const T *from, const Runs &ru
 // they are zero.
 __device__ __forceinline__ void stage_taps(T *to, const T *taps, Index row0, Index x0, const Runs &runs, Index out_h,
                                            Index out_w) {
-  constexpr int BATCH = 8;
-  const Index step_a = blockDim.x % KW, step_b = blockDim.x / KW % runs.width, step_c = blockDim.x / KW / runs.width;
-  Index a = threadIdx.x % KW, b = threadIdx.x / KW % runs.width, c = threadIdx.x / KW / runs.width;
-  while (c < runs.height) {
+  constexpr int BATCH = 8;  // loads in flight
+  Counter at(KW, runs.width);
+  while (at.c < runs.height) {
     T value[BATCH];
     Index place[BATCH];
 #pragma unroll
     for (int t = 0; t < BATCH; ++t) {
-      const Index row = row0 + c, i = row / SH, j = x0 + b;
+      const Index row = row0 + at.c, i = row / SH, j = x0 + at.b;
       const bool inside = row >= 0 && row % SH == 0 && i < out_h && j >= 0 && j < out_w;
-      place[t] = c < runs.height ? (c * runs.width + b) * KW + a : -1;
-      value[t] = c < runs.height && inside ? taps[i * runs.row_step + j * runs.pixel_step + a] : store(Acc(0));
-      a += step_a;
-      b += step_b;
-      c += step_c;
-      if (a >= KW) a -= KW, ++b;
-      if (b >= runs.width) b -= runs.width, ++c;
+      place[t] = at.c < runs.height ? (at.c * runs.width + at.b) * KW + at.a : -1;
+      value[t] = at.c < runs.height && inside ? taps[i * runs.row_step + j * runs.pixel_step + at.a]
+                                              : Element::store(Acc(0));
+      at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
@@ -383,9 +415,8 @@ __device__ __forceinline__ void stage_taps(T *to, const T *taps, Index row0, Ind
 
 // One value of the image, as the tile would hold it: for windows that no tile can hold.
 __device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, Index channel, Index y, Index x) {
-  const bool inside = y >= 0 && y < image.height && x >= 0 && x < image.width;
-  return inside ? load(image.data[unit.n * image.n + (unit.channel + channel) * image.c + y * image.h + x * image.w])
-                : Acc(0);
+  if (!is_inside(image, y, x)) return 0;
+  return Element::load(image.data[unit.n * image.n + (unit.channel + channel) * image.c + y * image.h + x * image.w]);
 }
 
 // Calls use(v, s, value) with the value of x under each tap v0 + v of the window's row u and pixel s of a strip, whose
@@ -402,188 +433,258 @@ __device__ __forceinline__ void visit_taps(const T *at, Index pitch, const Image
 #pragma unroll
     for (int s = 0; s < STRIP; ++s) {
       const int offset = s * SW + v * DW;
-      use(v, s, STAGED ? (ROW ? row[offset] : load(at[offset]))
+      use(v, s, STAGED ? (ROW ? row[offset] : Element::load(at[offset]))
                        : read_pixel(image, unit, channel, y + u * DH, x + v0 * DW + offset));
     }
   }
 }
 
-// Stages a group's weights for all `reduced` channels of the features.
-__device__ __forceinline__ void stage_weights(Acc *to, const T *weights, Index reduced) {
-#pragma unroll 4
-  for (Index at = threadIdx.x; at < RUN * reduced; at += blockDim.x) {
-    const Index channel = at % reduced, tap = at / reduced, u = tap / KW, v = tap % KW;
-    to[channel * WEIGHTS_PITCH + u * ROW_PITCH + v / TAPS * TAPS_PITCH + v % TAPS] = load(weights[at]);
-  }
+// Clears what belongs to taps outside the image: (y, x) is where the first tap of the first pixel lies.
+__device__ __forceinline__ void clear_outside(Acc (&taps)[TAPS][STRIP], const Image &image, Index y, Index x) {
+#pragma unroll
+  for (int v = 0; v < TAPS; ++v)
+#pragma unroll
+    for (int s = 0; s < STRIP; ++s)
+      if (!is_inside(image, y, x + s * SW + v * DW)) taps[v][s] = 0;
 }
 
-// Adds what the features contribute to TAPS taps of a strip's kernel.
-__device__ __forceinline__ void generate(Acc (&kernel)[TAPS][STRIP], const T *features, const Acc *weights,
-                                         Index reduced, Index feature_pitch) {
-  for (Index channel = 0; channel < reduced; ++channel) {
-    Acc feature[STRIP], weight[TAPS];
-    read_row<STRIP, STRIP>(feature, features + channel * feature_pitch);
-    read_row<TAPS, WEIGHT_VECTOR>(weight, weights + channel * WEIGHTS_PITCH);
+// Whether one of the first `count` values is NaN.
+__device__ __forceinline__ bool has_nan(const Acc (&strip)[STRIP], Index count) {
+  bool found = false;
+#pragma unroll
+  for (int s = 0; s < STRIP; ++s) found |= s < count && strip[s] != strip[s];
+  return found;
+}
+
+// The next three give weighted_sum TAPS taps of the kernels of a strip: stage() prepares what the block shares, find()
+// the thread, read() reads. This one finds them in memory.
+struct StoredWeights {
+  const Launch &launch;
+  const T *k;
+  Index first, count;
+
+  __device__ __forceinline__ void stage(const Place &) const {}
+  __device__ __forceinline__ void find(const Place &, const Unit &unit, Index i, Index j) {
+    first = find_kernel(launch, unit, i, j);
+    count = launch.out_w - j;
+  }
+  __device__ __forceinline__ void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
 #pragma unroll
     for (int v = 0; v < TAPS; ++v)
-#pragma unroll
-      for (int s = 0; s < STRIP; ++s) kernel[v][s] += weight[v] * feature[s];
+      if (KW % TAPS == 0 || v0 + v < KW)
+        read_strip(weight[v], k + first + u * launch.ku + (v0 + v) * launch.kv, launch.kj, count, launch.vector_k);
   }
-}
+};
 
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
-#ifdef FUSED
-    fused(const T *__restrict__ x, const T *__restrict__ features, const T *__restrict__ weights,
-          const T *__restrict__ bias, T *__restrict__ y, PROBLEM) {
-#else
-    forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, PROBLEM) {
-#endif
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  const Image image = {x, xn, xc, xh, xw, in_h, in_w};
-  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
-  const Index my_plane = threadIdx.x / strips / rows;
-  T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_row * SH * pitch + my_strip * STRIP * SW;
-#ifdef PIXEL_MAJOR
-  T *kernels = (T *)shared_memory + kernel_at;
-  T *my_kernels = kernels + ((my_plane * rows + my_row) * strips + my_strip) * STRIP_PITCH;
-#endif
-#ifdef FUSED
-  const Image feature_image = {features, fn, fc, fh, fw, out_h, out_w};
-  const Index width = strips * STRIP, feature_pitch = rows * width;
-  T *staged_features = (T *)shared_memory + kernel_at;
-  Acc *staged_weights = (Acc *)((T *)shared_memory + weights_at);
-#endif
+// Where the taps of a pixel are one run: threads that read neighbouring pixels' runs would not read neighbouring
+// memory, so that the block copies them to shared memory first.
+struct PixelMajorWeights {
+  const Launch &launch;
+  const T *k;
+  const T *runs;  // the thread's
+  Index first;
 
-  for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows;
-    const Index unit0 = block / tiles_x / tiles_y * planes;
+  __device__ __forceinline__ T *shared() const { return (T *)shared_memory + launch.kernel_at; }
+  __device__ __forceinline__ void stage(const Place &block) const {
+    for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
+      stage_runs(shared() + plane * launch.rows * launch.strips * STRIP_PITCH, k, launch.kernel_extent,
+                 find_kernel(launch, unit, block.row, block.strip * STRIP), find_runs(launch, block), launch.strips);
+    });
+  }
+  __device__ __forceinline__ void find(const Place &thread, const Unit &unit, Index i, Index j) {
+    runs = shared() + find_strip(launch, thread);
+    first = find_kernel(launch, unit, i, j);
+  }
+  __device__ __forceinline__ void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
+#pragma unroll
+    for (int v = 0; v < TAPS; ++v)
+      if (KW % TAPS == 0 || v0 + v < KW)
+#pragma unroll
+        for (int s = 0; s < STRIP; ++s)
+          weight[v][s] = Element::load(runs[s * RUN_PITCH + (first + s * launch.kj & PAIR - 1) + u * KW + v0 + v]);
+  }
+};
+
+// Makes them from features and weights, which the block stages: weights as what they are summed in, and every TAPS of a
+// row from a whole vector on.
+struct GeneratedWeights {
+  const Launch &launch;
+  const T *features, *weights, *bias;  // no bias is null
+  const T *my_features;
+  const Acc *my_weights;
+  Index group;
+
+  __device__ __forceinline__ Index width() const { return launch.strips * STRIP; }
+  __device__ __forceinline__ Index feature_pitch() const { return launch.rows * width(); }
+  __device__ __forceinline__ T *shared_features(Index plane) const {
+    return (T *)shared_memory + launch.kernel_at + plane * launch.reduced * feature_pitch();
+  }
+  __device__ __forceinline__ Acc *shared_weights(Index plane) const {
+    return (Acc *)((T *)shared_memory + launch.weights_at) + plane * launch.reduced * WEIGHTS_PITCH;
+  }
+  __device__ __forceinline__ void stage(const Place &block) const {
+    const Image image = {features, launch.fn, launch.fc, launch.fh, launch.fw, launch.out_h, launch.out_w};
+    const Tile tile = {launch.rows, width(), width(), feature_pitch()};
+    for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
+      ::stage(shared_features(plane), tile, image, Unit{unit.n, 0, 0, launch.reduced}, block.row, block.strip * STRIP,
+              launch.vector_f);
+      const T *from = weights + unit.group * RUN * launch.reduced;
+#pragma unroll 4
+      for (Index at = threadIdx.x; at < RUN * launch.reduced; at += blockDim.x) {
+        const Index channel = at % launch.reduced, tap = at / launch.reduced, u = tap / KW, v = tap % KW;
+        shared_weights(plane)[channel * WEIGHTS_PITCH + u * ROW_PITCH + v / TAPS * TAPS_PITCH + v % TAPS] =
+            Element::load(from[at]);  // [read of a weight]
+      }
+    });
+  }
+  __device__ __forceinline__ void find(const Place &thread, const Unit &unit, Index, Index) {
+    my_features = shared_features(thread.plane) + thread.row * width() + thread.strip * STRIP;
+    my_weights = shared_weights(thread.plane);
+    group = unit.group;
+  }
+  __device__ __forceinline__ void read(Acc (&kernel)[TAPS][STRIP], int u, int v0) const {
+#pragma unroll
+    for (int v = 0; v < TAPS; ++v) {
+      const bool has_bias = bias && (KW % TAPS == 0 || v0 + v < KW);
+      const Acc constant = has_bias ? Element::load(bias[group * RUN + u * KW + v0 + v]) : Acc(0);
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s) kernel[v][s] = constant;
+    }
+    const Acc *row = my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH;
+    for (Index channel = 0; channel < launch.reduced; ++channel) {
+      Acc feature[STRIP], weight[TAPS];
+      read_row<STRIP, STRIP>(feature, my_features + channel * feature_pitch());
+      read_row<TAPS, WEIGHT_VECTOR>(weight, row + channel * WEIGHTS_PITCH);
+#pragma unroll
+      for (int v = 0; v < TAPS; ++v)
+#pragma unroll
+        for (int s = 0; s < STRIP; ++s) kernel[v][s] += weight[v] * feature[s];
+    }
+  }
+};
+
+// forward and fused.
+template <class Weights>
+__device__ __forceinline__ void weighted_sum(const T *x, T *y, const Launch &launch, Weights weights) {
+  const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
+  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
+  const Index plane_pitch = launch.chunk * tile.channel_pitch;
+  const Place thread = find_thread(launch);
+  const T *my_tile =
+      (T *)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
     if (STAGED) {
-      __syncthreads();  // the threads may still read the tile before this one
-      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
-        stage((T *)shared_memory + plane * chunk * channel_pitch, image,
-              find_unit(unit0 + plane, groups, group_channels, chunk),
-              row0 * SH - pad_h, strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch, vector_x);
-#ifdef PIXEL_MAJOR
-      const Runs runs = {min(rows, out_h - row0), min(strips * STRIP, out_w - strip0 * STRIP), ki, kj};
-      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
-        const Unit unit = find_unit(unit0 + plane, groups, group_channels, chunk);
-        const Index first = unit.n * kn + unit.group * kg + row0 * ki + strip0 * STRIP * kj;
-        stage_runs(kernels + plane * rows * strips * STRIP_PITCH, k, kernel_extent, first, runs, strips);
-      }
-#endif
-#ifdef FUSED
-      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
-        const Unit unit = find_unit(unit0 + plane, groups, group_channels, chunk);
-        stage(staged_features + plane * reduced * feature_pitch, feature_image, Unit{unit.n, 0, 0, reduced}, row0,
-              strip0 * STRIP, rows, width, width, feature_pitch, vector_f);
-        stage_weights(staged_weights + plane * reduced * WEIGHTS_PITCH, weights + unit.group * RUN * reduced, reduced);
-      }
-#endif
-      __syncthreads();
+      __syncthreads();  // [sum, tile is read]
+      for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
+        stage((T *)shared_memory + plane * plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
+              block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
+      });
+      weights.stage(block);
+      __syncthreads();  // [sum, tile is staged]
     }
-    const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
-    if (my_plane >= planes || unit0 + my_plane >= units || i >= out_h || j >= out_w) continue;
-    const Unit unit = find_unit(unit0 + my_plane, groups, group_channels, chunk);
-    const Index count = out_w - j;
-#ifdef FUSED
-    const T *my_features = staged_features + my_plane * reduced * feature_pitch + my_row * width + my_strip * STRIP;
-    const Acc *my_weights = staged_weights + my_plane * reduced * WEIGHTS_PITCH;
-#else
-    const Index kernel = unit.n * kn + unit.group * kg + i * ki + j * kj;
-#endif
-    Acc sum[CHUNK][STRIP] = {};
-
-    for (int u = 0; u < KH; ++u) {
-      for (int v0 = 0; v0 < KW; v0 += TAPS) {
-        Acc weight[TAPS][STRIP];
-#ifdef FUSED
+    const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
+    if (thread.plane >= launch.planes || block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0)
+      continue;
+    const Unit unit = find_unit(launch, block.plane + thread.plane, launch.chunk);
+    const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
+    weights.find(thread, unit, i, j);
+    const Index out = unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
+    Acc sum[CHUNK][STRIP];
+#pragma unroll 1
+    for (bool clear = false;; clear = true) {
 #pragma unroll
-        for (int v = 0; v < TAPS; ++v) {
-          const bool has_bias = bias && (KW % TAPS == 0 || v0 + v < KW);
-          const Acc constant = has_bias ? load(bias[unit.group * RUN + u * KW + v0 + v]) : Acc(0);
+      for (int c = 0; c < CHUNK; ++c)
 #pragma unroll
-          for (int s = 0; s < STRIP; ++s) weight[v][s] = constant;
-        }
-        generate(weight, my_features, my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH, reduced, feature_pitch);
-#else
+        for (int s = 0; s < STRIP; ++s) sum[c][s] = 0;
+      for (int u = 0; u < KH; ++u) {
+        for (int v0 = 0; v0 < KW; v0 += TAPS) {
+          Acc weight[TAPS][STRIP];
+          weights.read(weight, u, v0);
+          if (clear) clear_outside(weight, image, i * SH - launch.pad_h + u * DH, j * SW - launch.pad_w + v0 * DW);
 #pragma unroll
-        for (int v = 0; v < TAPS; ++v)
-          if (KW % TAPS == 0 || v0 + v < KW)
-#ifdef PIXEL_MAJOR
-#pragma unroll
-            for (int s = 0; s < STRIP; ++s)
-              weight[v][s] = load(my_kernels[s * RUN_PITCH + (kernel + s * kj & PAIR - 1) + u * KW + v0 + v]);
-#else
-            read_strip(weight[v], k + kernel + u * ku + (v0 + v) * kv, kj, count, vector_k);
-#endif
-#endif
-#pragma unroll
-        for (int c = 0; c < CHUNK; ++c) {
-          if (c >= unit.channels) break;
-          visit_taps(tile + c * channel_pitch, pitch, image, unit, c, i * SH - pad_h, j * SW - pad_w, u, v0,
-                     [&](int v, int s, Acc pixel) { sum[c][s] += weight[v][s] * pixel; });
+          for (int c = 0; c < CHUNK; ++c) {
+            if (c >= unit.channels) break;
+            visit_taps(my_tile + c * tile.channel_pitch, tile.pitch, image, unit, c, top, left, u, v0,
+                       [&](int v, int s, Acc pixel) { sum[c][s] += weight[v][s] * pixel; });
+          }
         }
       }
+      // A weight outside that is not finite shows in every channel.
+      if (clear || !has_nan(sum[0], count)) break;
     }
-    T *out = y + unit.n * yn + unit.channel * yc + i * yh + j * yw;
-    write_channels(out, sum, unit.channels, 0, count, yc, yw, vector_y);
+    write_channels(y + out, sum, unit.channels, 0, count, launch.yc, launch.yw, launch.vector_y);
   }
 }
 
-#ifndef FUSED
+#if FUSED
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+    fused(const T *__restrict__ x, const T *__restrict__ features, const T *__restrict__ weights,
+          const T *__restrict__ bias, T *__restrict__ y, const Launch launch) {
+  weighted_sum(x, y, launch, GeneratedWeights{launch, features, weights, bias});
+}
+#else
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+    forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, const Launch launch) {
+  if constexpr (PIXEL_MAJOR)
+    weighted_sum(x, y, launch, PixelMajorWeights{launch, k});
+  else
+    weighted_sum(x, y, launch, StoredWeights{launch, k});
+}
+
 // Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
 // start at multiples of s, which taps meet which pixels of the strip is known when compiling.
-extern "C" __global__ void __launch_bounds__(THREADS, 3)
-    grad_input(T *__restrict__ x, const T *__restrict__ k, const T *__restrict__ y, PROBLEM) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
+extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
+    grad_input(T *__restrict__ x, const T *__restrict__ k, const T *__restrict__ y, const Launch launch) {
   constexpr int BACK = (KW - 1) * DW / SW;
-  const Image image = {y, yn, yc, yh, yw, out_h, out_w};
-  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
-  const Index my_plane = threadIdx.x / strips / rows;
-  const Index origin = pad_w / SW * SW;  // of the first strip
-  T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_strip * (GRAD_STRIP / SW);
-#ifdef PIXEL_MAJOR
-  T *kernels = (T *)shared_memory + kernel_at;
-#endif
+  const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
+  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
+  const Index plane_pitch = launch.chunk * tile.channel_pitch, taps_pitch = launch.rows * tile.width * KW;
+  const Index origin = launch.pad_w / SW * SW;  // of the first strip
+  const Place thread = find_thread(launch);
+  const T *my_tile = (T *)shared_memory + thread.plane * plane_pitch + thread.strip * (GRAD_STRIP / SW);
+  T *kernels = (T *)shared_memory + launch.kernel_at;
 
-  for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows + pad_h;
-    const Index unit0 = block / tiles_x / tiles_y * planes;
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index row0 = block.row + launch.pad_h;
     // The first row and column of y in the tile. The row rounds towards minus infinity.
     const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
-    const Index x0 = (origin + strip0 * GRAD_STRIP) / SW - BACK;
+    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK;
     if (STAGED) {
-      __syncthreads();  // the threads may still read the tile before this one
-      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane)
-        stage((T *)shared_memory + plane * chunk * channel_pitch, image,
-              find_unit(unit0 + plane, groups, group_channels, chunk),
-              y0, x0, tile_h, tile_w, pitch, channel_pitch, vector_y);
-      __syncthreads();
+      __syncthreads();  // [grad_input, tile is read]
+      for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
+        stage((T *)shared_memory + plane * plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
+      });
+      __syncthreads();  // [grad_input, tile is staged]
     }
-    const Index a = row0 + my_row, b = origin + (strip0 + my_strip) * GRAD_STRIP;
-    const bool active = my_plane < planes && unit0 + my_plane < units && a < in_h + pad_h && b < in_w + pad_w;
-    const Unit unit = find_unit(active ? unit0 + my_plane : 0, groups, group_channels, chunk);
+    const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
+    const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
+                        a < launch.in_h + launch.pad_h && b < launch.in_w + launch.pad_w;
+    const Unit unit = find_unit(launch, active ? block.plane + thread.plane : 0, launch.chunk);
+    const Index kernel = find_kernel(launch, unit, 0, 0);
     Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
 
-#ifdef PIXEL_MAJOR
-    for (int u = 0; u < KH; ++u) {
-      __syncthreads();  // the threads may still read the row of taps before this one
-      for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
-        const Unit other = find_unit(unit0 + plane, groups, group_channels, chunk);
-        stage_taps(kernels + plane * rows * tile_w * KW, k + other.n * kn + other.group * kg + u * KW, row0 - u * DH,
-                   x0, Runs{rows, tile_w, ki, kj}, out_h, out_w);
-      }
-      __syncthreads();
-      if (!active || (a - u * DH) % SH != 0) continue;
-      const Index i = (a - u * DH) / SH;
-#else
-    const T *kernel = k + unit.n * kn + unit.group * kg;
+    // A block that stages rows of taps goes through all of them together, else each thread through those that meet its
+    // row of pixels.
     int u = 0;
-    while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
-    for (u = active && u < ROW_STEP ? u : KH; u < KH; u += ROW_STEP) {
+    if (!PIXEL_MAJOR) {
+      while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
+      if (!active || u == ROW_STEP) u = KH;
+    }
+    for (; u < KH; u += PIXEL_MAJOR ? 1 : ROW_STEP) {
+      if constexpr (PIXEL_MAJOR) {
+        __syncthreads();  // [grad_input, row of taps is read]
+        for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &other) {
+          stage_taps(kernels + plane * taps_pitch, k + find_kernel(launch, other, 0, 0) + u * KW, row0 - u * DH, x0,
+                     Runs{launch.rows, tile.width, launch.ki, launch.kj}, launch.out_h, launch.out_w);
+        });
+        __syncthreads();  // [grad_input, row of taps is staged]
+        if (!active || (a - u * DH) % SH != 0) continue;
+      }
       const Index i = (a - u * DH) / SH;
-#endif
-      if (a < u * DH || i >= out_h) continue;
+      if (a < u * DH || i >= launch.out_h) continue;
       for (int v0 = 0; v0 < KW; v0 += TAPS) {
         const Index j = b / SW - v0 / SW * DW;
         Acc weight[TAPS][GRAD_STRIP];
@@ -594,18 +695,20 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
           for (int s = 0; s < GRAD_STRIP; ++s) {
             if ((s - v * DW) % SW != 0) continue;
             const Index at = j + (s - v * DW) / SW;
-#ifdef PIXEL_MAJOR
-            weight[v][s] = load(kernels[((my_plane * rows + my_row) * tile_w + at - x0) * KW + v0 + v]);
-#else
-            weight[v][s] =
-                at >= 0 && at < out_w ? load(kernel[u * ku + (v0 + v) * kv + i * ki + at * kj]) : Acc(0);
-#endif
+            if (PIXEL_MAJOR)
+              weight[v][s] = Element::load(
+                  kernels[thread.plane * taps_pitch + (thread.row * tile.width + at - x0) * KW + v0 + v]);
+            else
+              weight[v][s] =
+                  at >= 0 && at < launch.out_w
+                      ? Element::load(k[kernel + u * launch.ku + (v0 + v) * launch.kv + i * launch.ki + at * launch.kj])
+                      : Acc(0);
           }
         }
 #pragma unroll
         for (int c = 0; c < GRAD_CHUNK; ++c) {
           if (c >= unit.channels) break;
-          const T *at = tile + c * channel_pitch + (i - y0) * pitch;
+          const T *at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
           Acc value[GRAD_SPAN];
           if (STAGED && GRAD_ROW) read_row<GRAD_SPAN, GRAD_STRIP / SW>(value, at);
 #pragma unroll
@@ -615,8 +718,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
             for (int s = 0; s < GRAD_STRIP; ++s) {
               if ((s - v * DW) % SW != 0) continue;
               const int offset = (s - v * DW) / SW;
-              const Acc pixel = STAGED ? (GRAD_ROW ? value[offset + REACH] : load(at[BACK - v0 / SW * DW + offset]))
-                                       : read_pixel(image, unit, c, i, j + offset);
+              const Acc pixel =
+                  STAGED ? (GRAD_ROW ? value[offset + REACH] : Element::load(at[BACK - v0 / SW * DW + offset]))
+                         : read_pixel(image, unit, c, i, j + offset);
               sum[c][s] += weight[v][s] * pixel;
             }
           }
@@ -625,89 +729,88 @@ extern "C" __global__ void __launch_bounds__(THREADS, 3)
     }
     if (!active) continue;
     // The first strip may start left of the image, but only where the stride is not 1.
-    const Index left = b - pad_w;
-    T *out = x + unit.n * xn + unit.channel * xc + (a - pad_h) * xh + left * xw;
-    write_channels(out, sum, unit.channels, SW == 1 ? 0 : -left, in_w - left, xc, xw, vector_x);
+    const Index left = b - launch.pad_w;
+    T *out = x + unit.n * launch.xn + unit.channel * launch.xc + (a - launch.pad_h) * launch.xh + left * launch.xw;
+    write_channels(out, sum, unit.channels, SW == 1 ? 0 : -left, launch.in_w - left, launch.xc, launch.xw,
+                   launch.vector_x);
   }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
-    grad_kernel(const T *__restrict__ x, T *__restrict__ k, const T *__restrict__ y, PROBLEM) {
-  extern __shared__ __align__(16) unsigned char shared_memory[];
-  const Image image = {x, xn, xc, xh, xw, in_h, in_w};
-  const Index my_strip = threadIdx.x % strips, my_row = threadIdx.x / strips % rows;
-  const Index my_plane = threadIdx.x / strips / rows;
-  T *tile = (T *)shared_memory + my_plane * chunk * channel_pitch + my_row * SH * pitch + my_strip * STRIP * SW;
-#ifdef PIXEL_MAJOR
-  T *kernels = (T *)shared_memory + kernel_at;
-  T *my_kernels = kernels + ((my_plane * rows + my_row) * strips + my_strip) * STRIP_PITCH;
-#endif
-  const bool whole = chunk >= group_channels;
+    grad_kernel(const T *__restrict__ x, T *__restrict__ k, const T *__restrict__ y, const Launch launch) {
+  const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
+  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
+  const Index plane_pitch = launch.chunk * tile.channel_pitch;
+  const Place thread = find_thread(launch);
+  const T *my_tile =
+      (T *)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+  T *kernels = (T *)shared_memory + launch.kernel_at, *my_kernels = kernels + find_strip(launch, thread);
+  const bool whole = launch.chunk >= launch.group_channels;
 
-  for (Index block = blockIdx.x; block < blocks; block += gridDim.x) {
-    const Index strip0 = block % tiles_x * strips, row0 = block / tiles_x % tiles_y * rows;
-    const Index unit0 = block / tiles_x / tiles_y * planes;
-    const Index i = row0 + my_row, j = (strip0 + my_strip) * STRIP;
-    const bool active = my_plane < planes && unit0 + my_plane < units && i < out_h && j < out_w;
-    const Unit mine = find_unit(active ? unit0 + my_plane : 0, groups, group_channels, group_channels);
-    const Index count = out_w - j;
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
+    const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
+                        i < launch.out_h && count > 0;
+    const Unit mine = find_unit(launch, active ? block.plane + thread.plane : 0, launch.group_channels);
+    const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
     Acc grad[CHUNK][STRIP];
 
     for (int u = 0; u < KH; ++u) {
       for (int v0 = 0; v0 < KW; v0 += TAPS) {
         Acc sum[TAPS][STRIP] = {};
-        for (Index first = 0; first < group_channels; first += chunk) {
-          const Unit unit = {mine.n, mine.group, mine.channel + first, min(chunk, group_channels - first)};
+        for (Index first = 0; first < launch.group_channels; first += launch.chunk) {
+          const Unit unit = {mine.n, mine.group, mine.channel + first,
+                             min(launch.chunk, launch.group_channels - first)};
           // A group that fits in one chunk stays where it is for all taps.
           if (!whole || (u == 0 && v0 == 0)) {
             if (STAGED) {
-              __syncthreads();  // the threads may still read the tile before this one
-              for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
-                Unit part = find_unit(unit0 + plane, groups, group_channels, group_channels);
-                part.channel += first;
-                part.channels = unit.channels;
-                stage((T *)shared_memory + plane * chunk * channel_pitch, image, part, row0 * SH - pad_h,
-                      strip0 * STRIP * SW - pad_w, tile_h, tile_w, pitch, channel_pitch, vector_x);
-              }
+              __syncthreads();  // [grad_kernel, tile is read]
+              for_each_unit(launch, block, launch.group_channels, [&](Index plane, const Unit &group) {
+                stage((T *)shared_memory + plane * plane_pitch, tile, image,
+                      Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
+                      block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
+              });
             }
             if (active) {
-              const T *source = y + unit.n * yn + unit.channel * yc + i * yh + j * yw;
-              read_channels(grad, source, unit.channels, count, yc, yw, vector_y);
+              const T *source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
+              read_channels(grad, source, unit.channels, count, launch.yc, launch.yw, launch.vector_y);
             }
-            if (STAGED) __syncthreads();
+            if (STAGED) __syncthreads();  // [grad_kernel, tile is staged]
           }
           if (!active) continue;
 #pragma unroll
           for (int c = 0; c < CHUNK; ++c) {
             if (c >= unit.channels) break;
-            visit_taps(tile + c * channel_pitch, pitch, image, unit, c, i * SH - pad_h, j * SW - pad_w, u, v0,
+            visit_taps(my_tile + c * tile.channel_pitch, tile.pitch, image, unit, c, top, left, u, v0,
                        [&](int v, int s, Acc pixel) { sum[v][s] += grad[c][s] * pixel; });
           }
         }
         if (!active) continue;
-#ifdef PIXEL_MAJOR
+        // Of the taps outside the image, which are the first or the last ones of a row, those are NaN whose y is not finite.
+        if (has_nan(sum[0], count) || has_nan(sum[TAPS - 1], count) || has_nan(sum[(KW - 1) % TAPS], count))
+          clear_outside(sum, image, top + u * DH, left + v0 * DW);
 #pragma unroll
-        for (int v = 0; v < TAPS; ++v)
+        for (int v = 0; v < TAPS; ++v) {
+          if (KW % TAPS != 0 && v0 + v >= KW) break;
+          if constexpr (PIXEL_MAJOR) {
 #pragma unroll
-          for (int s = 0; s < STRIP; ++s)
-            if (KW % TAPS == 0 || v0 + v < KW) my_kernels[s * RUN_PITCH + u * KW + v0 + v] = store(sum[v][s]);
-#else
-        T *out = k + mine.n * kn + mine.group * kg + u * ku + v0 * kv + i * ki + j * kj;
-#pragma unroll
-        for (int v = 0; v < TAPS; ++v)
-          if (KW % TAPS == 0 || v0 + v < KW) write_strip(out + v * kv, sum[v], kj, count, vector_k);
-#endif
+            for (int s = 0; s < STRIP; ++s) my_kernels[s * RUN_PITCH + u * KW + v0 + v] = Element::store(sum[v][s]);
+          } else {
+            T *out = k + find_kernel(launch, mine, i, j) + u * launch.ku + (v0 + v) * launch.kv;
+            write_strip(out, sum[v], launch.kj, count, launch.vector_k);
+          }
+        }
       }
     }
-#ifdef PIXEL_MAJOR
-    __syncthreads();
-    const Runs runs = {min(rows, out_h - row0), min(strips * STRIP, out_w - strip0 * STRIP), ki, kj};
-    for (Index plane = 0; plane < planes && unit0 + plane < units; ++plane) {
-      const Unit unit = find_unit(unit0 + plane, groups, group_channels, group_channels);
-      write_runs(k + unit.n * kn + unit.group * kg + row0 * ki + strip0 * STRIP * kj,
-                 kernels + plane * rows * strips * STRIP_PITCH, runs, strips);
+    if constexpr (PIXEL_MAJOR) {
+      __syncthreads();  // [grad_kernel, runs are written]
+      for_each_unit(launch, block, launch.group_channels, [&](Index plane, const Unit &unit) {
+        write_runs(k + find_kernel(launch, unit, block.row, block.strip * STRIP),
+                   kernels + plane * launch.rows * launch.strips * STRIP_PITCH, find_runs(launch, block),
+                   launch.strips);
+      });
     }
-#endif
   }
 }
 #endif
