@@ -159,6 +159,20 @@ def test_fuses_where_it_is_estimated_to_pay_and_fits(monkeypatch):
     assert not fusing_pays(32, 2, torch.float32)  # two chunks of channels generate the kernel twice
 
 
+def test_a_window_that_no_block_could_hold_is_summed_by_pytorch(monkeypatch):
+    monkeypatch.setattr(cuda, '_device', lambda index: Device())
+    geometry = (1, 1), (90, 90), (90, 90)
+    x, k, grad = torch.randn(1, 6, 5, 9), torch.randn(1, 1, 3, 3, 5, 9), torch.randn(1, 6, 5, 9)
+    got = torch.empty_like(x), torch.empty_like(x), torch.empty_like(k)
+    cuda.involution2d(got[0], x, k, *geometry)
+    cuda.grad_input(got[1], grad, k, *geometry)
+    cuda.grad_kernel(got[2], grad, x, *geometry)
+    x, k = x.double().requires_grad_(), k.double().requires_grad_()
+    y = reference.involution2d(x, k, *geometry)
+    for a, b in zip(got, (y, *torch.autograd.grad(y, (x, k), grad.double())), strict=True):
+        torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)
+
+
 def test_large_tensors_have_wide_indices():
     for n, wide in ((41, False), (45, True)):
         x, k = torch.empty(n, 16, 1000, 1000, device='meta'), torch.empty(n, 1, 7, 7, 1000, 1000, device='meta')

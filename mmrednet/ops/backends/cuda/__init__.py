@@ -11,8 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .. import Pair
-from ..pytorch import generate_kernel
+from .. import Pair, pytorch
 from .plan import Device, Launch, Layout, Specialisation, fit, fusing_pays, plan_launch
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
@@ -43,17 +42,20 @@ def load() -> None:
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
     """Writes eq. 4 to ``out`` (N, C, Ho, Wo)."""
-    _run('forward', input, kernel, out, *geometry)
+    if not _run('forward', input, kernel, out, *geometry):
+        pytorch.involution2d(out, input, kernel, *geometry)
 
 
 def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, *geometry: Pair) -> None:
     """Writes the gradient of the input to ``out`` (N, C, H, W)."""
-    _run('grad_input', out, kernel, grad_output, *geometry)
+    if not _run('grad_input', out, kernel, grad_output, *geometry):
+        pytorch.grad_input(out, grad_output, kernel, *geometry)
 
 
 def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair) -> None:
     """Writes the gradient of the kernel to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
-    _run('grad_kernel', input, out, grad_output, *geometry)
+    if not _run('grad_kernel', input, out, grad_output, *geometry):
+        pytorch.grad_kernel(out, grad_output, input, *geometry)
 
 
 def fused_involution2d(
@@ -79,21 +81,24 @@ def fused_involution2d(
     device = _device(x.device.index)
     layouts = Layout.of(x), kernel, Layout.of(y)
     launch = plan_launch('fused', *layouts, *map(tuple, geometry), device, Layout.of(features))
-    if launch and fusing_pays(features.shape[1], launch.chunks, x.dtype):
+    if launch and fusing_pays(features.shape[1], launch.arguments['chunks'], x.dtype):
         bias = None if bias is None else bias.contiguous()
         _launch(launch, x.device.index, (x, features, weight.contiguous(), bias, y))
     else:
-        involution2d(out, input, generate_kernel(features, weight, bias, kernel_size), *geometry)
+        involution2d(out, input, pytorch.generate_kernel(features, weight, bias, kernel_size), *geometry)
 
 
-def _run(function: str, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> None:
+def _run(function: str, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> bool:
+    """Returns whether it could: not where shared memory cannot hold the window of one strip of pixels."""
     if not x.numel() or not y.numel():
         (x, k, y)[WRITTEN[function]].zero_()
-        return
+        return True
     x, y = fit(function, x, y)
     index = x.device.index
     launch = plan_launch(function, Layout.of(x), Layout.of(k), Layout.of(y), *map(tuple, geometry), _device(index))
-    _launch(launch, index, (x, k, y))
+    if launch:
+        _launch(launch, index, (x, k, y))
+    return launch is not None
 
 
 def _launch(launch: Launch, index: int, tensors: tuple[Tensor | None, ...]) -> None:

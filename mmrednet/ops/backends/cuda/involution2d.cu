@@ -24,8 +24,7 @@
 //   KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the window that reach the same row of x are this far
 //     apart); TAPS (of a row of the window that are held in registers at a time)
 //   FUSED (the module holds fused, and none of the others); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
-//     PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run); STAGED (a tile fits in shared
-//     memory)
+//     PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
 //     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
 //   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
@@ -35,18 +34,20 @@
 //
 // Comments in brackets name the lines in which tests plant faults.
 
+#define INLINE __device__ __forceinline__
+
 // Bits of 16 that CUDA has no built-in type for.
 struct Bits {
   unsigned short bits;
 };
 
 #ifdef __CUDACC__  // elsewhere the host brings these two
-__device__ __forceinline__ float half_to_float(unsigned short bits) {
+INLINE float half_to_float(unsigned short bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
 }
-__device__ __forceinline__ unsigned short float_to_half(float value) {
+INLINE unsigned short float_to_half(float value) {
   unsigned short bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
@@ -54,15 +55,15 @@ __device__ __forceinline__ unsigned short float_to_half(float value) {
 #endif
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-__device__ __forceinline__ unsigned short float_to_bfloat16(float value) {
+INLINE unsigned short float_to_bfloat16(float value) {
   unsigned short bits;
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
 }
 #else
-__device__ __forceinline__ unsigned short float_to_bfloat16(float value) {
+INLINE unsigned short float_to_bfloat16(float value) {
   const unsigned bits = __float_as_uint(value);
-  if (value != value) return bits >> 16 | 64;            // NaN stays NaN
+  if (value != value) return bits >> 16 | 64;       // NaN stays NaN
   return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;  // to nearest, ties to even
 }
 #endif
@@ -71,24 +72,24 @@ __device__ __forceinline__ unsigned short float_to_bfloat16(float value) {
 template <class F>
 struct Plain {
   typedef F Stored, Sum;
-  static __device__ __forceinline__ F load(F value) { return value; }
-  static __device__ __forceinline__ F store(F value) { return value; }
+  static INLINE F load(F value) { return value; }
+  static INLINE F store(F value) { return value; }
 };
 
 struct Float16 {
   typedef Bits Stored;
   typedef float Sum;
-  static __device__ __forceinline__ float load(float value) { return value; }
-  static __device__ __forceinline__ float load(Bits value) { return half_to_float(value.bits); }
-  static __device__ __forceinline__ Bits store(float value) { return {float_to_half(value)}; }
+  static INLINE float load(float value) { return value; }
+  static INLINE float load(Bits value) { return half_to_float(value.bits); }
+  static INLINE Bits store(float value) { return {float_to_half(value)}; }
 };
 
 struct BFloat16 {
   typedef Bits Stored;
   typedef float Sum;
-  static __device__ __forceinline__ float load(float value) { return value; }
-  static __device__ __forceinline__ float load(Bits value) { return __uint_as_float((unsigned)value.bits << 16); }
-  static __device__ __forceinline__ Bits store(float value) { return {float_to_bfloat16(value)}; }
+  static INLINE float load(float value) { return value; }
+  static INLINE float load(Bits value) { return __uint_as_float((unsigned)value.bits << 16); }
+  static INLINE Bits store(float value) { return {float_to_bfloat16(value)}; }
 };
 
 typedef ELEMENT Element;
@@ -128,10 +129,10 @@ struct alignas(N * sizeof(E)) Vector {
 
 // Reads N values: by vectors where p is aligned (whatever lies between N and the next whole vector is read, not used).
 template <int N, int WIDTH, class E>
-__device__ __forceinline__ void read_row(Acc (&row)[N], const E *p) {
+INLINE void read_row(Acc (&row)[N], const E* p) {
 #pragma unroll
   for (int first = 0; first < N; first += WIDTH) {
-    const Vector<WIDTH, E> vector = *(const Vector<WIDTH, E> *)(p + first);
+    const Vector<WIDTH, E> vector = *(const Vector<WIDTH, E>*)(p + first);
 #pragma unroll
     for (int i = 0; i < WIDTH; ++i)
       if (first + i < N) row[first + i] = Element::load(vector.at[i]);
@@ -139,7 +140,7 @@ __device__ __forceinline__ void read_row(Acc (&row)[N], const E *p) {
 }
 
 // Reads a strip of `count` pixels (fewer than STRIP at the border, the rest are zero) that are `step` apart.
-__device__ __forceinline__ void read_strip(Acc (&strip)[STRIP], const T *p, Index step, Index count, bool aligned) {
+INLINE void read_strip(Acc (&strip)[STRIP], const T* p, Index step, Index count, bool aligned) {
   if (aligned && count >= STRIP) {
     read_row<STRIP, STRIP>(strip, p);
   } else {
@@ -148,12 +149,12 @@ __device__ __forceinline__ void read_strip(Acc (&strip)[STRIP], const T *p, Inde
   }
 }
 
-__device__ __forceinline__ void write_strip(T *p, const Acc (&strip)[STRIP], Index step, Index count, bool aligned) {
+INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count, bool aligned) {
   if (aligned && count >= STRIP) {
     Vector<STRIP> vector;
 #pragma unroll
     for (int i = 0; i < STRIP; ++i) vector.at[i] = Element::store(strip[i]);
-    *(Vector<STRIP> *)p = vector;
+    *(Vector<STRIP>*)p = vector;
   } else {
 #pragma unroll
     for (int i = 0; i < STRIP; ++i)
@@ -162,15 +163,15 @@ __device__ __forceinline__ void write_strip(T *p, const Acc (&strip)[STRIP], Ind
 }
 
 // Reads `channels` channels of a strip of `count` pixels; `c` and `w` are the strides of channels and pixels.
-__device__ __forceinline__ void read_channels(Acc (&strips)[CHUNK][STRIP], const T *p, Index channels, Index count,
-                                              Index c, Index w, bool aligned) {
+INLINE void read_channels(Acc (&strips)[CHUNK][STRIP], const T* p, Index channels, Index count, Index c, Index w,
+                          bool aligned) {
 #pragma unroll
   for (int first = 0; first < CHUNK; first += VECTOR) {
     if (CHANNELS_LAST && aligned && first < channels) {
 #pragma unroll
       for (int s = 0; s < STRIP; ++s) {
         Vector<VECTOR> vector = {};
-        if (s < count) vector = *(const Vector<VECTOR> *)(p + first + s * w);
+        if (s < count) vector = *(const Vector<VECTOR>*)(p + first + s * w);
 #pragma unroll
         for (int i = 0; i < VECTOR; ++i) strips[first + i][s] = Element::load(vector.at[i]);
       }
@@ -184,8 +185,8 @@ __device__ __forceinline__ void read_channels(Acc (&strips)[CHUNK][STRIP], const
 
 // Writes the channels of the pixels [first, count) of a strip, of which p is the pixel 0.
 template <int CHANNELS, int PIXELS>
-__device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first,
-                                               Index count, Index c, Index w, bool aligned) {
+INLINE void write_channels(T* p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first, Index count,
+                           Index c, Index w, bool aligned) {
   if constexpr (CHANNELS_LAST && CHANNELS % VECTOR == 0) {
     if (aligned) {
 #pragma unroll
@@ -195,7 +196,7 @@ __device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNEL
           Vector<VECTOR> vector;
 #pragma unroll
           for (int i = 0; i < VECTOR; ++i) vector.at[i] = Element::store(strips[channel + i][s]);
-          if (channel < channels && s >= first && s < count) *(Vector<VECTOR> *)(p + channel + s * w) = vector;
+          if (channel < channels && s >= first && s < count) *(Vector<VECTOR>*)(p + channel + s * w) = vector;
         }
       return;
     }
@@ -217,11 +218,11 @@ __device__ __forceinline__ void write_channels(T *p, const Acc (&strips)[CHANNEL
 
 // A (N, C, H, W) tensor and its strides.
 struct Image {
-  const T *data;
+  const T* data;
   Index n, c, h, w, height, width;
 };
 
-__device__ __forceinline__ bool is_inside(const Image &image, Index y, Index x) {
+INLINE bool is_inside(const Image& image, Index y, Index x) {
   return y >= 0 && y < image.height && x >= 0 && x < image.width;  // [read while staging]
 }
 
@@ -230,12 +231,11 @@ struct Unit {
   Index n, group, channel, channels;
 };
 
-// Units number the chunks of all groups of all images.
-__device__ __forceinline__ Unit find_unit(const Launch &launch, Index unit, Index chunk) {
-  const Index chunks = (launch.group_channels + chunk - 1) / chunk;
-  const Index first = unit % chunks * chunk, group = unit / chunks % launch.groups;
-  return {unit / chunks / launch.groups, group, group * launch.group_channels + first,
-          min(chunk, launch.group_channels - first)};
+// Units number the chunks of all groups of all images; those of grad_kernel are whole groups.
+INLINE Unit find_unit(const Launch& launch, Index unit) {
+  const Index first = unit % launch.chunks * launch.chunk, group = unit / launch.chunks % launch.groups;
+  return {unit / launch.chunks / launch.groups, group, group * launch.group_channels + first,
+          min(launch.chunk, launch.group_channels - first)};
 }
 
 // A block's first strip, row and unit, and a thread's place among its strips, rows and units.
@@ -243,36 +243,30 @@ struct Place {
   Index strip, row, plane;
 };
 
-__device__ __forceinline__ Place find_block(const Launch &launch, Index block) {
+INLINE Place find_block(const Launch& launch, Index block) {
   return {block % launch.tiles_x * launch.strips, block / launch.tiles_x % launch.tiles_y * launch.rows,
           block / launch.tiles_x / launch.tiles_y * launch.planes};
 }
 
-__device__ __forceinline__ Place find_thread(const Launch &launch) {
+INLINE Place find_thread(const Launch& launch) {
   return {threadIdx.x % launch.strips, threadIdx.x / launch.strips % launch.rows,
           threadIdx.x / launch.strips / launch.rows};
 }
 
 // Calls use(plane, unit) for each unit of a block.
 template <class Use>
-__device__ __forceinline__ void for_each_unit(const Launch &launch, const Place &block, Index chunk, Use use) {
+INLINE void for_each_unit(const Launch& launch, const Place& block, Use use) {
   for (Index plane = 0; plane < launch.planes && block.plane + plane < launch.units; ++plane)
-    use(plane, find_unit(launch, block.plane + plane, chunk));
+    use(plane, find_unit(launch, block.plane + plane));
 }
 
 // Counts (a, b, c) up by blockDim.x, digit by digit, instead of dividing for every element.
 struct Counter {
-  Index size_a, size_b, step_a, step_b, step_c, a, b, c;
-  __device__ __forceinline__ Counter(Index size_a, Index size_b)
-      : size_a(size_a),
-        size_b(size_b),
-        step_a(blockDim.x % size_a),
-        step_b(blockDim.x / size_a % size_b),
-        step_c(blockDim.x / size_a / size_b),
-        a(threadIdx.x % size_a),
-        b(threadIdx.x / size_a % size_b),
-        c(threadIdx.x / size_a / size_b) {}
-  __device__ __forceinline__ void next() {
+  Index size_a, size_b;
+  Index step_a = blockDim.x % size_a, step_b = blockDim.x / size_a % size_b, step_c = blockDim.x / size_a / size_b;
+  Index a = threadIdx.x % size_a, b = threadIdx.x / size_a % size_b, c = threadIdx.x / size_a / size_b;
+
+  INLINE void next() {
     a += step_a;
     b += step_b;
     c += step_c;
@@ -289,15 +283,14 @@ struct Tile {
 // Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is
 // zero.
 template <int V>
-__device__ __forceinline__ void stage_by(T *to, const Tile &tile, const Image &image, const Unit &unit, Index y0,
-                                         Index x0) {
-  const T *source = image.data + unit.n * image.n + unit.channel * image.c;
+INLINE void stage_by(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
+  const T* source = image.data + unit.n * image.n + unit.channel * image.c;
   // Neighbouring threads take neighbouring channels, or pixels of a row. Vectors of those start on their own boundary,
   // which may lie left of the tile.
   const Index shift = CHANNELS_LAST ? 0 : x0 & (V - 1);
   const Index columns = CHANNELS_LAST ? tile.width : (tile.width + shift + V - 1) / V;
   const Index last = CHANNELS_LAST ? tile.height : unit.channels;
-  Counter at = CHANNELS_LAST ? Counter(unit.channels / V, columns) : Counter(columns, tile.height);
+  Counter at = {CHANNELS_LAST ? unit.channels / V : columns, CHANNELS_LAST ? columns : tile.height};
   constexpr int BATCH = V == 1 ? 8 : 4;  // loads in flight, before the first is stored
   while (at.c < last) {
     Vector<V> value[BATCH];
@@ -309,7 +302,7 @@ __device__ __forceinline__ void stage_by(T *to, const Tile &tile, const Image &i
       const bool live = at.c < last;
       value[t] = Vector<V>();
       if (live && is_inside(image, y0 + y, x0 + x))
-        value[t] = *(const Vector<V> *)(source + channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w);
+        value[t] = *(const Vector<V>*)(source + channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w);
       place[t] = channel * tile.channel_pitch + y * tile.pitch + x;
       column[t] = live ? x : tile.width;
       at.next();
@@ -325,8 +318,7 @@ __device__ __forceinline__ void stage_by(T *to, const Tile &tile, const Image &i
   }
 }
 
-__device__ __forceinline__ void stage(T *to, const Tile &tile, const Image &image, const Unit &unit, Index y0, Index x0,
-                                      bool aligned) {
+INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0, bool aligned) {
   if (aligned)
     stage_by<VECTOR>(to, tile, image, unit, y0, x0);
   else
@@ -338,27 +330,26 @@ struct Runs {
   Index height, width, row_step, pixel_step;
 };
 
-__device__ __forceinline__ Runs find_runs(const Launch &launch, const Place &block) {
+INLINE Runs find_runs(const Launch& launch, const Place& block) {
   return {min(launch.rows, launch.out_h - block.row), min(launch.strips * STRIP, launch.out_w - block.strip * STRIP),
           launch.ki, launch.kj};
 }
 
 // Where the kernel of a pixel of y begins.
-__device__ __forceinline__ Index find_kernel(const Launch &launch, const Unit &unit, Index i, Index j) {
+INLINE Index find_kernel(const Launch& launch, const Unit& unit, Index i, Index j) {
   return unit.n * launch.kn + unit.group * launch.kg + i * launch.ki + j * launch.kj;
 }
 
 // Where a thread's strip begins among staged runs.
-__device__ __forceinline__ Index find_strip(const Launch &launch, const Place &thread) {
+INLINE Index find_strip(const Launch& launch, const Place& thread) {
   return ((thread.plane * launch.rows + thread.row) * launch.strips + thread.strip) * STRIP_PITCH;
 }
 
 // Copies all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements. Those of
 // 2 bytes are copied two at a time, from the pair that holds the first: they keep their place within the pair.
-__device__ __forceinline__ void stage_runs(T *to, const T *k, Index extent, Index first, const Runs &runs,
-                                           Index strips) {
+INLINE void stage_runs(T* to, const T* k, Index extent, Index first, const Runs& runs, Index strips) {
   constexpr int BATCH = 16;  // loads in flight
-  Counter at(RUN_PITCH / PAIR, strips * STRIP);
+  Counter at = {RUN_PITCH / PAIR, strips * STRIP};
   while (at.c < runs.height) {
     Vector<PAIR> value[BATCH];
     Index place[BATCH];
@@ -368,19 +359,19 @@ __device__ __forceinline__ void stage_runs(T *to, const T *k, Index extent, Inde
       const bool live = at.c < runs.height && at.b < runs.width;
       place[t] = live ? (at.c * strips + at.b / STRIP) * STRIP_PITCH + at.b % STRIP * RUN_PITCH + at.a * PAIR : -1;
       if (live && word * PAIR + PAIR <= extent)  // [read of a pair]
-        value[t] = *(const Vector<PAIR> *)(k + word * PAIR);
+        value[t] = *(const Vector<PAIR>*)(k + word * PAIR);
       else if (live && word * PAIR < extent)
         value[t].at[0] = k[word * PAIR];  // half of the last pair
       at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
-      if (place[t] >= 0) *(Vector<PAIR> *)(to + place[t]) = value[t];
+      if (place[t] >= 0) *(Vector<PAIR>*)(to + place[t]) = value[t];
   }
 }
 
 // Writes all taps of a block's pixels from shared memory to `run`, which is where the first pixel's lie.
-__device__ __forceinline__ void write_runs(T *run, const T *from, const Runs &runs, Index strips) {
+INLINE void write_runs(T* run, const T* from, const Runs& runs, Index strips) {
   for (Index at = threadIdx.x; at < runs.height * runs.width * RUN; at += blockDim.x) {
     const Index tap = at % RUN, b = at / RUN % runs.width, c = at / RUN / runs.width;
     run[c * runs.row_step + b * runs.pixel_step + tap] =
@@ -391,10 +382,9 @@ __device__ __forceinline__ void write_runs(T *run, const T *from, const Runs &ru
 // Copies one row of taps to shared memory, for the rows of y that meet `runs.height` rows of x, the first of them at
 // `row0` in units of x's rows, and for the columns from x0 on. `taps` are those of the image's first pixel; outside it
 // they are zero.
-__device__ __forceinline__ void stage_taps(T *to, const T *taps, Index row0, Index x0, const Runs &runs, Index out_h,
-                                           Index out_w) {
+INLINE void stage_taps(T* to, const T* taps, Index row0, Index x0, const Runs& runs, Index out_h, Index out_w) {
   constexpr int BATCH = 8;  // loads in flight
-  Counter at(KW, runs.width);
+  Counter at = {KW, runs.width};
   while (at.c < runs.height) {
     T value[BATCH];
     Index place[BATCH];
@@ -403,8 +393,8 @@ __device__ __forceinline__ void stage_taps(T *to, const T *taps, Index row0, Ind
       const Index row = row0 + at.c, i = row / SH, j = x0 + at.b;
       const bool inside = row >= 0 && row % SH == 0 && i < out_h && j >= 0 && j < out_w;
       place[t] = at.c < runs.height ? (at.c * runs.width + at.b) * KW + at.a : -1;
-      value[t] = at.c < runs.height && inside ? taps[i * runs.row_step + j * runs.pixel_step + at.a]
-                                              : Element::store(Acc(0));
+      value[t] =
+          at.c < runs.height && inside ? taps[i * runs.row_step + j * runs.pixel_step + at.a] : Element::store(Acc(0));
       at.next();
     }
 #pragma unroll
@@ -413,34 +403,22 @@ __device__ __forceinline__ void stage_taps(T *to, const T *taps, Index row0, Ind
   }
 }
 
-// One value of the image, as the tile would hold it: for windows that no tile can hold.
-__device__ __forceinline__ Acc read_pixel(const Image &image, const Unit &unit, Index channel, Index y, Index x) {
-  if (!is_inside(image, y, x)) return 0;
-  return Element::load(image.data[unit.n * image.n + (unit.channel + channel) * image.c + y * image.h + x * image.w]);
-}
-
-// Calls use(v, s, value) with the value of x under each tap v0 + v of the window's row u and pixel s of a strip, whose
-// first tap and pixel lie at `at` in the tile and at (y, x) in the image.
+// Calls use(v, s, value) with the value of x under each tap v0 + v of a row of the window and pixel s of a strip; `at`
+// is where the tile has the first of both.
 template <class Use>
-__device__ __forceinline__ void visit_taps(const T *at, Index pitch, const Image &image, const Unit &unit, int channel,
-                                           Index y, Index x, int u, int v0, Use use) {
-  at += u * DH * pitch + v0 * DW;
+INLINE void visit_taps(const T* at, int v0, Use use) {
   Acc row[SPAN];
-  if (STAGED && ROW) read_row<SPAN, STRIP>(row, at);
+  if (ROW) read_row<SPAN, STRIP>(row, at);
 #pragma unroll
   for (int v = 0; v < TAPS; ++v) {
     if (KW % TAPS != 0 && v0 + v >= KW) break;
 #pragma unroll
-    for (int s = 0; s < STRIP; ++s) {
-      const int offset = s * SW + v * DW;
-      use(v, s, STAGED ? (ROW ? row[offset] : Element::load(at[offset]))
-                       : read_pixel(image, unit, channel, y + u * DH, x + v0 * DW + offset));
-    }
+    for (int s = 0; s < STRIP; ++s) use(v, s, ROW ? row[s * SW + v * DW] : Element::load(at[s * SW + v * DW]));
   }
 }
 
 // Clears what belongs to taps outside the image: (y, x) is where the first tap of the first pixel lies.
-__device__ __forceinline__ void clear_outside(Acc (&taps)[TAPS][STRIP], const Image &image, Index y, Index x) {
+INLINE void clear_outside(Acc (&taps)[TAPS][STRIP], const Image& image, Index y, Index x) {
 #pragma unroll
   for (int v = 0; v < TAPS; ++v)
 #pragma unroll
@@ -449,7 +427,7 @@ __device__ __forceinline__ void clear_outside(Acc (&taps)[TAPS][STRIP], const Im
 }
 
 // Whether one of the first `count` values is NaN.
-__device__ __forceinline__ bool has_nan(const Acc (&strip)[STRIP], Index count) {
+INLINE bool has_nan(const Acc (&strip)[STRIP], Index count) {
   bool found = false;
 #pragma unroll
   for (int s = 0; s < STRIP; ++s) found |= s < count && strip[s] != strip[s];
@@ -459,16 +437,16 @@ __device__ __forceinline__ bool has_nan(const Acc (&strip)[STRIP], Index count) 
 // The next three give weighted_sum TAPS taps of the kernels of a strip: stage() prepares what the block shares, find()
 // the thread, read() reads. This one finds them in memory.
 struct StoredWeights {
-  const Launch &launch;
-  const T *k;
+  const Launch& launch;
+  const T* k;
   Index first, count;
 
-  __device__ __forceinline__ void stage(const Place &) const {}
-  __device__ __forceinline__ void find(const Place &, const Unit &unit, Index i, Index j) {
+  INLINE void stage(const Place&) const {}
+  INLINE void find(const Place&, const Unit& unit, Index i, Index j) {
     first = find_kernel(launch, unit, i, j);
     count = launch.out_w - j;
   }
-  __device__ __forceinline__ void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
+  INLINE void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
 #pragma unroll
     for (int v = 0; v < TAPS; ++v)
       if (KW % TAPS == 0 || v0 + v < KW)
@@ -479,23 +457,23 @@ struct StoredWeights {
 // Where the taps of a pixel are one run: threads that read neighbouring pixels' runs would not read neighbouring
 // memory, so that the block copies them to shared memory first.
 struct PixelMajorWeights {
-  const Launch &launch;
-  const T *k;
-  const T *runs;  // the thread's
+  const Launch& launch;
+  const T* k;
+  const T* runs;  // the thread's
   Index first;
 
-  __device__ __forceinline__ T *shared() const { return (T *)shared_memory + launch.kernel_at; }
-  __device__ __forceinline__ void stage(const Place &block) const {
-    for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
+  INLINE T* shared() const { return (T*)shared_memory + launch.kernel_at; }
+  INLINE void stage(const Place& block) const {
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
       stage_runs(shared() + plane * launch.rows * launch.strips * STRIP_PITCH, k, launch.kernel_extent,
                  find_kernel(launch, unit, block.row, block.strip * STRIP), find_runs(launch, block), launch.strips);
     });
   }
-  __device__ __forceinline__ void find(const Place &thread, const Unit &unit, Index i, Index j) {
+  INLINE void find(const Place& thread, const Unit& unit, Index i, Index j) {
     runs = shared() + find_strip(launch, thread);
     first = find_kernel(launch, unit, i, j);
   }
-  __device__ __forceinline__ void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
+  INLINE void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
 #pragma unroll
     for (int v = 0; v < TAPS; ++v)
       if (KW % TAPS == 0 || v0 + v < KW)
@@ -508,27 +486,27 @@ struct PixelMajorWeights {
 // Makes them from features and weights, which the block stages: weights as what they are summed in, and every TAPS of a
 // row from a whole vector on.
 struct GeneratedWeights {
-  const Launch &launch;
+  const Launch& launch;
   const T *features, *weights, *bias;  // no bias is null
-  const T *my_features;
-  const Acc *my_weights;
+  const T* my_features;
+  const Acc* my_weights;
   Index group;
 
-  __device__ __forceinline__ Index width() const { return launch.strips * STRIP; }
-  __device__ __forceinline__ Index feature_pitch() const { return launch.rows * width(); }
-  __device__ __forceinline__ T *shared_features(Index plane) const {
-    return (T *)shared_memory + launch.kernel_at + plane * launch.reduced * feature_pitch();
+  INLINE Index width() const { return launch.strips * STRIP; }
+  INLINE Index feature_pitch() const { return launch.rows * width(); }
+  INLINE T* shared_features(Index plane) const {
+    return (T*)shared_memory + launch.kernel_at + plane * launch.reduced * feature_pitch();
   }
-  __device__ __forceinline__ Acc *shared_weights(Index plane) const {
-    return (Acc *)((T *)shared_memory + launch.weights_at) + plane * launch.reduced * WEIGHTS_PITCH;
+  INLINE Acc* shared_weights(Index plane) const {
+    return (Acc*)((T*)shared_memory + launch.weights_at) + plane * launch.reduced * WEIGHTS_PITCH;
   }
-  __device__ __forceinline__ void stage(const Place &block) const {
+  INLINE void stage(const Place& block) const {
     const Image image = {features, launch.fn, launch.fc, launch.fh, launch.fw, launch.out_h, launch.out_w};
     const Tile tile = {launch.rows, width(), width(), feature_pitch()};
-    for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
       ::stage(shared_features(plane), tile, image, Unit{unit.n, 0, 0, launch.reduced}, block.row, block.strip * STRIP,
               launch.vector_f);
-      const T *from = weights + unit.group * RUN * launch.reduced;
+      const T* from = weights + unit.group * RUN * launch.reduced;
 #pragma unroll 4
       for (Index at = threadIdx.x; at < RUN * launch.reduced; at += blockDim.x) {
         const Index channel = at % launch.reduced, tap = at / launch.reduced, u = tap / KW, v = tap % KW;
@@ -537,12 +515,12 @@ struct GeneratedWeights {
       }
     });
   }
-  __device__ __forceinline__ void find(const Place &thread, const Unit &unit, Index, Index) {
+  INLINE void find(const Place& thread, const Unit& unit, Index, Index) {
     my_features = shared_features(thread.plane) + thread.row * width() + thread.strip * STRIP;
     my_weights = shared_weights(thread.plane);
     group = unit.group;
   }
-  __device__ __forceinline__ void read(Acc (&kernel)[TAPS][STRIP], int u, int v0) const {
+  INLINE void read(Acc (&kernel)[TAPS][STRIP], int u, int v0) const {
 #pragma unroll
     for (int v = 0; v < TAPS; ++v) {
       const bool has_bias = bias && (KW % TAPS == 0 || v0 + v < KW);
@@ -550,7 +528,7 @@ struct GeneratedWeights {
 #pragma unroll
       for (int s = 0; s < STRIP; ++s) kernel[v][s] = constant;
     }
-    const Acc *row = my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH;
+    const Acc* row = my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH;
     for (Index channel = 0; channel < launch.reduced; ++channel) {
       Acc feature[STRIP], weight[TAPS];
       read_row<STRIP, STRIP>(feature, my_features + channel * feature_pitch());
@@ -565,68 +543,65 @@ struct GeneratedWeights {
 
 // forward and fused.
 template <class Weights>
-__device__ __forceinline__ void weighted_sum(const T *x, T *y, const Launch &launch, Weights weights) {
+INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Index plane_pitch = launch.chunk * tile.channel_pitch;
   const Place thread = find_thread(launch);
-  const T *my_tile =
-      (T *)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+  const T* my_tile =
+      (T*)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
-    if (STAGED) {
-      __syncthreads();  // [sum, tile is read]
-      for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
-        stage((T *)shared_memory + plane * plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
-              block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
-      });
-      weights.stage(block);
-      __syncthreads();  // [sum, tile is staged]
-    }
+    __syncthreads();  // [sum, tile is read]
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+      stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
+            block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
+    });
+    weights.stage(block);
+    __syncthreads();  // [sum, tile is staged]
+
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
     if (thread.plane >= launch.planes || block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0)
       continue;
-    const Unit unit = find_unit(launch, block.plane + thread.plane, launch.chunk);
+    const Unit unit = find_unit(launch, block.plane + thread.plane);
     const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
     weights.find(thread, unit, i, j);
     const Index out = unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
-    Acc sum[CHUNK][STRIP];
 #pragma unroll 1
     for (bool clear = false;; clear = true) {
-#pragma unroll
-      for (int c = 0; c < CHUNK; ++c)
-#pragma unroll
-        for (int s = 0; s < STRIP; ++s) sum[c][s] = 0;
+      Acc sum[CHUNK][STRIP] = {};
       for (int u = 0; u < KH; ++u) {
         for (int v0 = 0; v0 < KW; v0 += TAPS) {
           Acc weight[TAPS][STRIP];
           weights.read(weight, u, v0);
-          if (clear) clear_outside(weight, image, i * SH - launch.pad_h + u * DH, j * SW - launch.pad_w + v0 * DW);
+          if (clear) clear_outside(weight, image, top + u * DH, left + v0 * DW);
 #pragma unroll
           for (int c = 0; c < CHUNK; ++c) {
             if (c >= unit.channels) break;
-            visit_taps(my_tile + c * tile.channel_pitch, tile.pitch, image, unit, c, top, left, u, v0,
+            visit_taps(my_tile + c * tile.channel_pitch + u * DH * tile.pitch + v0 * DW, v0,
                        [&](int v, int s, Acc pixel) { sum[c][s] += weight[v][s] * pixel; });
           }
         }
       }
       // A weight outside that is not finite shows in every channel.
-      if (clear || !has_nan(sum[0], count)) break;
+      if (clear || !has_nan(sum[0], count)) {
+        write_channels(y + out, sum, unit.channels, 0, count, launch.yc, launch.yw, launch.vector_y);
+        break;
+      }
     }
-    write_channels(y + out, sum, unit.channels, 0, count, launch.yc, launch.yw, launch.vector_y);
   }
 }
 
 #if FUSED
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
-    fused(const T *__restrict__ x, const T *__restrict__ features, const T *__restrict__ weights,
-          const T *__restrict__ bias, T *__restrict__ y, const Launch launch) {
+    fused(const T* __restrict__ x, const T* __restrict__ features, const T* __restrict__ weights,
+          const T* __restrict__ bias, T* __restrict__ y, const Launch launch) {
   weighted_sum(x, y, launch, GeneratedWeights{launch, features, weights, bias});
 }
 #else
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
-    forward(const T *__restrict__ x, const T *__restrict__ k, T *__restrict__ y, const Launch launch) {
+    forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
   if constexpr (PIXEL_MAJOR)
     weighted_sum(x, y, launch, PixelMajorWeights{launch, k});
   else
@@ -636,15 +611,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
 // Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
 // start at multiples of s, which taps meet which pixels of the strip is known when compiling.
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
-    grad_input(T *__restrict__ x, const T *__restrict__ k, const T *__restrict__ y, const Launch launch) {
+    grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Index plane_pitch = launch.chunk * tile.channel_pitch, taps_pitch = launch.rows * tile.width * KW;
   const Index origin = launch.pad_w / SW * SW;  // of the first strip
   const Place thread = find_thread(launch);
-  const T *my_tile = (T *)shared_memory + thread.plane * plane_pitch + thread.strip * (GRAD_STRIP / SW);
-  T *kernels = (T *)shared_memory + launch.kernel_at;
+  const T* my_tile = (T*)shared_memory + thread.plane * plane_pitch + thread.strip * (GRAD_STRIP / SW);
+  T* kernels = (T*)shared_memory + launch.kernel_at;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
@@ -652,17 +627,16 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     // The first row and column of y in the tile. The row rounds towards minus infinity.
     const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
     const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK;
-    if (STAGED) {
-      __syncthreads();  // [grad_input, tile is read]
-      for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &unit) {
-        stage((T *)shared_memory + plane * plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
-      });
-      __syncthreads();  // [grad_input, tile is staged]
-    }
+    __syncthreads();  // [grad_input, tile is read]
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+      stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
+    });
+    __syncthreads();  // [grad_input, tile is staged]
+
     const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
     const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
                         a < launch.in_h + launch.pad_h && b < launch.in_w + launch.pad_w;
-    const Unit unit = find_unit(launch, active ? block.plane + thread.plane : 0, launch.chunk);
+    const Unit unit = find_unit(launch, active ? block.plane + thread.plane : 0);
     const Index kernel = find_kernel(launch, unit, 0, 0);
     Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
 
@@ -676,7 +650,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     for (; u < KH; u += PIXEL_MAJOR ? 1 : ROW_STEP) {
       if constexpr (PIXEL_MAJOR) {
         __syncthreads();  // [grad_input, row of taps is read]
-        for_each_unit(launch, block, launch.chunk, [&](Index plane, const Unit &other) {
+        for_each_unit(launch, block, [&](Index plane, const Unit& other) {
           stage_taps(kernels + plane * taps_pitch, k + find_kernel(launch, other, 0, 0) + u * KW, row0 - u * DH, x0,
                      Runs{launch.rows, tile.width, launch.ki, launch.kj}, launch.out_h, launch.out_w);
         });
@@ -696,8 +670,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
             if ((s - v * DW) % SW != 0) continue;
             const Index at = j + (s - v * DW) / SW;
             if (PIXEL_MAJOR)
-              weight[v][s] = Element::load(
-                  kernels[thread.plane * taps_pitch + (thread.row * tile.width + at - x0) * KW + v0 + v]);
+              weight[v][s] =
+                  Element::load(kernels[thread.plane * taps_pitch + (thread.row * tile.width + at - x0) * KW + v0 + v]);
             else
               weight[v][s] =
                   at >= 0 && at < launch.out_w
@@ -708,9 +682,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
 #pragma unroll
         for (int c = 0; c < GRAD_CHUNK; ++c) {
           if (c >= unit.channels) break;
-          const T *at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
+          const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
           Acc value[GRAD_SPAN];
-          if (STAGED && GRAD_ROW) read_row<GRAD_SPAN, GRAD_STRIP / SW>(value, at);
+          if (GRAD_ROW) read_row<GRAD_SPAN, GRAD_STRIP / SW>(value, at);
 #pragma unroll
           for (int v = 0; v < TAPS; ++v) {
             if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -718,9 +692,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
             for (int s = 0; s < GRAD_STRIP; ++s) {
               if ((s - v * DW) % SW != 0) continue;
               const int offset = (s - v * DW) / SW;
-              const Acc pixel =
-                  STAGED ? (GRAD_ROW ? value[offset + REACH] : Element::load(at[BACK - v0 / SW * DW + offset]))
-                         : read_pixel(image, unit, c, i, j + offset);
+              const Acc pixel = GRAD_ROW ? value[offset + REACH] : Element::load(at[BACK - v0 / SW * DW + offset]);
               sum[c][s] += weight[v][s] * pixel;
             }
           }
@@ -730,29 +702,29 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     if (!active) continue;
     // The first strip may start left of the image, but only where the stride is not 1.
     const Index left = b - launch.pad_w;
-    T *out = x + unit.n * launch.xn + unit.channel * launch.xc + (a - launch.pad_h) * launch.xh + left * launch.xw;
+    T* out = x + unit.n * launch.xn + unit.channel * launch.xc + (a - launch.pad_h) * launch.xh + left * launch.xw;
     write_channels(out, sum, unit.channels, SW == 1 ? 0 : -left, launch.in_w - left, launch.xc, launch.xw,
                    launch.vector_x);
   }
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
-    grad_kernel(const T *__restrict__ x, T *__restrict__ k, const T *__restrict__ y, const Launch launch) {
+    grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Index plane_pitch = launch.chunk * tile.channel_pitch;
   const Place thread = find_thread(launch);
-  const T *my_tile =
-      (T *)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
-  T *kernels = (T *)shared_memory + launch.kernel_at, *my_kernels = kernels + find_strip(launch, thread);
+  const T* my_tile =
+      (T*)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+  T *kernels = (T*)shared_memory + launch.kernel_at, *my_kernels = kernels + find_strip(launch, thread);
   const bool whole = launch.chunk >= launch.group_channels;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
-    const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
-                        i < launch.out_h && count > 0;
-    const Unit mine = find_unit(launch, active ? block.plane + thread.plane : 0, launch.group_channels);
+    const bool active =
+        thread.plane < launch.planes && block.plane + thread.plane < launch.units && i < launch.out_h && count > 0;
+    const Unit mine = find_unit(launch, active ? block.plane + thread.plane : 0);
     const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
     Acc grad[CHUNK][STRIP];
 
@@ -764,30 +736,30 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
                              min(launch.chunk, launch.group_channels - first)};
           // A group that fits in one chunk stays where it is for all taps.
           if (!whole || (u == 0 && v0 == 0)) {
-            if (STAGED) {
-              __syncthreads();  // [grad_kernel, tile is read]
-              for_each_unit(launch, block, launch.group_channels, [&](Index plane, const Unit &group) {
-                stage((T *)shared_memory + plane * plane_pitch, tile, image,
-                      Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
-                      block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
-              });
-            }
+            __syncthreads();  // [grad_kernel, tile is read]
+            for_each_unit(launch, block, [&](Index plane, const Unit& group) {
+              stage((T*)shared_memory + plane * plane_pitch, tile, image,
+                    Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
+                    block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
+            });
+
             if (active) {
-              const T *source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
+              const T* source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
               read_channels(grad, source, unit.channels, count, launch.yc, launch.yw, launch.vector_y);
             }
-            if (STAGED) __syncthreads();  // [grad_kernel, tile is staged]
+            __syncthreads();  // [grad_kernel, tile is staged]
           }
           if (!active) continue;
 #pragma unroll
           for (int c = 0; c < CHUNK; ++c) {
             if (c >= unit.channels) break;
-            visit_taps(my_tile + c * tile.channel_pitch, tile.pitch, image, unit, c, top, left, u, v0,
+            visit_taps(my_tile + c * tile.channel_pitch + u * DH * tile.pitch + v0 * DW, v0,
                        [&](int v, int s, Acc pixel) { sum[v][s] += grad[c][s] * pixel; });
           }
         }
         if (!active) continue;
-        // Of the taps outside the image, which are the first or the last ones of a row, those are NaN whose y is not finite.
+        // Of the taps outside the image, which are the first or the last ones of a row, those are NaN whose y is not
+        // finite.
         if (has_nan(sum[0], count) || has_nan(sum[TAPS - 1], count) || has_nan(sum[(KW - 1) % TAPS], count))
           clear_outside(sum, image, top + u * DH, left + v0 * DW);
 #pragma unroll
@@ -797,7 +769,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
 #pragma unroll
             for (int s = 0; s < STRIP; ++s) my_kernels[s * RUN_PITCH + u * KW + v0 + v] = Element::store(sum[v][s]);
           } else {
-            T *out = k + find_kernel(launch, mine, i, j) + u * launch.ku + (v0 + v) * launch.kv;
+            T* out = k + find_kernel(launch, mine, i, j) + u * launch.ku + (v0 + v) * launch.kv;
             write_strip(out, sum[v], launch.kj, count, launch.vector_k);
           }
         }
@@ -805,7 +777,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     }
     if constexpr (PIXEL_MAJOR) {
       __syncthreads();  // [grad_kernel, runs are written]
-      for_each_unit(launch, block, launch.group_channels, [&](Index plane, const Unit &unit) {
+      for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
         write_runs(k + find_kernel(launch, unit, block.row, block.strip * STRIP),
                    kernels + plane * launch.rows * launch.strips * STRIP_PITCH, find_runs(launch, block),
                    launch.strips);

@@ -5,7 +5,7 @@ It needs neither a GPU nor CuPy.
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
-from math import gcd, prod
+from math import gcd
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy
 
 THREADS = 128  # of a block, at most
+CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
 STRIPS = 8  # of a row of a block, at most: 128 bytes in float32, which a warp reads at once
 FEW_ROWS = 4  # in fewer rows a block would read its halo more often than its own pixels
 BLOCKS = 2  # of a multiprocessor, at least, to have work while others wait for memory
@@ -36,7 +37,7 @@ ELEMENTS = {
 ARGUMENTS = tuple(
     'groups group_channels in_h in_w out_h out_w pad_h pad_w '
     'xn xc xh xw yn yc yh yw kn kg ku kv ki kj fn fc fh fw vector_x vector_y vector_k vector_f kernel_extent reduced '
-    'chunk strips rows planes tiles_x tiles_y units blocks '
+    'chunk strips rows planes tiles_x tiles_y chunks units blocks '
     'tile_h tile_w pitch channel_pitch kernel_at weights_at'.split()
 )
 
@@ -54,101 +55,54 @@ class Specialisation:
     wide: bool
     fused: bool = False
 
-    @property
-    def strip(self) -> int:
-        """Output pixels of a thread: 16 bytes, or 8 in half precision."""
-        return 2 if self.dtype == torch.float64 else 4
-
-    @property
-    def grad_strip(self) -> int:
-        """Input pixels of a thread of grad_input: whole periods of the stride."""
-        return self.strip if self.strip % self.stride[1] == 0 else self.stride[1]
-
-    @property
-    def chunk(self) -> int:
-        """Channels that a thread holds in registers: the paper's 16 channels of a group."""
-        return 16
-
-    @property
-    def grad_chunk(self) -> int:
-        """Channels that a thread of grad_input holds in registers."""
-        return max(1, self.chunk * self.strip // max(self.strip, self.grad_strip))
-
-    @property
-    def taps(self) -> int:
-        """Taps of a window's row that a thread holds in registers at a time: whole periods of the stride, or all."""
-        width, stride = self.kernel_size[1], self.stride[1]
-        return width if width <= WIDEST_ROW else _divide_up(PART_OF_ROW, stride) * stride
-
-    @property
-    def row_step(self) -> int:
-        """Distance of the rows of the window that meet the same row of the input."""
-        return self.stride[0] // gcd(self.stride[0], self.dilation[0])
-
-    @property
-    def vector(self) -> int:
-        """Elements read at a time where the layout allows: 16 bytes of channels, or a strip of pixels."""
-        return 16 // self.dtype.itemsize if self.channels_last else self.strip
-
-    @property
-    def pair(self) -> int:
-        """Elements in which the taps of a pixel are copied: 4 bytes at least."""
-        return max(1, 4 // self.dtype.itemsize)
-
-    @property
-    def run_pitch(self) -> int:
-        """Elements from pixel to pixel of staged taps; pairs keep their place, so half a one may lie at either end."""
-        run = prod(self.kernel_size)
-        return run if self.pair == 1 else run // 2 * 2 + 2
-
-    @property
-    def strip_pitch(self) -> int:
-        """Elements from strip to strip of staged taps: an odd number of words, so that a warp meets in no bank."""
-        return self.strip * self.run_pitch + self.pair
-
-    @property
-    def weight_vector(self) -> int:
-        """Staged weights in 16 bytes, in the type that they are summed in."""
-        return 16 // max(4, self.dtype.itemsize)
-
-    @property
-    def taps_pitch(self) -> int:
-        """Staged weights of the taps that a thread holds at a time: whole vectors."""
-        return _round_up(self.taps, self.weight_vector)
-
-    @property
-    def row_pitch(self) -> int:
-        """Staged weights of a row of the window."""
-        return _divide_up(self.kernel_size[1], self.taps) * self.taps_pitch
-
-    @property
-    def weights_pitch(self) -> int:
-        """Staged weights of a channel of the features."""
-        return self.kernel_size[0] * self.row_pitch
-
     @cached_property
-    def staged(self) -> bool:
-        """Whether shared memory can hold the window of one strip of pixels."""
-        return all(_Tile(self, f, 1, 1, 1).shared <= Device().shared for f in ('forward', 'grad_input'))
+    def constants(self) -> dict[str, int]:
+        """The source's macros but for types and names; its head says what they are."""
+        (kh, kw), (sh, sw), (dh, dw), itemsize = self.kernel_size, self.stride, self.dilation, self.dtype.itemsize
+        strip = 2 if itemsize == 8 else 4
+        grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
+        taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
+        pair = max(1, 4 // itemsize)
+        run_pitch = kh * kw if pair == 1 else kh * kw // 2 * 2 + 2  # half a pair may lie at either end
+        weight_vector = 16 // max(4, itemsize)
+        taps_pitch = _round_up(taps, weight_vector)
+        row_pitch = _divide_up(kw, taps) * taps_pitch
+        return {
+            'KH': kh,
+            'KW': kw,
+            'SH': sh,
+            'SW': sw,
+            'DH': dh,
+            'DW': dw,
+            'ROW_STEP': sh // gcd(sh, dh),
+            'TAPS': taps,
+            'THREADS': THREADS,
+            'STRIP': strip,
+            'GRAD_STRIP': grad_strip,
+            'CHUNK': CHUNK,
+            'GRAD_CHUNK': max(1, CHUNK * strip // max(strip, grad_strip)),
+            'VECTOR': 16 // itemsize if self.channels_last else strip,
+            'PAIR': pair,
+            'RUN_PITCH': run_pitch,
+            'STRIP_PITCH': strip * run_pitch + pair,  # an odd number of words, so that a warp meets in no bank
+            'WEIGHT_VECTOR': weight_vector,
+            'TAPS_PITCH': taps_pitch,
+            'ROW_PITCH': row_pitch,
+            'WEIGHTS_PITCH': kh * row_pitch,
+        }
 
     @property
     def options(self) -> tuple[str, ...]:
-        """The compiler's options: the properties above are the source's macros."""
+        """The compiler's options: the source's macros."""
         macros = {
             'ELEMENT': ELEMENTS[self.dtype],
             'INDEX': 'long long' if self.wide else 'int',
             'ARGUMENTS': ','.join(ARGUMENTS),
             'FUSED': int(self.fused),
             'CHANNELS_LAST': int(self.channels_last),
-            'PIXEL_MAJOR': int(self.pixel_major and self.staged),
-            'THREADS': THREADS,
+            'PIXEL_MAJOR': int(self.pixel_major),
         }
-        for name, (vertical, horizontal) in zip('KSD', (self.kernel_size, self.stride, self.dilation), strict=True):
-            macros |= {f'{name}H': vertical, f'{name}W': horizontal}
-        names = 'staged strip grad_strip chunk grad_chunk taps row_step vector pair run_pitch strip_pitch'
-        names += ' weight_vector taps_pitch row_pitch weights_pitch'
-        macros |= {name.upper(): int(getattr(self, name)) for name in names.split()}
-        return ('-std=c++17', *(f'-D{name}={value}' for name, value in macros.items()))
+        return ('-std=c++17', *(f'-D{name}={value}' for name, value in (macros | self.constants).items()))
 
 
 @dataclass(frozen=True)
@@ -166,32 +120,32 @@ class _Tile:
     planes: int = 1
     reduced: int = 0  # channels of the features that a fused kernel stages
 
-    @property
-    def strip(self) -> int:
-        return self.specialisation.grad_strip if self.function == 'grad_input' else self.specialisation.strip
-
-    @property
-    def most_channels(self) -> int:
-        return self.specialisation.grad_chunk if self.function == 'grad_input' else self.specialisation.chunk
+    def constant(self, name: str) -> int:
+        """Returns one of the source's, that of grad_input where it has its own."""
+        constants = self.specialisation.constants
+        return constants.get(f'GRAD_{name}' if self.function == 'grad_input' else name, constants[name])
 
     @property
     def height(self) -> int:
-        reach, stride = self._reach(0)
-        if self.function == 'grad_input':
-            return (self.rows - 1 + reach) // stride + 2
-        return (self.rows - 1) * stride + reach + 1
+        return self._size(0, self.rows) + (self.function == 'grad_input')  # it starts between two rows of the output
 
     @property
     def width(self) -> int:
-        reach, stride = self._reach(1)
-        if self.function == 'grad_input':
-            return (self.strips * self.strip - 1) // stride + reach // stride + 1
-        return (self.strips * self.strip - 1) * stride + reach + 1
+        return self._size(1, self.strips * self.constant('STRIP'))
+
+    def _size(self, axis: int, pixels: int) -> int:
+        """Returns the pixels of the staged tensor that neighbouring pixels' windows reach."""
+        specialisation = self.specialisation
+        reach = (specialisation.kernel_size[axis] - 1) * specialisation.dilation[axis]
+        stride = specialisation.stride[axis]
+        if self.function != 'grad_input':
+            return (pixels - 1) * stride + reach + 1
+        return (pixels - 1 + reach) // stride + 1
 
     @property
     def pitch(self) -> int:
         """Elements from row to row: whole vectors, as the last strip reads them."""
-        return _round_up(self.width, self.specialisation.strip)
+        return _round_up(self.width, self.specialisation.constants['STRIP'])
 
     @property
     def channel_pitch(self) -> int:
@@ -206,8 +160,8 @@ class _Tile:
     @property
     def weights_at(self) -> int:
         """Elements before the staged weights of a fused kernel, which follow its features."""
-        features = self.reduced * self.rows * self.strips * self.strip
-        return _round_up(self.kernel_at + self.planes * features, ALIGNMENT)
+        features = self.planes * self.reduced * self.rows * self.strips * self.constant('STRIP')
+        return _round_up(self.kernel_at + features, ALIGNMENT)
 
     @property
     def shared(self) -> int:
@@ -215,22 +169,16 @@ class _Tile:
 
         That is, of a fused kernel, features and weights, else rows of taps or whole windows.
         """
-        specialisation = self.specialisation
-        itemsize = specialisation.dtype.itemsize
+        specialisation, itemsize = self.specialisation, self.specialisation.dtype.itemsize
         if self.function == 'fused':
-            weights = self.planes * self.reduced * specialisation.weights_pitch
+            weights = self.planes * self.reduced * self.constant('WEIGHTS_PITCH')
             return self.weights_at * itemsize + weights * max(4, itemsize)
         taps = 0
         if specialisation.pixel_major and self.function == 'grad_input':
             taps = self.planes * self.rows * self.width * specialisation.kernel_size[1]
         elif specialisation.pixel_major:
-            taps = self.planes * self.rows * self.strips * specialisation.strip_pitch
+            taps = self.planes * self.rows * self.strips * self.constant('STRIP_PITCH')
         return (self.kernel_at + taps) * itemsize
-
-    def _reach(self, axis: int) -> Pair:
-        """Returns how far the window reaches from its first tap to its last, and the stride."""
-        specialisation = self.specialisation
-        return (specialisation.kernel_size[axis] - 1) * specialisation.dilation[axis], specialisation.stride[axis]
 
 
 @dataclass(frozen=True)
@@ -285,7 +233,6 @@ class Launch:
     grid: int
     block: int
     shared: int
-    chunks: int  # of a group's channels, each a block's
     arguments: 'numpy.ndarray'  # the source's struct Launch, with ``ARGUMENTS`` as its fields
 
 
@@ -301,7 +248,7 @@ def plan_launch(
     device: Device = Device(),  # noqa: B008
     features: Layout | None = None,
 ) -> Launch | None:
-    """Plans a launch, or none where shared memory cannot hold what a fused one needs.
+    """Plans a launch, or none where shared memory cannot hold what one thread reads.
 
     It remembers its plans: a network asks for the same ones again and again.
 
@@ -328,8 +275,7 @@ def plan_launch(
         function,
         grid=min(cut.blocks, device.max_grid),
         block=_round_up(tile.strips * tile.rows * tile.planes, 32),
-        shared=tile.shared if specialisation.staged else 0,
-        chunks=cut.chunks,
+        shared=tile.shared,
         arguments=_pack(whole, tile, cut, x, k, y, padding, features),
     )
 
@@ -395,16 +341,14 @@ def _measure(
     rows, columns = (in_h, padding[1] % stride + in_w) if function == 'grad_input' else (out_h, out_w)
     reduced = features.shape[1] if features else 0
     work = _Tile(specialisation, function, columns, rows, c // groups, n * groups, reduced)
-    return replace(work, strips=_divide_up(columns, work.strip))
+    return replace(work, strips=_divide_up(columns, work.constant('STRIP')))
 
 
 def _fit(whole: _Tile, device: Device) -> _Tile | None:
     """Returns the largest tile that threads, registers and shared memory allow, cut evenly, or none."""
     strips = _share(whole.strips, STRIPS)
-    rows, channels = _share(whole.rows, THREADS // strips), _share(whole.channels, whole.most_channels)
+    rows, channels = _share(whole.rows, THREADS // strips), _share(whole.channels, whole.constant('CHUNK'))
     tile = replace(whole, strips=strips, rows=rows, channels=channels, planes=1)
-    if not whole.specialisation.staged:
-        return None if whole.function == 'fused' else tile
     while tile.shared > device.shared:
         tile = _shrink(tile)
         if tile is None:
@@ -434,9 +378,8 @@ def _spread(tile: _Tile, whole: _Tile, device: Device) -> _Tile:
     cut = _cut(whole, tile)
     if cut.tiles_x * cut.tiles_y > 1:
         return tile
-    fitting = device.shared // tile.shared if whole.specialisation.staged else THREADS
-    enough = cut.units // max(1, BLOCKS * device.multiprocessors)
-    return replace(tile, planes=max(1, min(enough, fitting, THREADS // (tile.strips * tile.rows))))
+    fitting = min(device.shared // tile.shared, THREADS // (tile.strips * tile.rows))
+    return replace(tile, planes=max(1, min(fitting, cut.units // max(1, BLOCKS * device.multiprocessors))))
 
 
 class _Cut(NamedTuple):
@@ -465,55 +408,41 @@ def arguments_type(wide: bool) -> 'numpy.dtype':
 
 
 def _pack(
-    whole: _Tile,
-    tile: _Tile,
-    cut: _Cut,
-    x: Layout,
-    k: Layout,
-    y: Layout,
-    padding: Pair,
-    features: Layout | None,
+    whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout, padding: Pair, features: Layout | None
 ) -> 'numpy.ndarray':
     import numpy
 
-    specialisation = whole.specialisation
-    axis, size = 1 if specialisation.channels_last else 3, specialisation.vector
+    constants = whole.specialisation.constants
+    axis, size = 1 if whole.specialisation.channels_last else 3, constants['VECTOR']
     # Channels are read by vectors where no vector belongs to two groups or chunks.
-    whole_vectors = axis == 3 or whole.channels % size == tile.channels % size == 0
+    readable = axis == 3 or whole.channels % size == tile.channels % size == 0
     values = {
         'groups': k.shape[1],
         'group_channels': whole.channels,
-        'in_h': x.shape[2],
-        'in_w': x.shape[3],
-        'out_h': k.shape[4],
-        'out_w': k.shape[5],
-        'pad_h': padding[0],
-        'pad_w': padding[1],
-        **_strides('x', 'nchw', x),
-        **_strides('y', 'nchw', y),
-        'vector_x': whole_vectors and x.has_vectors(axis, size),
-        'vector_y': whole_vectors and y.has_vectors(axis, size),
-        'reduced': whole.reduced,
+        **_named('in_h in_w out_h out_w pad_h pad_w', (*x.shape[2:], *k.shape[4:], *padding)),
+        **_named('xn xc xh xw yn yc yh yw', x.stride + y.stride),
+        'vector_x': readable and x.has_vectors(axis, size),
+        'vector_y': readable and y.has_vectors(axis, size),
+        **cut._asdict(),
         'chunk': tile.channels,
-        **{name: getattr(tile, name) for name in ('strips', 'rows', 'planes', 'pitch', 'channel_pitch', 'kernel_at')},
-        **{name: getattr(cut, name) for name in ('tiles_x', 'tiles_y', 'units', 'blocks')},
         'tile_h': tile.height,
         'tile_w': tile.width,
+        **{name: getattr(tile, name) for name in 'strips rows planes reduced pitch channel_pitch kernel_at'.split()},
     }
     if features:
-        values |= _strides('f', 'nchw', features)
+        values |= _named('fn fc fh fw', features.stride)
         values |= {'vector_f': features.has_vectors(axis, size), 'weights_at': tile.weights_at}
     else:
-        values |= _strides('k', 'nguvij', k)
-        values |= {'vector_k': k.has_vectors(5, specialisation.strip), 'kernel_extent': k.extent}
-    arguments = numpy.zeros((), arguments_type(specialisation.wide))
+        values |= _named('kn kg ku kv ki kj', k.stride)
+        values |= {'vector_k': k.has_vectors(5, constants['STRIP']), 'kernel_extent': k.extent}
+    arguments = numpy.zeros((), arguments_type(whole.specialisation.wide))
     for name, value in values.items():
         arguments[name] = value
     return arguments
 
 
-def _strides(name: str, axes: str, layout: Layout) -> dict[str, int]:
-    return {name + axis: step for axis, step in zip(axes, layout.stride, strict=True)}
+def _named(names: str, values: tuple[int, ...]) -> dict[str, int]:
+    return dict(zip(names.split(), values, strict=True))
 
 
 def _divide_up(a: int, b: int) -> int:
