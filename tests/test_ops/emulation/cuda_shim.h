@@ -74,18 +74,18 @@ struct Fiber {
   static constexpr size_t STACK = 256 << 10;
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(STACK);
-  void *fake_stack = nullptr;
+  void* fake_stack = nullptr;
   bool finished;
 };
 
 inline std::vector<Fiber> fibers(1024);
 inline ucontext_t scheduler;
-inline const void *scheduler_stack;
+inline const void* scheduler_stack;
 inline size_t scheduler_stack_size;
-inline void (*kernel)(void *);
-inline void *captured;
+inline void (*kernel)(void*);
+inline void* captured;
 
-inline void leave(Fiber &fiber) {
+inline void leave(Fiber& fiber) {
   __sanitizer_start_switch_fiber(fiber.finished ? nullptr : &fiber.fake_stack, scheduler_stack, scheduler_stack_size);
   swapcontext(&fiber.context, &scheduler);
   __sanitizer_finish_switch_fiber(fiber.fake_stack, &scheduler_stack, &scheduler_stack_size);
@@ -100,9 +100,9 @@ inline void body() {
 
 // Runs the thread up to its next barrier or its end.
 inline void resume(unsigned thread) {
-  Fiber &fiber = fibers[thread];
+  Fiber& fiber = fibers[thread];
   threadIdx.x = thread;
-  void *fake_stack;
+  void* fake_stack;
   __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.data(), Fiber::STACK);
   swapcontext(&scheduler, &fiber.context);
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
@@ -112,7 +112,7 @@ inline void resume(unsigned thread) {
 // barrier.
 template <typename Function>
 void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Function what) {
-  kernel = [](void *function) { (*(Function *)function)(); };
+  kernel = [](void* function) { (*(Function*)function)(); };
   captured = &what;
   gridDim.x = grid;
   blockDim.x = block;
@@ -123,7 +123,7 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
     memset(shared_memory, 0xff, SHARED_LIMIT);
     ASAN_POISON_MEMORY_REGION(shared_memory + shared, SHARED_LIMIT - shared);
     for (unsigned thread = 0; thread < block; ++thread) {
-      Fiber &fiber = fibers[thread];
+      Fiber& fiber = fibers[thread];
       fiber.finished = false;
       getcontext(&fiber.context);
       fiber.context.uc_stack = {fiber.stack.data(), 0, Fiber::STACK};

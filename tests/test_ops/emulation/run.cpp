@@ -1,7 +1,7 @@
 // Runs launches of involution2d.cu on the CPU: run CASES RESULTS. A case is a row of 64-bit integers (function, grid,
-// block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, of fused x,
-// features, weights, bias and y, each its size in bytes and its bytes; a size of 0 is a null pointer. What the function
-// writes goes to RESULTS, case after case.
+// block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, of fused
+// x, features, weights, bias and y, each its size in bytes and its bytes; a size of 0 is a null pointer. What the
+// function writes goes to RESULTS, case after case.
 #include "cuda_shim.h"
 //
 #include CUDA_SOURCE
@@ -11,7 +11,7 @@
 
 constexpr int TENSORS = FUSED ? 5 : 3;
 
-int main(int, char **argv) {
+int main(int, char** argv) {
   FILE *cases = fopen(argv[1], "rb"), *results = fopen(argv[2], "wb");
   int64_t head[7];
   while (fread(head, sizeof head, 1, cases) == 1) {
@@ -19,12 +19,12 @@ int main(int, char **argv) {
     if (head[6] != sizeof launch || fread(&launch, sizeof launch, 1, cases) != 1) abort();
     int64_t bytes[TENSORS];
     std::unique_ptr<char[]> tensors[TENSORS];  // each an allocation of its own and of its exact size
-    T *t[TENSORS];
+    T* t[TENSORS];
     for (int i = 0; i < TENSORS; ++i) {
       if (fread(bytes + i, 8, 1, cases) != 1) abort();
       tensors[i].reset(new char[bytes[i]]);
       if (fread(tensors[i].get(), 1, bytes[i], cases) != size_t(bytes[i])) abort();
-      t[i] = bytes[i] ? reinterpret_cast<T *>(tensors[i].get()) : nullptr;
+      t[i] = bytes[i] ? reinterpret_cast<T*>(tensors[i].get()) : nullptr;
     }
     emulation::launch(head[1], head[2], head[3], head[4], [&] {
 #if FUSED

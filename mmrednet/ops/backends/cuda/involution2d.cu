@@ -97,6 +97,7 @@ typedef Element::Stored T;
 typedef Element::Sum Acc;
 typedef INDEX Index;
 
+// What the host passes: plan.py names the fields.
 struct Launch {
   Index ARGUMENTS;
 };
