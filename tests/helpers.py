@@ -1,0 +1,139 @@
+"""What several tests need: where things are, the operators' grid and tolerances, and processes that lack a package."""
+
+import json
+import subprocess
+import sys
+from functools import partial
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmrednet.ops import fused_involution2d, involution2d
+from mmrednet.ops.arguments import output_size, pair, same_padding
+from mmrednet.ops.backends import TABLE
+
+ROOT = Path(__file__).parents[1]
+# Names and shapes in the released checkpoints.
+RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
+
+# Largest error that is allowed, relative to the sum of the absolute values of the terms of each sum.
+TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# (N, C, H, W), G, (Kh, Kw), stride, padding, dilation
+CASES = [
+    ((2, 32, 14, 14), 2, (7, 7), 1, None, 1),
+    ((1, 64, 56, 56), 4, (7, 7), 1, None, 1),
+    ((2, 32, 15, 13), 2, (7, 7), 2, None, 1),
+    ((1, 32, 28, 28), 2, (3, 3), 1, None, 1),
+    ((1, 48, 9, 33), 3, (5, 5), 2, None, 1),
+    ((1, 16, 20, 17), 1, (9, 9), 1, None, 1),
+    ((2, 8, 1, 1), 2, (7, 7), 1, None, 1),
+    ((1, 8, 1, 1), 1, (7, 7), 2, None, 1),
+    ((1, 8, 3, 2), 2, (7, 7), 2, None, 1),
+    ((1, 6, 11, 12), 6, (3, 3), 1, None, 2),
+    ((2, 6, 10, 9), 1, (3, 3), 2, None, 3),
+    ((1, 12, 8, 11), 3, (3, 5), (2, 1), None, (1, 2)),
+    ((1, 4, 6, 8), 4, (1, 7), 3, (0, 2), 1),
+    ((1, 4, 7, 8), 2, (2, 4), 2, (1, 0), 1),
+    ((1, 4, 5, 5), 2, (3, 3), 1, 4, 1),
+    ((1, 4, 9, 9), 2, (5, 5), 1, 0, 1),
+    ((1, 5, 40, 70), 1, (3, 3), 1, None, 1),
+    ((0, 8, 6, 5), 2, (3, 3), 2, None, 1),
+]
+REDUCED = 6  # channels R that the fused operator's kernels are made from
+
+
+def backends():
+    """Returns each backend with each device that it is for, marked where the machine has no such device."""
+    return [
+        pytest.param(
+            (name, device),
+            marks=pytest.mark.skipif(not getattr(torch, device).is_available(), reason=f'no device {device!r}'),
+        )
+        for name, row in TABLE.items()
+        for device in row.devices or ('cpu', 'cuda')
+    ]
+
+
+def make_arguments(shape, groups, kernel_size, stride, padding, dilation, dtype, device, channels_last=False):
+    """Returns (input, kernel), the gradient of the output, and (stride, padding, dilation)."""
+    stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
+    padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
+    size = output_size(shape[2:], kernel_size, stride, padding, dilation)
+    generator = torch.Generator().manual_seed(0)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def normal(n, c, *hw):
+        values = torch.randn((n, c, *hw), generator=generator, dtype=torch.float64)
+        return values.to(device, dtype, memory_format=memory_format)
+
+    input = normal(*shape).requires_grad_()
+    kernel = normal(shape[0], groups * prod(kernel_size), *size).unflatten(1, (groups, *kernel_size)).requires_grad_()
+    return (input, kernel), normal(*shape[:2], *size), (stride, padding, dilation)
+
+
+def make_fused_arguments(shape, groups, kernel_size, stride, padding, dilation, dtype, device, channels_last=False):
+    """Returns (input, features, weight, bias), the gradient of the output, and (kernel_size, stride, ...)."""
+    (input, kernel), grad_output, geometry = make_arguments(
+        shape, groups, kernel_size, stride, padding, dilation, dtype, device, channels_last
+    )
+    generator = torch.Generator().manual_seed(1)
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def normal(*size):
+        return torch.randn(size, generator=generator, dtype=torch.float64).to(input)
+
+    features = normal(shape[0], REDUCED, *kernel.shape[4:]).contiguous(memory_format=memory_format)
+    weight = normal(groups * prod(kernel_size), REDUCED, 1, 1)
+    tensors = [t.detach().requires_grad_() for t in (input, features, weight, normal(weight.shape[0]))]
+    return tensors, grad_output, (kernel_size, *geometry)
+
+
+def apart(input, features, weight, bias, kernel_size, *geometry):
+    """What fused_involution2d has to be: PyTorch's convolution, then the reference."""
+    kernel = F.conv2d(features, weight, bias).unflatten(1, (-1, *kernel_size))
+    return involution2d(input, kernel, *geometry, backend='reference')
+
+
+TRUTH = {involution2d: partial(involution2d, backend='reference'), fused_involution2d: apart}
+
+
+def run(operator, tensors, grad_output, geometry, **options):
+    """Returns the operator's output and the gradients of its tensors."""
+    output = operator(*tensors, *geometry, **options)
+    return output, *torch.autograd.grad(output, tensors, grad_output)
+
+
+def check(operator, actual, tensors, grad_output, geometry):
+    """Holds what :func:`run` returns against the truth in float64."""
+    exact, scale = (
+        run(
+            TRUTH[operator],
+            [f(t.detach().to('cpu', torch.float64)).requires_grad_() for t in tensors],
+            f(grad_output.detach().to('cpu', torch.float64)),
+            geometry,
+        )
+        # The same sums of absolute values: what rounding errors are measured by.
+        for f in (torch.clone, torch.abs)
+    )
+    # The fused operator has two sums in a row, each with the roundings that its tolerance allows.
+    tolerance = TOLERANCE[grad_output.dtype] * (3 if operator is fused_involution2d else 1)
+    for i, (a, e, s) in enumerate(zip(actual, exact, scale, strict=True)):
+        assert a.dtype == grad_output.dtype
+        assert a.shape == e.shape
+        error = (a.to('cpu', torch.float64) - e).abs()
+        assert (error <= tolerance * s + 1e-300).all(), f'{f"gradient {i}" if i else "output"}: {(error / s).max()}'
+
+
+def hide(*packages):
+    """Returns code after which a process finds these packages not installed."""
+    return f'import sys\nsys.modules.update(dict.fromkeys({packages!r}))\n'
+
+
+def run_python(code):
+    """Runs code in a process of its own."""
+    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
