@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from functools import partial
+from importlib import import_module
 from math import prod
 from pathlib import Path
 
@@ -16,8 +17,8 @@ from mmrednet.ops.arguments import output_size, pair, same_padding
 from mmrednet.ops.backends import TABLE
 
 ROOT = Path(__file__).parents[1]
-# Names and shapes in the released checkpoints.
-RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
+DATA = ROOT / 'tests' / 'data'
+RELEASED = json.loads((DATA / 'released_checkpoint_keys.json').read_text())  # names and shapes of parameters
 
 # Largest error that is allowed, relative to the sum of the absolute values of the terms of each sum.
 TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
@@ -126,6 +127,14 @@ def check(operator, actual, tensors, grad_output, geometry):
         assert a.shape == e.shape
         error = (a.to('cpu', torch.float64) - e).abs()
         assert (error <= tolerance * s + 1e-300).all(), f'{f"gradient {i}" if i else "output"}: {(error / s).max()}'
+
+
+def registry(scope):
+    """Returns a toolbox's registry of models, in the scope of its configs."""
+    from mmengine.registry import init_default_scope
+
+    init_default_scope(scope)
+    return import_module(f'{scope}.registry').MODELS
 
 
 def hide(*packages):

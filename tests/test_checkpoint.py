@@ -4,13 +4,12 @@ import json
 import subprocess
 import sys
 from collections import OrderedDict
-from importlib import import_module
-from pathlib import Path
 from pickle import UnpicklingError
 
 import numpy as np
 import pytest
 import torch
+from helpers import DATA, RELEASED, ROOT, registry
 from mmengine.config import Config
 from mmengine.evaluator import Evaluator
 from mmengine.model import BaseModel, BaseTTAModel
@@ -25,12 +24,10 @@ from mmrednet.checkpoint import check, convert
 from mmrednet.engine import Runner
 from mmrednet.models.rednet import RedNet
 
-ROOT = Path(__file__).parents[1]
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
-RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
 # What mmcls 0.25.0, mmdet 2.28.2 and mmseg 0.30.0 have around the backbone; those of early 2021 (0.10.0, 2.11.0 and
 # 0.12.0) have the same.
-OLD = json.loads((ROOT / 'tests' / 'data' / 'old_toolbox_keys.json').read_text())
+OLD = json.loads((DATA / 'old_toolbox_keys.json').read_text())
 
 BACKBONE, NECK, RPN, MASK = (
     ('rednet50_dense_backbone', 'backbone.'),
@@ -93,10 +90,8 @@ def save(tmp_path):
 
 
 def build(name, device='cpu'):
-    scope = name.partition('/')[0]
-    init_default_scope(scope)
     with torch.device(device):
-        return import_module(f'{scope}.registry').MODELS.build(Config.fromfile(ROOT / f'configs/{name}.py').model)
+        return registry(name.partition('/')[0]).build(Config.fromfile(ROOT / f'configs/{name}.py').model)
 
 
 def build_runner(name, load_from, tmp_path):

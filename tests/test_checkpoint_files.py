@@ -12,13 +12,13 @@ import sys
 from collections import OrderedDict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib import import_module
 from pathlib import Path
 from threading import Thread
 
 import numpy as np
 import pytest
 import torch
+from helpers import DATA, ROOT, registry
 from mmengine.config import Config
 from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import load_checkpoint
@@ -27,8 +27,6 @@ from torch.torch_version import TorchVersion
 from mmrednet.checkpoint import IMAGENET, files, load, read, save
 from mmrednet.models.rednet import RedNet
 
-ROOT = Path(__file__).parents[1]
-DATA = ROOT / 'tests' / 'data'
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
 # The names and shapes of a whole RedNet-26 of PaddleClas'.
 PADDLE = json.loads((DATA / 'paddle_rednet26_keys.json').read_text())
@@ -52,9 +50,8 @@ def paddle_file(tmp_path_factory):
 
 
 def classifier():
-    init_default_scope('mmpretrain')
     config = Config.fromfile(ROOT / 'configs' / 'mmpretrain' / 'rednet26.py')
-    return import_module('mmpretrain.registry').MODELS.build(config.model)
+    return registry('mmpretrain').build(config.model)
 
 
 def test_a_file_that_paddle_wrote(tmp_path):

@@ -4,20 +4,18 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from io import StringIO
-from pathlib import Path
 from pickle import UnpicklingError
 
 import mmcv
 import numpy as np
 import pytest
 import torch
+from helpers import ROOT
 from mmengine.config import Config, DictAction
 from mmengine.registry import RUNNERS, init_default_scope
 from mmpretrain.registry import MODELS
 
 from mmrednet.engine import ProgressBarHook
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope='module')

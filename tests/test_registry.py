@@ -1,7 +1,7 @@
-import subprocess
 import sys
 
 import pytest
+from helpers import hide, run_python
 
 SNIPPET = """
 import sys
@@ -20,55 +20,34 @@ assert type(model).__module__ == 'mmrednet.models.rednet', type(model)
 """
 
 
-def run(code):
-    result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
-
-
 @pytest.mark.parametrize('scope', ('mmdet', 'mmseg', 'mmpretrain'))
 def test_type_names_work_in_every_toolbox(scope):
     code = SNIPPET.format(before='', imports='', scope=scope, type='mmrednet.RedNet')
     imports = "custom_imports = dict(imports=['mmrednet'])"
-    run(code + SNIPPET.format(before='', imports=imports, scope=scope, type='RedNet'))
+    run_python(code + SNIPPET.format(before='', imports=imports, scope=scope, type='RedNet'))
 
 
 def test_bare_name_works_where_mmrednet_was_imported_before():
     imports = "custom_imports = dict(imports=['mmrednet'])"
-    run(SNIPPET.format(before='import mmrednet', imports=imports, scope='mmdet', type='RedNet'))
-
-
-BLOCKED = """
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in {absent!r}:
-            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
-sys.meta_path.insert(0, Absent())
-"""
+    run_python(SNIPPET.format(before='import mmrednet', imports=imports, scope='mmdet', type='RedNet'))
 
 
 @pytest.mark.parametrize('scope', ('mmdet', 'mmseg', 'mmpretrain'))
 def test_a_toolbox_needs_none_of_the_others(scope):
     others = {'mmdet', 'mmseg', 'mmpretrain'} - {scope}
-    # find_spec asks the meta path, which says so by raising: what is not installed answers None.
-    blocked = BLOCKED.format(absent=others) + 'import importlib.util as u; find = u.find_spec\n'
-    blocked += f'u.find_spec = lambda name, *a: None if name in {others!r} else find(name, *a)\n'
-    run(blocked + SNIPPET.format(before='', imports='', scope=scope, type='mmrednet.RedNet'))
+    run_python(hide(*others) + SNIPPET.format(before='', imports='', scope=scope, type='mmrednet.RedNet'))
 
 
 def test_the_operator_needs_torch_alone():
-    absent = {'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'numpy', 'cv2'}
-    code = BLOCKED.format(absent=absent) + 'import importlib.util as u; find = u.find_spec\n'
-    code += f'u.find_spec = lambda name, *a: None if name in {absent!r} else find(name, *a)\n'
-    code += (
-        'import torch; from mmrednet.ops import involution2d\n'
+    run_python(
+        hide('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'numpy', 'cv2')
+        + 'import torch; from mmrednet.ops import involution2d\n'
         'involution2d(torch.rand(1, 4, 5, 5), torch.rand(1, 2, 3, 3, 5, 5))'
     )
-    run(code)
 
 
 def test_importing_the_package_imports_no_toolbox():
-    run("import sys, mmrednet; assert not {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cupy'} & set(sys.modules)")
+    run_python("import sys, mmrednet; assert not {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cupy'} & set(sys.modules)")
 
 
 def test_bare_names_are_all_that_is_registered():

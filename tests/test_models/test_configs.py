@@ -5,17 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT, registry
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
-CONFIGS = Path(__file__).parents[2] / 'configs'
-
-
-def registry(scope):
-    init_default_scope(scope)
-    return import_module(f'{scope}.registry').MODELS
+CONFIGS = ROOT / 'configs'
 
 
 @pytest.mark.parametrize('path', sorted(CONFIGS.glob('mm*/*.py')), ids=lambda path: f'{path.parent.name}/{path.stem}')

@@ -1,24 +1,15 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import RELEASED, ROOT
 from mmdet.models.necks import FPN
 from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
-from mmengine.registry import init_default_scope
 from torch import nn
 
 from mmrednet.layers import Involution
 
-ROOT = Path(__file__).parents[2]
-RELEASED = json.loads((ROOT / 'tests' / 'data' / 'released_checkpoint_keys.json').read_text())
-
-
-@pytest.fixture(autouse=True)
-def scope():
-    init_default_scope('mmdet')
+SCOPE = 'mmdet'
 
 
 @pytest.mark.parametrize(

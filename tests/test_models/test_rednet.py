@@ -1,15 +1,11 @@
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from helpers import RELEASED
 from mmengine.model import PretrainedInit
 from torch import nn
 
 from mmrednet.layers import Involution
 from mmrednet.models.rednet import Bottleneck, RedNet
-
-RELEASED = json.loads((Path(__file__).parents[1] / 'data' / 'released_checkpoint_keys.json').read_text())
 
 
 def shapes(module, prefix=''):
