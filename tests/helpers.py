@@ -137,6 +137,11 @@ def registry(scope):
     return import_module(f'{scope}.registry').MODELS
 
 
+def cells(text):
+    """Returns the rows of a text's Markdown tables."""
+    return [[cell.strip() for cell in line.split('|')[1:-1]] for line in text.splitlines() if line.startswith('|')]
+
+
 def hide(*packages):
     """Returns code after which a process finds these packages not installed."""
     return f'import sys\nsys.modules.update(dict.fromkeys({packages!r}))\n'

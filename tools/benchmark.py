@@ -8,8 +8,11 @@ from collections.abc import Iterator
 
 import torch
 
-from mmrednet.analysis import latency
-from mmrednet.analysis.report import FORMATS, describe_machine, format_results, plot_results
+from mmrednet.analysis.benchmark import benchmark_memory, benchmark_network, benchmark_operator
+from mmrednet.analysis.candidates import MODELS, PHASES, fpn_case, rednet_cases
+from mmrednet.analysis.plot import plot_results
+from mmrednet.analysis.report import FORMATS, describe_machine, format_results
+from mmrednet.analysis.timing import Result
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 # Batch sizes and types where the command line names none.
@@ -44,7 +47,7 @@ def parse_args() -> argparse.Namespace:
     models.add_argument(
         '--models',
         nargs='+',
-        default=latency.MODELS,
+        default=MODELS,
         help="RedNet-50/reference is one with unfold (default: Table 2's)",
     )
 
@@ -52,7 +55,7 @@ def parse_args() -> argparse.Namespace:
     commands = parser.add_subparsers(dest='command', required=True)
     commands.add_parser('operator', parents=[common], help="the operator at RedNet-50's and the FPN's shapes")
     network = commands.add_parser('network', parents=[common, models], help='whole networks, inference and training')
-    network.add_argument('--phases', nargs='+', choices=latency.PHASES, default=latency.PHASES, help='default: all')
+    network.add_argument('--phases', nargs='+', choices=PHASES, default=PHASES, help='default: all')
     commands.add_parser('memory', parents=[common, models], help='peak memory of the operator and of networks')
     return parser.parse_args()
 
@@ -81,25 +84,25 @@ def main() -> None:
         plot_results(results, args.plot)
 
 
-def measure(args: argparse.Namespace) -> Iterator[latency.Result]:
+def measure(args: argparse.Namespace) -> Iterator[Result]:
     """Yields what the command line asks for."""
     gpu = args.device.type == 'cuda'
-    shapes = latency.rednet_cases()
-    levels = [latency.fpn_case(size) for size in ((800, 800), (800, 1280))[: 1 + gpu]]
+    shapes = rednet_cases()
+    levels = [fpn_case(size) for size in ((800, 800), (800, 1280))[: 1 + gpu]]
     if args.quick:
         shapes, levels = shapes[:2], []
     batches, names = GPU_DEFAULTS[args.command] if gpu else ([1, 8], ['float32'])
     batches, dtypes = args.batch or batches, [DTYPES[name] for name in args.dtype or names]
     device, last = args.device, args.channels_last
     if args.command == 'operator':
-        yield from latency.benchmark_operator(shapes, batches, dtypes, device, last, args.budget)
-        yield from latency.benchmark_operator(levels, [1], dtypes, device, last, args.budget)
+        yield from benchmark_operator(shapes, batches, dtypes, device, last, args.budget)
+        yield from benchmark_operator(levels, [1], dtypes, device, last, args.budget)
     elif args.command == 'network':
-        yield from latency.benchmark_network(args.models, batches, dtypes, device, last, args.phases, args.budget)
+        yield from benchmark_network(args.models, batches, dtypes, device, last, args.phases, args.budget)
     else:
         # The trunk's first involution has the most pixels.
         cases = {shapes[1]: batches[-1], **dict.fromkeys(levels, 1)}
-        yield from latency.benchmark_memory(cases, args.models, batches, dtypes, device, last)
+        yield from benchmark_memory(cases, args.models, batches, dtypes, device, last)
 
 
 if __name__ == '__main__':

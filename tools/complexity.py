@@ -1,14 +1,12 @@
 """Prints parameters and FLOPs of the models in the paper's Tables 1, 3, 4, 5 and 6 beside the paper's figures."""
 
 import argparse
-import csv
-import json
-import sys
 import warnings
 
 from mmengine.config import Config
 
 from mmrednet.analysis.plot import plot_complexity
+from mmrednet.analysis.report import FORMATS, format_records, markdown_table
 from mmrednet.analysis.tables import ROWS, measure, measure_config
 
 COLUMNS = {
@@ -34,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     tables = sorted({row.table[0] for row in ROWS})
     parser.add_argument('--table', nargs='+', choices=tables, default=tables, help='tables to print (default: all)')
-    parser.add_argument('--format', choices=('markdown', 'csv', 'json'), default='markdown', help='default: markdown')
+    parser.add_argument('--format', choices=FORMATS, default='markdown', help='default: markdown')
     parser.add_argument('--plot', metavar='PATH', help='draw Figure 2 to PATH, as PNG and SVG, instead of a table')
     parser.add_argument('--config', help='count the model of this config, and no tables')
     parser.add_argument(
@@ -64,20 +62,6 @@ def to_record(row, complexity) -> dict:
     }
 
 
-def print_records(records: list[dict], style: str) -> None:
-    """Prints the comparison as 'markdown', 'csv' or 'json'."""
-    if style == 'json':
-        print(json.dumps(records, indent=2))
-    elif style == 'csv':
-        writer = csv.DictWriter(sys.stdout, COLUMNS)
-        writer.writeheader()
-        writer.writerows(records)
-    else:
-        rows = [COLUMNS, dict.fromkeys(COLUMNS, '---'), *records]
-        print('\n'.join('| ' + ' | '.join(str(row[key]) for key in COLUMNS) + ' |' for row in rows))
-        print('\n' + CONVENTION)
-
-
 def main() -> None:
     """Counts, and prints or draws."""
     args = parse_args()
@@ -93,7 +77,11 @@ def main() -> None:
     if args.plot:
         print('\n'.join(map(str, plot_complexity(results, args.plot))))
     else:
-        print_records([to_record(*item) for item in results.items()], args.format)
+        records = [to_record(*item) for item in results.items()]
+        # All columns but the first two and the last are figures.
+        figures = range(2, len(COLUMNS) - 1)
+        table = markdown_table([*COLUMNS.values()], [[*record.values()] for record in records], figures)
+        print(format_records(records, f'{table}\n\n{CONVENTION}', args.format))
 
 
 if __name__ == '__main__':

@@ -1,9 +1,10 @@
-"""The paper's Figure 2."""
+"""Pictures: the paper's Figure 2, and measurements as bars."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from .tables import Complexity, Row
+from .timing import Result, by_case
 
 # Colours that stay apart in grey and for the colour-blind.
 _STYLES = {'RedNet': dict(color='#c8102e', marker='o'), 'ResNet': dict(color='#1f4e79', marker='s')}
@@ -54,3 +55,65 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
             figure.savefig(path, dpi=200, metadata={'Date': None} if path.suffix == '.svg' else None)
         plt.close(figure)
     return paths
+
+
+def plot_results(results: Sequence[Result], path: str | Path) -> Path:
+    """Draws medians as bars, with the interquartile ranges, on a log scale.
+
+    Each setting has a panel, and in it each shape or pass a group of bars.
+
+    Args:
+        results (Sequence[Result]): What was measured.
+        path (str or Path): The picture's path; its suffix says the format.
+    """
+    import matplotlib
+
+    matplotlib.use('agg')
+    from matplotlib import pyplot as plt
+
+    # Shapes share a panel; where there are none, the passes do.
+    group = next(label for label in ('shape', 'what', 'pass') if label in results[0].labels)
+    panels = {}
+    for case in by_case(results):
+        labels = dict(case[0].labels)
+        name = labels.pop(group)
+        panels.setdefault(', '.join(f'batch {v}' if k == 'batch' else str(v) for k, v in labels.items()), {})[name] = (
+            case
+        )
+    candidates = list(dict.fromkeys(result.candidate for result in results))
+    colours = dict(zip(candidates, plt.get_cmap('tab10').colors, strict=False))
+    columns = min(2, len(panels))
+    rows = -(-len(panels) // columns)
+    with plt.rc_context({'font.size': 8}):
+        figure, axes = plt.subplots(rows, columns, figsize=(10, 1 + 2.4 * rows), squeeze=False, layout='constrained')
+        for axis in axes.flat[len(panels) :]:
+            axis.remove()
+        for axis, (title, cases) in zip(axes.flat, panels.items(), strict=False):
+            for position, case in enumerate(cases.values()):
+                width = 0.85 / len(case)
+                for i, result in enumerate(case):
+                    low, high = (result.quantile(q) for q in (0.25, 0.75))
+                    axis.bar(
+                        position + (i - (len(case) - 1) / 2) * width,
+                        result.median,
+                        width,
+                        yerr=[[result.median - low], [high - result.median]],
+                        color=colours[result.candidate],
+                        label=result.candidate,
+                        error_kw=dict(linewidth=0.8),
+                    )
+            axis.set_yscale('log')
+            axis.set_title(title)
+            axis.set_ylabel(results[0].unit)
+            axis.set_xticks(range(len(cases)), cases, rotation=25, ha='right')
+            axis.grid(axis='y', alpha=0.3)
+            axis.spines[['top', 'right']].set_visible(False)
+        entries = {
+            label: handle for a in figure.axes for handle, label in zip(*a.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(entries.values(), entries, loc='outside upper center', ncols=len(entries), frameon=False)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+    return path

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import mmengine
 import pytest
+from helpers import ROOT
 
 from mmrednet.analysis.tables import ROWS, Row, measure
 
-ROOT = Path(__file__).parents[2]
 METAFILES = [mmengine.load(ROOT / path) for path in mmengine.load(ROOT / 'model-index.yml')['Import']]
 MODELS = {model['Config']: model for metafile in METAFILES for model in metafile['Models']}
 # Options of Table 6 are no configs.

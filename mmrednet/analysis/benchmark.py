@@ -1,0 +1,132 @@
+"""Time and memory of the operator and of whole networks, each beside what it has to be compared with."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+
+import torch
+
+from . import naive_cuda
+from .candidates import MODELS, PHASES, Case, network_step, operator_step, working_backends
+from .timing import Result, Step, peak_memory, time_in_turns
+
+
+def benchmark_operator(
+    cases: Sequence[Case],
+    batches: Sequence[int] = (1,),
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    device: str | torch.device = 'cpu',
+    channels_last: bool = False,
+    budget: float = 20.0,
+) -> Iterator[Result]:
+    """Times the operator: its backends, the depthwise convolution and the bytes-moved floor, in turns.
+
+    The forward pass is also timed with the generation of the kernels, apart and fused; the straightforward CUDA kernels
+    are timed on what they are written for, contiguous tensors in float32 and float64.
+
+    Args:
+        cases (Sequence[Case]): The involutions.
+        batches (Sequence[int]): Batch sizes. Defaults to (1,).
+        dtypes (Sequence[torch.dtype]): Types of the tensors. Defaults to (torch.float32,).
+        device (str or torch.device): Where they lie. Defaults to 'cpu'.
+        channels_last (bool): Whether they are channels-last. Defaults to False.
+        budget (float): Seconds for each case, as in :func:`time_in_turns`. Defaults to 20.
+
+    Yields:
+        Result: Milliseconds of a candidate in a case.
+    """
+    backends = working_backends(device)
+    for dtype in dtypes:
+        naive = ('naive',) if 'cuda' in backends and dtype in naive_cuda.DTYPES and not channels_last else ()
+        candidates = ('floor', 'depthwise', *naive, *backends)
+        for phase in ('forward', 'backward'):
+            for batch in batches:
+                for case in cases:
+                    setting = (case, batch, dtype, device, channels_last, phase)
+                    generated = ('apart', 'fused') if phase == 'forward' else ()
+                    steps = {name: operator_step(name, *setting) for name in (*candidates, *generated)}
+                    labels = dict(shape=str(case), **_labels(batch, dtype, channels_last, phase))
+                    yield from _timed(labels, steps, device, budget)
+
+
+def benchmark_network(
+    models: Sequence[str] = MODELS,
+    batches: Sequence[int] = (1,),
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    device: str | torch.device = 'cpu',
+    channels_last: bool = False,
+    phases: Sequence[str] = PHASES,
+    budget: float = 20.0,
+) -> Iterator[Result]:
+    """Times classifiers of Table 1, in turns.
+
+    Args:
+        models (Sequence[str]): Their names, as in :func:`network_step`. Defaults to those of Table 2 and their like.
+        batches (Sequence[int]): Batch sizes. Defaults to (1,).
+        dtypes (Sequence[torch.dtype]): Types of autocast; autocast comes with channels-last. Defaults to
+            (torch.float32,), without autocast.
+        device (str or torch.device): Where the models lie. Defaults to 'cpu'.
+        channels_last (bool): Whether they are channels-last in float32 too. Defaults to False.
+        phases (Sequence[str]): Of ``PHASES``. Defaults to all.
+        budget (float): Seconds for each case, as in :func:`time_in_turns`. Defaults to 20.
+
+    Yields:
+        Result: Milliseconds of a model in a case.
+    """
+    for phase in phases:
+        for dtype in dtypes:
+            last = channels_last or dtype != torch.float32
+            for batch in batches:
+                steps = {name: network_step(name, batch, dtype, device, last, phase) for name in models}
+                yield from _timed(_labels(batch, dtype, last, phase), steps, device, budget)
+
+
+def benchmark_memory(
+    cases: Mapping[Case, int],
+    models: Sequence[str] = MODELS,
+    batches: Sequence[int] = (1,),
+    dtypes: Sequence[torch.dtype] = (torch.float32,),
+    device: str | torch.device = 'cpu',
+    channels_last: bool = False,
+) -> Iterator[Result]:
+    """Measures the peak memory of the operator and of classifiers, as :func:`peak_memory` does.
+
+    Args:
+        cases (Mapping[Case, int]): The involutions, with their batch sizes.
+        models (Sequence[str]): As in :func:`benchmark_network`, like all that follow.
+        batches (Sequence[int]): Batch sizes of the models. Defaults to (1,).
+        dtypes (Sequence[torch.dtype]): Types of the operator's tensors and of autocast. Defaults to (torch.float32,).
+        device (str or torch.device): Where everything lies. Defaults to 'cpu'.
+        channels_last (bool): Whether it is channels-last in float32 too. Defaults to False.
+
+    Yields:
+        Result: MiB of a candidate in a case.
+    """
+    small = Case(16, (8, 8))
+    for dtype in dtypes:
+        for phase in ('forward', 'training'):
+            for case, batch in cases.items():
+                labels = dict(what=str(case), **_labels(batch, dtype, channels_last, phase))
+                for candidate in ('depthwise', *working_backends(device)):
+                    setting = (dtype, device, channels_last, phase)
+                    build, warm_up = (
+                        partial(operator_step, candidate, c, n, *setting) for c, n in ((case, batch), (small, 1))
+                    )
+                    yield Result(labels, candidate, 'MiB', (peak_memory(build, warm_up, device) / 2**20,))
+        last = channels_last or dtype != torch.float32
+        for phase in ('inference', 'training'):
+            for batch in batches:
+                labels = dict(what='network', **_labels(batch, dtype, last, phase))
+                for name in models:
+                    build = partial(network_step, name, batch, dtype, device, last, phase)
+                    warm_up = partial(network_step, name, 1, dtype, device, last, phase, (64, 64))
+                    yield Result(labels, name, 'MiB', (peak_memory(build, warm_up, device) / 2**20,))
+
+
+def _labels(batch: int, dtype: torch.dtype, channels_last: bool, phase: str) -> dict[str, str | int]:
+    layout = 'channels-last' if channels_last else 'contiguous'
+    return {'batch': batch, 'pass': phase, 'dtype': str(dtype).removeprefix('torch.'), 'layout': layout}
+
+
+def _timed(labels: Mapping, steps: Mapping[str, Step], device: str | torch.device, budget: float) -> Iterator[Result]:
+    for candidate, samples in time_in_turns(steps, device, budget).items():
+        yield Result(labels, candidate, 'ms', tuple(1e3 * seconds for seconds in samples))
