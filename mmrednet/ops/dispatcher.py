@@ -97,19 +97,20 @@ def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor
     return tuple(None if t is None else t.to(dtype) for t in tensors)
 
 
-def add_tangents(*tangents: Tensor | None) -> Tensor | None:
-    """Adds the parts of a forward-mode gradient that there are, as the levels of torch.func around this one see it."""
+def add_tangents(*tangents: Tensor) -> Tensor:
+    """Adds the parts of a forward-mode gradient, as the levels of torch.func around this one see it."""
     with forward_ad._set_fwd_grad_enabled(True):
-        return sum((t for t in tangents[1:] if t is not None), tangents[0]) if tangents[0] is not None else None
+        return sum(tangents[1:], tangents[0])
+
+
+def expand(info, dim: int | None, tensor: Tensor) -> Tensor:
+    """Brings the dimension that vmap maps over to the front, or adds it."""
+    return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def fold(info, dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
     """Brings the dimension that vmap maps over into the batch N, which is the first of every tensor."""
-    folded = []
-    for tensor, dim in zip(tensors, dims, strict=True):
-        moved = tensor.unsqueeze(0).expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
-        folded.append(moved.flatten(0, 1))
-    return folded
+    return [expand(info, dim, tensor).flatten(0, 1) for tensor, dim in zip(tensors, dims, strict=True)]
 
 
 def unfold(info, tensor: Tensor) -> tuple[Tensor, int]:

@@ -9,7 +9,18 @@ from torch.overrides import handle_torch_function, has_torch_function
 from .arguments import IntPair, check_ranks, check_shapes, check_tensors, generated_shape, pair, same_padding
 from .backends import BACKENDS, find, reference
 from .backends.pytorch import generate_kernel
-from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, fold, register, unfold
+from .dispatcher import (
+    GEOMETRY,
+    OPERATORS,
+    Operator,
+    add_tangents,
+    call,
+    cast_for_autocast,
+    expand,
+    fold,
+    register,
+    unfold,
+)
 from .involution import empty_output
 
 
@@ -133,7 +144,9 @@ class FusedInvolution2d(Operator):
             groups = weight.shape[0] // prod(ctx.kernel_size)
             grad_kernel = call(
                 OPERATORS.involution2d_grad_kernel.default, grad, input, groups, ctx.kernel_size, *ctx.geometry
-            ).flatten(1, 3)
+            )
+            # Not flatten, for which autograd's own vmap (is_grads_batched) has no rule.
+            grad_kernel = grad_kernel.reshape(features.shape[0], weight.shape[0], *features.shape[2:])
             mask = list(ctx.needs_input_grad[1:4])
             grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
                 grad_kernel, features, weight, weight.shape[:1], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
@@ -142,31 +155,25 @@ class FusedInvolution2d(Operator):
 
     @staticmethod
     def jvp(ctx, input_tangent, features_tangent, weight_tangent, bias_tangent, *_):
+        """Sums over the input, the features, and weight with bias, each in turn replaced by its tangent."""
         input, features, weight, bias = ctx.saved_tensors
-        kernel = generate_kernel(features, weight, bias, ctx.kernel_size)
-        kernel_tangent = add_tangents(
-            None if features_tangent is None else generate_kernel(features_tangent, weight, None, ctx.kernel_size),
-            None if weight_tangent is None else generate_kernel(features, weight_tangent, None, ctx.kernel_size),
-            None if bias_tangent is None else bias_tangent.view(1, -1, *ctx.kernel_size, 1, 1).expand_as(kernel),
-        )
+        overload, rest = OPERATORS.fused_involution2d.default, (ctx.kernel_size, *ctx.geometry)
         return add_tangents(
-            None
-            if input_tangent is None
-            else call(OPERATORS.involution2d.default, input_tangent, kernel, *ctx.geometry),
-            None
-            if kernel_tangent is None
-            else call(OPERATORS.involution2d.default, input, kernel_tangent, *ctx.geometry),
+            call(overload, input_tangent, features, weight, bias, *rest),
+            call(overload, input, features_tangent, weight, None, *rest),
+            call(overload, input, features, weight_tangent, bias_tangent, *rest),
         )
 
     @staticmethod
     def vmap(info, in_dims, input, features, weight, bias, kernel_size, *geometry):
         if in_dims[2] is None and in_dims[3] is None:
-            folded = fold(info, in_dims[:2], input, features)
-            return unfold(
-                info, call(OPERATORS.fused_involution2d.default, *folded, weight, bias, kernel_size, *geometry)
-            )
-        # A weight for each: what is fused no more are kernels.
-        kernel = torch.vmap(generate_kernel, (*in_dims[1:4], None))(features, weight, bias, tuple(kernel_size))
-        return unfold(
-            info, call(OPERATORS.involution2d.default, *fold(info, (in_dims[0], 0), input, kernel), *geometry)
-        )
+            tensors = *fold(info, in_dims[:2], input, features), weight, bias
+            return unfold(info, call(OPERATORS.fused_involution2d.default, *tensors, kernel_size, *geometry))
+        # With a weight for each, the kernels come first: of grouped 1x1 convolutions, a group for each.
+        features, weight = (expand(info, dim, t) for dim, t in zip(in_dims[1:3], (features, weight), strict=True))
+        kernel = torch.einsum('bkr, bnrij -> bnkij', weight.flatten(2), features)
+        if bias is not None:
+            kernel = kernel + expand(info, in_dims[3], bias)[:, None, :, None, None]
+        kernel = kernel.flatten(0, 1).unflatten(1, (-1, *kernel_size))
+        (input,) = fold(info, in_dims[:1], input)
+        return unfold(info, call(OPERATORS.involution2d.default, input, kernel, *geometry))

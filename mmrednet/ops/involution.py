@@ -89,8 +89,7 @@ class Bilinear(Operator):
         """Sums over the two arguments, each in turn replaced by its tangent."""
         first, second = ctx.saved_tensors
         return add_tangents(
-            None if first_tangent is None else call(cls.overload, first_tangent, second, *ctx.rest),
-            None if second_tangent is None else call(cls.overload, first, second_tangent, *ctx.rest),
+            call(cls.overload, first_tangent, second, *ctx.rest), call(cls.overload, first, second_tangent, *ctx.rest)
         )
 
     @classmethod
