@@ -108,11 +108,11 @@ def expand(info, dim: int | None, tensor: Tensor) -> Tensor:
     return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def fold(info, dims: Sequence[int | None], *tensors: Tensor) -> list[Tensor]:
-    """Brings the dimension that vmap maps over into the batch N, which is the first of every tensor."""
-    return [expand(info, dim, tensor).flatten(0, 1) for tensor, dim in zip(tensors, dims, strict=True)]
+def map_over_batch(info, dims: Sequence[int | None], tensors: Sequence[Tensor], overload: torch._ops.OpOverload, *rest):
+    """Returns what a vmap rule returns: one call, for which the dimension that vmap maps over is part of the batch N.
 
-
-def unfold(info, tensor: Tensor) -> tuple[Tensor, int]:
-    """Returns what a vmap rule returns: the result with the mapped dimension first again."""
-    return tensor.unflatten(0, (info.batch_size, tensor.shape[0] // info.batch_size)), 0
+    The batch is the first dimension of all ``tensors``, the operator's first arguments.
+    """
+    moved = [expand(info, dim, tensor) for dim, tensor in zip(dims, tensors, strict=True)]
+    out = call(overload, *(tensor.flatten(0, 1) for tensor in moved), *rest)
+    return out.unflatten(0, moved[0].shape[:2]), 0

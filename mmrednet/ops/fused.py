@@ -17,9 +17,8 @@ from .dispatcher import (
     call,
     cast_for_autocast,
     expand,
-    fold,
+    map_over_batch,
     register,
-    unfold,
 )
 from .involution import empty_output
 
@@ -167,13 +166,12 @@ class FusedInvolution2d(Operator):
     @staticmethod
     def vmap(info, in_dims, input, features, weight, bias, kernel_size, *geometry):
         if in_dims[2] is None and in_dims[3] is None:
-            tensors = *fold(info, in_dims[:2], input, features), weight, bias
-            return unfold(info, call(OPERATORS.fused_involution2d.default, *tensors, kernel_size, *geometry))
+            rest = weight, bias, kernel_size, *geometry
+            return map_over_batch(info, in_dims[:2], (input, features), OPERATORS.fused_involution2d.default, *rest)
         # With a weight for each, the kernels come first: of grouped 1x1 convolutions, a group for each.
-        features, weight = (expand(info, dim, t) for dim, t in zip(in_dims[1:3], (features, weight), strict=True))
+        features, weight = expand(info, in_dims[1], features), expand(info, in_dims[2], weight)
         kernel = torch.einsum('bkr, bnrij -> bnkij', weight.flatten(2), features)
         if bias is not None:
             kernel = kernel + expand(info, in_dims[3], bias)[:, None, :, None, None]
-        kernel = kernel.flatten(0, 1).unflatten(1, (-1, *kernel_size))
-        (input,) = fold(info, in_dims[:1], input)
-        return unfold(info, call(OPERATORS.involution2d.default, input, kernel, *geometry))
+        tensors = input, kernel.unflatten(2, (-1, *kernel_size))
+        return map_over_batch(info, (in_dims[0], 0), tensors, OPERATORS.involution2d.default, *geometry)

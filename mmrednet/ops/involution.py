@@ -17,7 +17,7 @@ from .arguments import (
     same_padding,
 )
 from .backends import BACKENDS, find, reference
-from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, fold, register, unfold
+from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, map_over_batch, register
 
 
 def involution2d(
@@ -94,8 +94,7 @@ class Bilinear(Operator):
 
     @classmethod
     def vmap(cls, info, in_dims, first, second, *rest):
-        """Maps over a dimension by making it part of the batch."""
-        return unfold(info, call(cls.overload, *fold(info, in_dims[:2], first, second), *rest))
+        return map_over_batch(info, in_dims[:2], (first, second), cls.overload, *rest)
 
 
 @register

@@ -189,6 +189,14 @@ def test_map_over_other_dimensions_and_twice(functions):
     check(lambda f, *t: func.vmap(func.vmap(f, -1), 1)(*t), function, truth, *mapped)
 
 
+def test_map_over_nothing(functions):
+    function, _, tensors = functions
+    expected = function(*tensors)
+    for dims in list(product((None, 0), repeat=len(tensors)))[1:]:
+        mapped = [t if d is None else t.new_empty(0, *t.shape) for t, d in zip(tensors, dims, strict=True)]
+        assert func.vmap(function, dims)(*mapped).shape == (0, *expected.shape)
+
+
 def test_gradients_for_each_sample_are_those_of_ordinary_autograd(functions):
     function, truth, tensors = functions
     samples = [[(s * t).requires_grad_() for t in tensors] for s in (1, 2, -1)]
