@@ -4,6 +4,7 @@ from itertools import product
 
 import pytest
 import torch
+import torch.nn.functional as F
 from helpers import CASES, TOLERANCE, backends, check, make_arguments, run
 
 from mmrednet.ops import involution2d
@@ -47,6 +48,26 @@ def test_writes_every_element(backend, channels_last, poisoned_memory):
         arguments = make_arguments(*case, torch.float32, device, channels_last)
         results = run(involution2d, *arguments, backend=name)
         assert not any(result.isnan().any() for result in results), case
+
+
+@pytest.mark.parametrize('stride', (1, 2))
+@pytest.mark.parametrize('backend', backends(), ids=str)
+def test_what_the_kernel_holds_outside_the_input_does_not_matter(backend, stride, request):
+    name, device = backend
+    # To be taken out with the fault.
+    fault = pytest.mark.xfail(name == 'cpu', reason='the C++ kernels multiply by the zeros outside', strict=True)
+    request.applymarker(fault)
+    arguments = make_arguments((2, 8, 9, 11), 2, (5, 3), stride, None, 2, torch.float32, device)
+    (input, kernel), grad_output, geometry = arguments
+    expected = run(involution2d, *arguments, backend=name)
+    inside = F.unfold(torch.ones_like(input[:1, :1]), (5, 3), geometry[2], geometry[1], geometry[0]) > 0
+    inside = inside.view(5, 3, *kernel.shape[4:])
+    assert not inside.all()
+    for value in (float('inf'), float('nan')):
+        poisoned = torch.where(inside, kernel, value).detach().requires_grad_()
+        results = run(involution2d, (input, poisoned), grad_output, geometry, backend=name)
+        for a, e in zip(results, expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('backend', backends(), ids=str)
