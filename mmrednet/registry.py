@@ -1,86 +1,23 @@
 """The scope ``mmrednet``: where ``type='mmrednet.RedNet'`` resolves from a config of any OpenMMLab toolbox."""
 
-from pickle import UnpicklingError
-
-import numpy as np
-import torch
-from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_ACT_OPS, _DEFAULT_SUPPORTED_FLOP_OPS
-from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
-from mmengine.logging import HistoryBuffer
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import RUNNERS as MMENGINE_RUNNERS
 from mmengine.registry import Registry
 
-from .ops.flops import fused_multiply_adds, multiply_adds
+from . import patches  # noqa: F401
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmrednet', locations=['mmrednet.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmrednet', locations=['mmrednet.engine'])
 HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmrednet', locations=['mmrednet.engine'])
 
-# What `type='RedNet'` can name, without the scope. The modules are imported when one of them is first built.
-BARE_NAMES = (
-    'RedNet',
-    'Involution',
-    'BottleneckKernelGeneration',
-    'LinearKernelGeneration',
-    'InvolutionFPN',
-    'InvolutionRPNHead',
-    'InvolutionFCNMaskHead',
-    'InvolutionBBoxHead',
-)
 
+def register_model(name: str | None = None):
+    """Registers a class or function for ``type='mmrednet.Name'`` and, once it is imported, for the bare ``'Name'``."""
 
-def _register_bare_name(name: str) -> None:
-    def build(*args, **kwargs):
-        return MODELS.get(name)(*args, **kwargs)
+    def register(module):
+        for registry in (MODELS, MMENGINE_MODELS):
+            registry.register_module(name=name, module=module)
+        return module
 
-    build.__name__ = name
-    MMENGINE_MODELS.register_module(name=name, module=build)
-
-
-for _name in BARE_NAMES:
-    _register_bare_name(_name)
-
-
-def _count_involution(inputs, outputs) -> int:
-    """Counts the multiply-adds of a traced involution, as mmengine counts those of a convolution."""
-    return multiply_adds(get_shape(outputs[0]), get_shape(inputs[1])[2:4])
-
-
-def _count_fused_involution(inputs, outputs) -> int:
-    kernel_size = [value.toIValue() for value in inputs[4].node().inputs()]
-    return fused_multiply_adds(get_shape(outputs[0]), get_shape(inputs[2]), kernel_size)
-
-
-# Private, but the only tables that `mim run <toolbox> get_flops` reads.
-for _name, _count in (('involution2d', _count_involution), ('fused_involution2d', _count_fused_involution)):
-    _DEFAULT_SUPPORTED_FLOP_OPS[f'mmrednet::{_name}'] = _count
-    _DEFAULT_SUPPORTED_ACT_OPS[f'mmrednet::{_name}'] = generic_activation_jit()
-
-
-def _history_buffer_method(owner: type, name: str):
-    """Stands for ``getattr`` in checkpoints, where it names the methods of HistoryBuffer, and for nothing else."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise UnpicklingError(f'a checkpoint may name methods of HistoryBuffer, but names {name!r} of {owner!r}')
-    return getattr(owner, name)
-
-
-# mmengine's checkpoints hold the message hub's log buffers, whose types torch >= 2.6 loads only when they are known as
-# safe: without this, `mim test` and `--resume` fail with "Weights only load failed". Loading itself stays safe.
-torch.serialization.add_safe_globals(
-    [
-        HistoryBuffer,
-        (_history_buffer_method, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(name)) for name in ('float64', 'int64')),
-        # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for. NumPy 2
-        # renamed it, and checkpoints name the one of the version that saved them.
-        *(
-            (function, f'numpy.{core}.multiarray.{function.__name__}')
-            for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
-            for core in ('core', '_core')
-        ),
-    ]
-)
+    return register

@@ -1,19 +1,45 @@
-"""Checks for the packages that the distribution cannot require, since two families provide the same import names."""
+"""The packages that the distribution cannot require, since two families provide the same import names."""
 
 from importlib import import_module
+from typing import NamedTuple
 
-from torch.torch_version import TorchVersion
+# The oldest versions that mmrednet works with.
+MINIMUM = {
+    'torch': '2.5',
+    'mmengine': '0.10.7',
+    'mmcv': '2.1',
+    'mmpretrain': '1.2',
+    'mmdet': '3.3',
+    'mmseg': '1.2.2',
+}
 
 
-def require(package: str, minimum: str) -> None:
+class Toolbox(NamedTuple):
+    """What extends a toolbox, and the scopes of configs whose models are built on that toolbox's."""
+
+    module: str
+    scopes: tuple[str, ...]
+
+
+# Best known first: where a config has no scope, the first that is installed counts.
+TOOLBOXES = {
+    'mmdet': Toolbox('mmrednet.models.detection', ('mmdet', 'mmdet3d', 'mmrotate', 'mmyolo')),
+    'mmseg': Toolbox('mmrednet.models.segmentation', ('mmseg',)),
+}
+
+
+def require(package: str) -> None:
     """Raises ImportError, with the command that mends it, unless ``package`` can be imported and is recent enough."""
+    from torch.torch_version import TorchVersion
+
+    minimum = MINIMUM[package]
     mend = (
         "install OpenMMLab's with `pip install 'mmrednet[openmmlab]'` or the OneDL forks with "
         "`pip install 'mmrednet[onedl]'`; from a checkout, `bash tools/setup.sh` installs a set that works together"
     )
     try:
         version = TorchVersion(import_module(package).__version__)
-    except ImportError as error:
+    except Exception as error:  # a toolbox asserts the versions of others when it is imported
         raise ImportError(f'mmrednet needs {package}>={minimum}, which cannot be imported ({error}): {mend}') from error
     if version < minimum:
         raise ImportError(f'mmrednet needs {package}>={minimum}, but {version} is installed: {mend}')

@@ -1,7 +1,13 @@
 import sys
+from configparser import ConfigParser
 
 import pytest
-from helpers import hide, run_python
+from helpers import ROOT, hide, run_python
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import DefaultScope
+
+from mmrednet.registry import MODELS
+from mmrednet.requirements import MINIMUM
 
 SNIPPET = """
 import sys
@@ -23,12 +29,12 @@ assert type(model).__module__ == 'mmrednet.models.rednet', type(model)
 @pytest.mark.parametrize('scope', ('mmdet', 'mmseg', 'mmpretrain'))
 def test_type_names_work_in_every_toolbox(scope):
     code = SNIPPET.format(before='', imports='', scope=scope, type='mmrednet.RedNet')
-    imports = "custom_imports = dict(imports=['mmrednet'])"
+    imports = "custom_imports = dict(imports=['mmrednet.models'])"
     run_python(code + SNIPPET.format(before='', imports=imports, scope=scope, type='RedNet'))
 
 
 def test_bare_name_works_where_mmrednet_was_imported_before():
-    imports = "custom_imports = dict(imports=['mmrednet'])"
+    imports = "custom_imports = dict(imports=['mmrednet.models'])"
     run_python(SNIPPET.format(before='import mmrednet', imports=imports, scope='mmdet', type='RedNet'))
 
 
@@ -46,15 +52,55 @@ def test_the_operator_needs_torch_alone():
     )
 
 
-def test_importing_the_package_imports_no_toolbox():
-    run_python("import sys, mmrednet; assert not {'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cupy'} & set(sys.modules)")
+def test_the_layer_needs_torch_alone():
+    run_python(
+        hide('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'numpy', 'cv2')
+        + 'import torch; from mmrednet.layers import Involution\n'
+        'assert Involution(32, stride=2)(torch.rand(2, 32, 9, 8)).shape == (2, 32, 5, 4)'
+    )
 
 
-def test_bare_names_are_all_that_is_registered():
-    from mmrednet.registry import BARE_NAMES, MODELS
+@pytest.mark.parametrize('module', ('mmrednet', 'mmrednet.ops', 'mmrednet.layers'))
+def test_importing_it_imports_no_toolbox(module):
+    absent = {'mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy'}
+    run_python(f'import sys, {module}; assert not {absent!r} & set(sys.modules)')
 
+
+def test_everything_registered_has_a_bare_name():
     MODELS.import_from_location()
-    assert set(BARE_NAMES) == set(MODELS.module_dict)
+    assert {'RedNet', 'Involution', 'InvolutionFPN', 'InvolutionRPNHead'} <= set(MODELS.module_dict)
+    assert all(MMENGINE_MODELS.module_dict[name] is module for name, module in MODELS.module_dict.items())
+
+
+@pytest.mark.parametrize('fault', ('assert False, "too old"', '__version__ = "2.0"', 'import nothing_such'))
+def test_a_broken_toolbox_is_said_and_stops_nobody_who_uses_another(fault, tmp_path):
+    (tmp_path / 'mmdet').mkdir()
+    (tmp_path / 'mmdet' / '__init__.py').write_text(fault)
+    run_python(
+        f'import sys, warnings; sys.path.insert(0, {str(tmp_path)!r})\n'
+        'with warnings.catch_warnings(record=True) as caught:\n'
+        '    warnings.simplefilter("always")\n'
+        '    import mmrednet.models\n'
+        'assert any("mmdet>=" in str(w.message) and "pip install" in str(w.message) for w in caught), caught\n'
+        + SNIPPET.format(before='', imports='', scope='mmpretrain', type='mmrednet.RedNet')
+    )
+
+
+def test_a_scope_that_nobody_knows_is_named():
+    with (
+        DefaultScope.overwrite_default_scope('mmpose'),
+        pytest.raises(ValueError, match="mmseg.*'mmpose'.*_scope_"),
+    ):
+        MODELS.get('mmrednet.InvolutionFPN')([16], 16, 1)
+
+
+def test_versions_are_those_that_the_distribution_names():
+    config = ConfigParser()
+    config.read(ROOT / 'setup.cfg')
+    lines = config['options.extras_require']['openmmlab'].split() + config['options']['install_requires'].split()
+    named = dict(line.split(',')[0].split('>=') for line in lines if '>=' in line)
+    named['mmseg'] = named.pop('mmsegmentation')
+    assert {package: named[package] for package in MINIMUM} == MINIMUM
 
 
 @pytest.mark.parametrize(('version', 'word'), (('0.9.0', '0.9.0'), (None, 'cannot be imported')))
@@ -67,5 +113,5 @@ def test_an_old_or_missing_package_names_the_mending_command(version, word, monk
     module.__version__ = version
     monkeypatch.setitem(sys.modules, 'mmcv', module if version else None)
     with pytest.raises(ImportError, match=rf'mmcv>=2.1.*{word}.*pip install') as info:
-        require('mmcv', '2.1')
+        require('mmcv')
     assert word in str(info.value)

@@ -1,11 +1,6 @@
-"""Modules built on the involution operator."""
+"""Modules built on the involution operator, for any network. They need torch alone."""
 
-from ..requirements import require
+from .involution import Involution, in_place_of_conv
+from .kernel_generation import BottleneckKernelGeneration, LinearKernelGeneration
 
-require('mmengine', '0.10')
-require('mmcv', '2.1')
-
-from .involution import Involution, build_conv_layer  # noqa: E402
-from .kernel_generation import BottleneckKernelGeneration, LinearKernelGeneration  # noqa: E402
-
-__all__ = ['BottleneckKernelGeneration', 'Involution', 'LinearKernelGeneration', 'build_conv_layer']
+__all__ = ['BottleneckKernelGeneration', 'Involution', 'LinearKernelGeneration', 'in_place_of_conv']

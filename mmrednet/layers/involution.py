@@ -1,13 +1,16 @@
-"""The involution layer (Algorithm 1 of the paper)."""
+"""The involution layer (Algorithm 1 of the paper). It needs torch alone."""
+
+from collections.abc import Callable
+from functools import partial
 
 import torch
+import torch.fx
 import torch.nn.functional as F
-from mmcv.cnn import ConvModule
 from torch import Tensor, nn
 
 from ..ops import fused_involution2d, involution2d
 from ..ops.arguments import IntPair, pair, same_padding
-from ..registry import MODELS
+from .kernel_generation import RELU, ActLayer, BottleneckKernelGeneration, NormLayer, PointwiseConv
 
 
 class Involution(nn.Module):
@@ -30,11 +33,12 @@ class Involution(nn.Module):
         in_channels (int, optional): Channels of the input where they are not ``channels``. Involution itself cannot mix
             channels, so a 1x1 convolution, ``projection``, then comes first. Defaults to None.
         bias (bool): Whether ``projection`` has a bias; involution has none. Defaults to False.
-        norm_cfg (dict, optional): Norm layer in the kernel generation function. Defaults to ``dict(type='BN')``.
-        act_cfg (dict, optional): Activation in it. Defaults to ``dict(type='ReLU')``.
-        kernel_generation (dict, optional): Config of another kernel generation function (eq. 5), which replaces the one
-            that ``reduction_ratio``, ``norm_cfg`` and ``act_cfg`` describe: see
-            :mod:`mmrednet.layers.kernel_generation`.
+        norm_layer (Callable, optional): Makes the norm layer in the kernel generation function for a number of
+            channels. Defaults to ``nn.BatchNorm2d``.
+        act_layer (Callable, optional): Makes the activation in it. Defaults to ReLU.
+        kernel_generation (Callable, optional): Makes another kernel generation function (eq. 5), which replaces the one
+            that ``reduction_ratio``, ``norm_layer`` and ``act_layer`` describe: see
+            :mod:`mmrednet.layers.kernel_generation`. Defaults to None.
         fused (bool, optional): Whether :func:`mmrednet.ops.fused_involution2d` applies the kernels as it generates
             them, for which the kernel generation function must end in a 1x1 convolution: True always, which in training
             saves the memory of the kernels and takes the time to generate them again; None where no gradients are
@@ -49,7 +53,7 @@ class Involution(nn.Module):
         (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)) with 'same' padding.
     """
 
-    # What ConvModule reads off a convolution.
+    # What a toolbox's ConvModule reads off a convolution.
     transposed = False
     output_padding = (0, 0)
 
@@ -65,9 +69,9 @@ class Involution(nn.Module):
         padding: IntPair | None = None,
         in_channels: int | None = None,
         bias: bool = False,
-        norm_cfg: dict | None = dict(type='BN'),
-        act_cfg: dict | None = dict(type='ReLU'),
-        kernel_generation: dict | None = None,
+        norm_layer: NormLayer | None = nn.BatchNorm2d,
+        act_layer: ActLayer | None = RELU,
+        kernel_generation: Callable[..., nn.Module] | None = None,
         fused: bool | None = None,
         backend: str | None = None,
     ) -> None:
@@ -102,24 +106,28 @@ class Involution(nn.Module):
         self.projection = (
             nn.Identity() if self.in_channels == channels else nn.Conv2d(self.in_channels, channels, 1, bias=bias)
         )
-        kernel_channels = self.groups * self.kernel_size[0] * self.kernel_size[1]
         if kernel_generation is None:
-            kernel_generation = dict(
-                type='mmrednet.BottleneckKernelGeneration',
-                reduction_ratio=reduction_ratio,
-                norm_cfg=norm_cfg,
-                act_cfg=act_cfg,
+            kernel_generation = partial(
+                BottleneckKernelGeneration, reduction_ratio=reduction_ratio, norm_layer=norm_layer, act_layer=act_layer
             )
-        phi = MODELS.build({'channels': channels, 'kernel_channels': kernel_channels, **kernel_generation})
-        # The stages of a sequence become the layer's own, which gives them the released checkpoints' names.
-        stages = dict(phi.named_children()) if isinstance(phi, nn.Sequential) else {'kernel_generation': phi}
+        phi = kernel_generation(
+            channels=channels,
+            groups=self.groups,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
+        self._sees_pixels = getattr(phi, 'sees_pixels', False)
+        # The stages of a plain sequence become the layer's own, which gives them the released checkpoints' names.
+        stages = dict(phi.named_children()) if _is_plain_sequence(phi) else {'kernel_generation': phi}
         for name, stage in stages.items():
             self.add_module(name, stage)
         self._stages = tuple(stages)
         if fused and self.span() is None:
             raise ValueError(
-                'fused must be None or False where the kernel generation function does not end in a ConvModule that is '
-                f'a 1x1 convolution and nothing else, but is {fused} with {type(phi).__name__}'
+                'fused must be None or False where the kernel generation function does not end in a plain 1x1 '
+                f'convolution, but is {fused} with {type(phi).__name__}'
             )
         self.fused = fused
 
@@ -129,16 +137,11 @@ class Involution(nn.Module):
         Raises:
             ValueError: The kernel generation function returns another shape than it should.
         """
-        x = self._cells(x)
-        expected = (x.shape[0], self.groups * self.kernel_size[0] * self.kernel_size[1], *x.shape[2:])
+        cells = self._cells(x)
+        kernel = x if self._sees_pixels else cells
         for name in self._stages:
-            x = self.get_submodule(name)(x)
-        if x.shape != expected:
-            raise ValueError(
-                f'kernel_generation must return a tensor of shape (N, G * Kh * Kw, Ho, Wo), here {tuple(expected)}, '
-                f'but returned {tuple(x.shape)}'
-            )
-        return x.unflatten(1, (self.groups, *self.kernel_size))
+            kernel = self.get_submodule(name)(kernel)
+        return _unflatten(kernel, cells, self.groups, self.kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer to ``x`` (N, in_channels, H, W)."""
@@ -148,7 +151,7 @@ class Involution(nn.Module):
         span = self.span() if fused else None
         if span is None:
             return involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend)
-        features = self._cells(x)
+        features = x if self._sees_pixels else self._cells(x)
         for name in self._stages[:-1]:
             features = self.get_submodule(name)(features)
         return fused_involution2d(
@@ -156,9 +159,9 @@ class Involution(nn.Module):
         )
 
     def _cells(self, x: Tensor) -> Tensor:
-        """Returns what phi sees (N, channels, Ho, Wo): one pixel for each output pixel."""
-        (top, left), (height, width) = (m // 2 for m in self._margin), x.shape[2:]
+        """Returns one pixel for each output pixel, (N, channels, Ho, Wo)."""
         if any(self._margin):
+            (top, left), (height, width) = (m // 2 for m in self._margin), x.shape[2:]
             x = x[:, :, top : height - self._margin[0] + top, left : width - self._margin[1] + left]
         if self.stride != (1, 1):
             # Cells cut off by the border count the pixels that they have.
@@ -168,12 +171,11 @@ class Involution(nn.Module):
     def span(self) -> nn.Conv2d | None:
         """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
         module = self.get_submodule(self._stages[-1])
-        if not isinstance(module, ConvModule) or module.with_norm or module.with_activation:
+        conv = module.conv if isinstance(module, PointwiseConv) and module.is_plain else module
+        if type(conv) is not nn.Conv2d or _is_hooked(module) or _is_hooked(conv):
             return None
-        conv = module.conv
-        plain = type(conv) is nn.Conv2d and conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1
-        hooked = any(m._forward_hooks or m._forward_pre_hooks for m in (module, conv))
-        return conv if plain and not hooked and conv.padding == (0, 0) else None
+        plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
+        return conv if plain else None
 
     def extra_repr(self) -> str:
         """Returns what ``print(layer)`` shows besides the children."""
@@ -183,17 +185,31 @@ class Involution(nn.Module):
         )
 
 
-@MODELS.register_module(name='Involution')
-def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
-    """Builds ``type='mmrednet.Involution'``.
+@torch.fx.wrap
+def _unflatten(kernel: Tensor, cells: Tensor, groups: int, kernel_size: tuple[int, int]) -> Tensor:
+    """Views what phi returned for these cells as (N, G, Kh, Kw, Ho, Wo)."""
+    expected = (cells.shape[0], groups * kernel_size[0] * kernel_size[1], *cells.shape[2:])
+    if kernel.shape != expected:
+        raise ValueError(
+            f'kernel_generation must return a tensor of shape (N, G * Kh * Kw, Ho, Wo), here {tuple(expected)}, '
+            f'but returned {tuple(kernel.shape)}'
+        )
+    return kernel.unflatten(1, (groups, *kernel_size))
 
-    With ``channels`` that is an :class:`Involution`. Without, the arguments are those of :class:`torch.nn.Conv2d`, with
-    which the toolboxes build a ``conv_cfg``: see :func:`build_conv_layer`.
-    """
-    return build_conv_layer(*args, **kwargs) if channels is None else Involution(channels, *args, **kwargs)
+
+def _is_plain_sequence(module: nn.Module) -> bool:
+    """Whether a module is its children one after the other and nothing more: no forward, state or hook of its own."""
+    sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
+    return sequence and len(module) > 0 and not (module._parameters or module._buffers or _is_hooked(module))
 
 
-def build_conv_layer(
+def _is_hooked(module: nn.Module) -> bool:
+    return bool(
+        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    )
+
+
+def in_place_of_conv(
     in_channels: int,
     out_channels: int,
     kernel_size: IntPair,
@@ -206,7 +222,7 @@ def build_conv_layer(
     involution_kernel_size: IntPair | None = None,
     **kwargs,
 ) -> nn.Module:
-    """Builds what ``conv_cfg=dict(type='mmrednet.Involution', ...)`` puts in the place of a convolution.
+    """Builds what takes the place of ``nn.Conv2d`` with the same arguments.
 
     1x1 convolutions stay convolutions: they mix channels, which involution does not. Any other becomes an
     :class:`Involution` of the same window, stride, padding and dilation. Where the channels change, a 1x1 convolution
@@ -227,6 +243,9 @@ def build_conv_layer(
 
     Returns:
         nn.Module: A :class:`torch.nn.Conv2d` or an :class:`Involution`.
+
+    Raises:
+        ValueError: ``involution_kernel_size`` cannot give the convolution's output size.
     """
     kernel_size = pair('kernel_size', kernel_size, 1)
     if kernel_size == (1, 1):

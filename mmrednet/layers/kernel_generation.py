@@ -1,27 +1,84 @@
-"""The kernel generation function phi: from the features of a pixel to the involution kernels of that pixel (eq. 5).
+"""The kernel generation function phi: from the features at a pixel to the involution kernels of that pixel (eq. 5).
 
-A phi of one's own is a registered module with the constructor arguments ``channels`` and ``kernel_channels`` that maps
-(N, channels, Ho, Wo) to (N, kernel_channels, Ho, Wo), where ``kernel_channels = G * Kh * Kw``, ordered as (G, Kh, Kw).
+A phi of one's own is a module, built as ``phi(channels, groups, kernel_size, stride, padding, dilation)`` with the ints
+and pairs of :class:`.Involution`, that returns the kernels as (N, groups * Kh * Kw, Ho, Wo), ordered as (G, Kh, Kw). It
+is given one cell for each output pixel, (N, channels, Ho, Wo); with ``sees_pixels = True`` it is given all pixels, (N,
+channels, H, W), as self-attention needs them.
 """
 
 from collections import OrderedDict
+from collections.abc import Callable
+from functools import partial
 
-from mmcv.cnn import ConvModule
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from ..registry import MODELS
+Pair = tuple[int, int]
+NormLayer = Callable[[int], nn.Module]
+ActLayer = Callable[[], nn.Module]
+
+RELU = partial(nn.ReLU, inplace=True)
 
 
-@MODELS.register_module()
+class PointwiseConv(nn.Module):
+    """A 1x1 convolution with a norm layer and an activation, named as in the released checkpoints: conv, bn, activate.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        norm_layer (Callable, optional): Makes the norm layer for a number of channels; with None the convolution has a
+            bias. Defaults to None.
+        act_layer (Callable, optional): Makes the activation. Defaults to None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        norm_layer: NormLayer | None = None,
+        act_layer: ActLayer | None = None,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=norm_layer is None)
+        self.bn = nn.Identity() if norm_layer is None else norm_layer(out_channels)
+        self.activate = nn.Identity() if act_layer is None else act_layer()
+        nn.init.kaiming_normal_(self.conv.weight, mode='fan_out', nonlinearity='relu')
+        if self.conv.bias is not None:
+            nn.init.zeros_(self.conv.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``x`` (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        x, bn = self.conv(x), self.bn
+        # A single value has no variance, and BatchNorm refuses to train on it: it takes the statistics that it has. In
+        # several processes SyncBatchNorm has the values of the others. (While torch.fx traces, x is no tensor.)
+        single = bn.training and isinstance(x, Tensor) and x.numel() == x.shape[1]
+        if single and isinstance(bn, _BatchNorm) and not isinstance(bn, nn.SyncBatchNorm):
+            x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
+        else:
+            x = bn(x)
+        return self.activate(x)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether it is the convolution and nothing else."""
+        return isinstance(self.bn, nn.Identity) and isinstance(self.activate, nn.Identity)
+
+
 class BottleneckKernelGeneration(nn.Sequential):
     """The paper's choice, ``W1 sigma(BN(W0 x))`` with 1x1 convolutions W0 and W1 (eq. 6).
 
     Args:
         channels (int): Channels C of the features.
-        kernel_channels (int): Channels of the generated kernels, ``G * Kh * Kw``.
+        groups (int): Groups G of channels.
+        kernel_size (tuple[int, int]): Kh and Kw.
+        stride (tuple[int, int]): Not used, like the two that follow: a pixel's kernel comes from that pixel alone.
+        padding (tuple[int, int]): Not used.
+        dilation (tuple[int, int]): Not used.
         reduction_ratio (int): ``r``, by which W0 reduces the channels. Defaults to 4.
-        norm_cfg (dict): Norm layer after W0. Defaults to ``dict(type='BN')``.
-        act_cfg (dict): Activation sigma. Defaults to ``dict(type='ReLU')``.
+        norm_layer (Callable, optional): Makes the norm layer after W0 for a number of channels. Defaults to
+            ``nn.BatchNorm2d``.
+        act_layer (Callable, optional): Makes the activation sigma. Defaults to ReLU.
 
     Raises:
         ValueError: ``reduction_ratio`` leaves no channel.
@@ -30,10 +87,14 @@ class BottleneckKernelGeneration(nn.Sequential):
     def __init__(
         self,
         channels: int,
-        kernel_channels: int,
+        groups: int,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
         reduction_ratio: int = 4,
-        norm_cfg: dict | None = dict(type='BN'),
-        act_cfg: dict | None = dict(type='ReLU'),
+        norm_layer: NormLayer | None = nn.BatchNorm2d,
+        act_layer: ActLayer | None = RELU,
     ) -> None:
         if not 1 <= reduction_ratio <= channels:
             raise ValueError(
@@ -42,20 +103,25 @@ class BottleneckKernelGeneration(nn.Sequential):
         reduced = channels // reduction_ratio
         super().__init__(
             OrderedDict(
-                conv1=ConvModule(channels, reduced, 1, norm_cfg=norm_cfg, act_cfg=act_cfg),
-                conv2=ConvModule(reduced, kernel_channels, 1, act_cfg=None),
+                conv1=PointwiseConv(channels, reduced, norm_layer, act_layer),
+                conv2=PointwiseConv(reduced, groups * kernel_size[0] * kernel_size[1]),
             )
         )
 
 
-@MODELS.register_module()
 class LinearKernelGeneration(nn.Sequential):
     """A single 1x1 convolution W (row "W" of Table 6c).
 
     Args:
         channels (int): Channels C of the features.
-        kernel_channels (int): Channels of the generated kernels, ``G * Kh * Kw``.
+        groups (int): Groups G of channels.
+        kernel_size (tuple[int, int]): Kh and Kw.
+        stride (tuple[int, int]): Not used, like the two that follow.
+        padding (tuple[int, int]): Not used.
+        dilation (tuple[int, int]): Not used.
     """
 
-    def __init__(self, channels: int, kernel_channels: int) -> None:
-        super().__init__(OrderedDict(conv=ConvModule(channels, kernel_channels, 1, act_cfg=None)))
+    def __init__(
+        self, channels: int, groups: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
+    ) -> None:
+        super().__init__(OrderedDict(conv=PointwiseConv(channels, groups * kernel_size[0] * kernel_size[1])))

@@ -1,12 +1,22 @@
 """The models: RedNet for every toolbox, and what extends a toolbox where that toolbox is installed."""
 
+import warnings
+from importlib import import_module
 from importlib.util import find_spec
 
-# The layers come first: they check mmengine and mmcv.
-from .. import layers  # noqa: F401
-from ..requirements import require
-from . import fpn, rednet  # noqa: F401
+from ..requirements import TOOLBOXES, require
 
-if find_spec('mmdet') is not None:
-    require('mmdet', '3.3')
-    from . import detection  # noqa: F401
+require('mmengine')
+require('mmcv')
+
+from . import fpn, involution, rednet  # noqa: E402, F401
+
+for _name, _toolbox in TOOLBOXES.items():
+    if find_spec(_name) is None:
+        continue
+    try:
+        require(_name)
+        import_module(_toolbox.module)
+    except ImportError as _error:
+        # Who uses another toolbox goes on.
+        warnings.warn(f'what mmrednet adds to {_name} is not there: {_error}', stacklevel=2)

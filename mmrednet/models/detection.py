@@ -1,17 +1,14 @@
 """What extends mmdet: the involution FPN and the involution heads (section 4.2)."""
 
-from math import prod
-
-from mmcv.cnn import ConvModule
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.necks import FPN
 from mmdet.models.roi_heads.bbox_heads import Shared4Conv1FCBBoxHead
 from mmdet.models.roi_heads.mask_heads import FCNMaskHead
 from torch import nn
 
-from ..layers import Involution
-from ..registry import MODELS
+from ..registry import register_model
 from .fpn import InvolutionFPNMixin
+from .involution import build_involution, to_involution
 
 
 class InvolutionFPN(InvolutionFPNMixin, FPN):
@@ -21,7 +18,7 @@ class InvolutionFPN(InvolutionFPNMixin, FPN):
     """
 
 
-@MODELS.register_module()
+@register_model()
 class InvolutionRPNHead(RPNHead):
     """RPN head whose 3x3 convolutions are involutions.
 
@@ -40,12 +37,14 @@ class InvolutionRPNHead(RPNHead):
         super()._init_layers()
         if self.num_convs == 1:
             # mmdet applies the ReLU, and the released checkpoints name no sequence.
-            self.rpn_conv = Involution(self.feat_channels, in_channels=self.in_channels, **self.involution_cfg)
+            self.rpn_conv = build_involution(
+                channels=self.feat_channels, in_channels=self.in_channels, **self.involution_cfg
+            )
         else:
-            self.rpn_conv = nn.Sequential(*(_to_involution(conv, self.involution_cfg) for conv in self.rpn_conv))
+            self.rpn_conv = nn.Sequential(*(to_involution(conv, self.involution_cfg) for conv in self.rpn_conv))
 
 
-@MODELS.register_module()
+@register_model()
 class InvolutionFCNMaskHead(FCNMaskHead):
     """Mask head whose convolutions before the upsampling are involutions.
 
@@ -59,10 +58,10 @@ class InvolutionFCNMaskHead(FCNMaskHead):
     def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
         super().__init__(*args, **kwargs)
         for i, conv in enumerate(self.convs):
-            self.convs[i] = _to_involution(conv, involution_cfg)
+            self.convs[i] = to_involution(conv, involution_cfg)
 
 
-@MODELS.register_module()
+@register_model()
 class InvolutionBBoxHead(Shared4Conv1FCBBoxHead):
     """Bounding-box head of four shared involutions and one fully connected layer. The paper's models have none.
 
@@ -76,17 +75,4 @@ class InvolutionBBoxHead(Shared4Conv1FCBBoxHead):
     def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
         super().__init__(*args, **kwargs)
         for i, conv in enumerate(self.shared_convs):
-            self.shared_convs[i] = _to_involution(conv, involution_cfg)
-
-
-def _to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
-    """Returns an involution with the channels of ``conv``, then its norm layer and activation, if any."""
-    layers = [Involution(conv.out_channels, in_channels=conv.in_channels, **involution_cfg)]
-    if conv.with_norm:
-        layers.append(conv.norm)
-    elif span := layers[0].span():
-        # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it.
-        nn.init.normal_(span.weight, std=(2 / (span.in_channels * prod(layers[0].kernel_size))) ** 0.5)
-    if conv.with_activation:
-        layers.append(conv.activate)
-    return nn.Sequential(*layers)
+            self.shared_convs[i] = to_involution(conv, involution_cfg)

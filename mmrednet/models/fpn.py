@@ -1,4 +1,4 @@
-"""The involution FPN (section 4.2): what mmdet's and mmseg's have in common, and the choice between them."""
+"""The involution FPN (section 4.2): what it is on any toolbox's FPN, and the choice of the toolbox."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -6,12 +6,15 @@ from importlib.util import find_spec
 from mmengine.registry import DefaultScope
 from torch import nn
 
-from ..layers import Involution
-from ..registry import MODELS
+from ..registry import register_model
+from ..requirements import TOOLBOXES
+from .involution import to_involution
 
 
 class InvolutionFPNMixin:
     """Comes before a toolbox's FPN and makes its 3x3 output convolutions involutions; those of extra levels stay.
+
+    Norm layers and activations that the toolbox puts behind those convolutions stay behind the involutions.
 
     Args:
         *args: As in the toolbox's FPN.
@@ -27,16 +30,28 @@ class InvolutionFPNMixin:
     def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
         super().__init__(*args, **kwargs)
         for level in range(len(self.lateral_convs)):
-            self.fpn_convs[level] = Involution(self.out_channels, **involution_cfg)
+            layers = to_involution(self.fpn_convs[level], involution_cfg)
+            # Alone it has the released checkpoints' names.
+            self.fpn_convs[level] = layers[0] if len(layers) == 1 else layers
 
 
-@MODELS.register_module(name='InvolutionFPN')
+@register_model('InvolutionFPN')
 def build_involution_fpn(*args, **kwargs) -> nn.Module:
-    """Builds ``type='mmrednet.InvolutionFPN'``: on mmseg's FPN in the scope of mmseg, else on mmdet's."""
+    """Builds ``type='mmrednet.InvolutionFPN'`` on the FPN of the toolbox whose scope it is built in.
+
+    Raises:
+        ValueError: Nothing is known of that scope.
+    """
     scope = DefaultScope.get_current_instance()
-    if scope is None or scope.scope_name not in ('mmdet', 'mmseg'):
-        toolbox = 'mmdet' if find_spec('mmdet') is not None else 'mmseg'
+    name = None if scope is None else scope.scope_name
+    if name in (None, 'mmengine', 'mmrednet'):
+        toolbox = next((t for t in TOOLBOXES if find_spec(t) is not None), 'mmdet')
     else:
-        toolbox = scope.scope_name
-    module = import_module({'mmdet': '.detection', 'mmseg': '.segmentation'}[toolbox], __package__)
-    return module.InvolutionFPN(*args, **kwargs)
+        toolbox = next((t for t, (_, scopes) in TOOLBOXES.items() if name in scopes), None)
+    if toolbox is None:
+        known = ', '.join(scope for _, scopes in TOOLBOXES.values() for scope in scopes)
+        raise ValueError(
+            f"InvolutionFPN extends a toolbox's FPN and knows the scopes {known}, but is built in {name!r}: "
+            "add the one to take it from to the neck's config, _scope_='mmdet' for example"
+        )
+    return import_module(TOOLBOXES[toolbox].module).InvolutionFPN(*args, **kwargs)

@@ -12,9 +12,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ..checkpoint import check, load, missing, widen
-from ..layers import Involution
 from ..ops import BACKENDS
-from ..registry import MODELS
+from ..registry import register_model
+from .involution import build_involution
 
 STEMS = ('involution', 'conv')
 # In a state dict's metadata: frozen stages were asked for and not frozen, since training began with random weights.
@@ -31,7 +31,7 @@ class Bottleneck(BaseModule):
         downsample (nn.Module, optional): What brings the input to the output's shape. Defaults to None.
         with_cp (bool): Whether to recompute activations in the backward pass. Defaults to False.
         norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
-        involution_cfg (dict, optional): Arguments of :class:`mmrednet.layers.Involution`. Defaults to None.
+        involution_cfg (dict, optional): Arguments of :func:`.involution.build_involution`. Defaults to None.
 
     Shape:
         (N, in_channels, H, W) to (N, expansion * mid_channels, ceil(H / stride), ceil(W / stride)).
@@ -53,7 +53,7 @@ class Bottleneck(BaseModule):
         out_channels = self.expansion * mid_channels
         self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, mid_channels)[1]
-        self.conv2 = Involution(mid_channels, stride=stride, **(involution_cfg or {}))
+        self.conv2 = build_involution(channels=mid_channels, stride=stride, **(involution_cfg or {}))
         self.bn2 = build_norm_layer(norm_cfg, mid_channels)[1]
         self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
         self.bn3 = build_norm_layer(norm_cfg, out_channels)[1]
@@ -76,7 +76,7 @@ class Bottleneck(BaseModule):
         return self.bn3(self.conv3(out)).add_(identity)
 
 
-@MODELS.register_module()
+@register_model()
 class RedNet(BaseModule):
     """RedNet-26, 38, 50, 101 and 152 (Table 1).
 
@@ -351,7 +351,7 @@ def _make_stem(
     mid_channels = stem_channels // 2
     return nn.Sequential(
         ConvModule(in_channels, mid_channels, 3, 2, 1, norm_cfg=norm_cfg),
-        Involution(mid_channels, kernel_size, **involution_cfg),
+        build_involution(channels=mid_channels, kernel_size=kernel_size, **involution_cfg),
         build_norm_layer(norm_cfg, mid_channels)[1],
         nn.ReLU(inplace=True),
         ConvModule(mid_channels, stem_channels, 3, padding=1, norm_cfg=norm_cfg),

@@ -2,10 +2,7 @@
 
 from mmseg.models.necks import FPN
 
-from ..requirements import require
 from .fpn import InvolutionFPNMixin
-
-require('mmseg', '1.2')
 
 
 class InvolutionFPN(InvolutionFPNMixin, FPN):

@@ -7,7 +7,8 @@ from mmengine.registry import init_default_scope
 from mmpretrain.models.backbones import ResNet
 from torch import nn
 
-from mmrednet.layers import Involution, involution
+from mmrednet.layers import Involution, LinearKernelGeneration, involution
+from mmrednet.models.involution import build_involution
 from mmrednet.registry import MODELS
 
 
@@ -70,21 +71,118 @@ def test_empty_batch(stride):
 class ConstantKernel(nn.Module):
     """A kernel generation function of a user's own."""
 
-    def __init__(self, channels, kernel_channels, scale=1.0):
+    def __init__(self, channels, groups, kernel_size, stride, padding, dilation, scale=1.0):
         super().__init__()
-        self.weight = nn.Parameter(torch.full((1, kernel_channels, 1, 1), scale))
+        self.weight = nn.Parameter(torch.full((1, groups * kernel_size[0] * kernel_size[1], 1, 1), scale))
 
     def forward(self, x):
         return self.weight.expand(x.shape[0], -1, *x.shape[2:])
 
 
 def test_kernel_generation_is_replaceable():
-    layer = Involution(16, 3, group_channels=8, kernel_generation=dict(type=ConstantKernel, scale=1 / 9))
+    layer = build_involution(
+        channels=16, kernel_size=3, group_channels=8, kernel_generation=dict(type=ConstantKernel, scale=1 / 9)
+    )
     x = torch.rand(2, 16, 6, 6)
     torch.testing.assert_close(layer(x), nn.AvgPool2d(3, 1, 1)(x))
     assert dict(layer.named_parameters()).keys() == {'kernel_generation.weight'}
-    linear = Involution(16, 3, kernel_generation=dict(type='mmrednet.LinearKernelGeneration'))
+    linear = build_involution(
+        channels=16, kernel_size=3, kernel_generation=dict(type='mmrednet.LinearKernelGeneration')
+    )
     assert [tuple(p.shape) for p in linear.parameters()] == [(9, 16, 1, 1), (9,)]
+
+
+class SoftmaxKernel(nn.Sequential):
+    """A sequence with a forward, a parameter and a buffer of its own: kernels sum to one."""
+
+    def __init__(self, channels, groups, kernel_size, stride, padding, dilation):
+        super().__init__(nn.Conv2d(channels, groups * kernel_size[0] * kernel_size[1], 1))
+        self.groups = groups
+        self.temperature = nn.Parameter(torch.tensor(2.0))
+        self.register_buffer('count', torch.zeros(()))
+
+    def forward(self, x):
+        self.count += 1
+        logits = super().forward(x) / self.temperature
+        return logits.unflatten(1, (self.groups, -1)).softmax(2).flatten(1, 2)
+
+
+def test_a_kernel_generation_function_keeps_its_forward_parameters_and_buffers():
+    layer = Involution(32, 3, kernel_generation=SoftmaxKernel)
+    kernel = layer.generate_kernel(torch.randn(2, 32, 5, 4))
+    torch.testing.assert_close(kernel.sum((2, 3)), torch.ones(2, 2, 5, 4))
+    assert 'kernel_generation.temperature' in dict(layer.named_parameters())
+    layer(torch.randn(2, 32, 5, 4)).sum().backward()
+    assert layer.kernel_generation.temperature.grad is not None
+    assert layer.kernel_generation.count == 2
+
+
+class SelfAttention(nn.Module):
+    """Stand-alone self-attention's weights: a pixel's query against the keys of its window (zeros outside)."""
+
+    sees_pixels = True
+
+    def __init__(self, channels, groups, kernel_size, stride, padding, dilation):
+        super().__init__()
+        self.groups, self.window = groups, (kernel_size, dilation, padding, stride)
+        self.query, self.key = nn.Conv2d(channels, channels, 1), nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x):
+        keys = nn.functional.unfold(self.key(x), *self.window).unflatten(1, (self.groups, -1, self.taps))
+        query = self.query(x)[:, :, :: self.window[3][0], :: self.window[3][1]]
+        query = query.unflatten(1, (self.groups, -1)).flatten(3).unsqueeze(3)
+        return (query * keys).sum(2).softmax(2).flatten(1, 2).unflatten(2, tuple(self.size(x)))
+
+    @property
+    def taps(self):
+        return self.window[0][0] * self.window[0][1]
+
+    def size(self, x):
+        return (-(-x.shape[2] // self.window[3][0]), -(-x.shape[3] // self.window[3][1]))
+
+
+@pytest.mark.parametrize('stride', (1, 2))
+def test_self_attention_is_a_kernel_generation_function(stride):
+    """Against the loop over pixels and taps that self-attention is."""
+    layer = Involution(8, 3, stride, group_channels=4, kernel_generation=SelfAttention).double()
+    x = torch.randn(1, 8, 5, 6, dtype=torch.float64)
+    out = layer(x)
+    phi = layer.kernel_generation
+    query, key = phi.query(x)[0], nn.functional.pad(phi.key(x), (1, 1, 1, 1))[0]
+    value = nn.functional.pad(x, (1, 1, 1, 1))[0]
+    for g in range(2):
+        c = slice(4 * g, 4 * g + 4)
+        for i in range(out.shape[2]):
+            for j in range(out.shape[3]):
+                a, b = i * stride, j * stride
+                logits = (query[c, a, b, None, None] * key[c, a : a + 3, b : b + 3]).sum(0)
+                weights = logits.flatten().softmax(0).view(3, 3)
+                torch.testing.assert_close(out[0, c, i, j], (weights * value[c, a : a + 3, b : b + 3]).sum((1, 2)))
+
+
+def test_group_norm_of_any_toolbox_fits_the_few_channels_of_phi():
+    layer = build_involution(channels=32, norm_cfg=dict(type='GN', num_groups=32))
+    assert layer.conv1.bn.num_groups == layer.conv1.bn.num_channels == 8
+    assert layer(torch.rand(2, 32, 5, 5)).shape == (2, 32, 5, 5)
+
+
+def test_trains_on_a_single_value_a_channel():
+    """BatchNorm has no variance there, and takes the statistics that it has, as it does in inference."""
+    layer = Involution(32).double()
+    layer.conv1.bn.running_mean.uniform_(-1, 1)
+    x = torch.randn(1, 32, 1, 1, dtype=torch.float64)
+    out = layer.train()(x)
+    torch.testing.assert_close(out, layer.eval()(x))
+    out.sum().backward()
+    assert layer.conv1.conv.weight.grad is not None
+
+
+def test_torch_fx_traces_the_layer():
+    layer = Involution(32, stride=2).eval()
+    traced = torch.fx.symbolic_trace(layer)
+    for size in ((9, 12), (8, 7)):
+        x = torch.rand(2, 32, *size)
+        torch.testing.assert_close(traced(x), layer(x))
 
 
 def test_conv_cfg_in_the_toolboxes_modules():
@@ -161,7 +259,7 @@ def calls(monkeypatch):
         dict(),
         dict(stride=2),
         dict(kernel_size=3, padding=0),
-        dict(kernel_generation=dict(type='mmrednet.LinearKernelGeneration')),
+        dict(kernel_generation=LinearKernelGeneration),
     ),
     ids=str,
 )
@@ -193,7 +291,7 @@ def test_not_fused_where_hooks_want_the_kernels(calls):
 
 def test_cannot_be_fused():
     with pytest.raises(ValueError, match='fused.*1x1 convolution.*ConstantKernel'):
-        Involution(16, fused=True, kernel_generation=dict(type=ConstantKernel))
+        Involution(16, fused=True, kernel_generation=ConstantKernel)
 
 
 def test_error_of_a_kernel_generation_function_with_the_wrong_shape():
@@ -202,4 +300,4 @@ def test_error_of_a_kernel_generation_function_with_the_wrong_shape():
             return super().forward(x)[:, 1:]
 
     with pytest.raises(ValueError, match=r'kernel_generation.*\(1, 9, 4, 4\).*\(1, 8, 4, 4\)'):
-        Involution(16, 3, kernel_generation=dict(type=Wrong))(torch.rand(1, 16, 4, 4))
+        Involution(16, 3, kernel_generation=Wrong)(torch.rand(1, 16, 4, 4))

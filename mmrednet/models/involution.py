@@ -1,0 +1,83 @@
+"""The toolboxes' side of the layers: what ``norm_cfg``, ``act_cfg`` and ``conv_cfg`` of a config stand for."""
+
+from functools import partial
+from inspect import isclass
+from math import gcd, prod
+
+from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
+from torch import nn
+
+from ..layers import BottleneckKernelGeneration, Involution, LinearKernelGeneration, in_place_of_conv
+from ..registry import MODELS, register_model
+
+register_model()(BottleneckKernelGeneration)
+register_model()(LinearKernelGeneration)
+
+
+@register_model('Involution')
+def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
+    """Builds ``type='mmrednet.Involution'``.
+
+    Args:
+        *args: Without ``channels`` those of :class:`torch.nn.Conv2d`, with which the toolboxes build a ``conv_cfg``:
+            see :func:`mmrednet.layers.in_place_of_conv`. Else those of :class:`mmrednet.layers.Involution`.
+        channels (int, optional): Channels of an :class:`mmrednet.layers.Involution`. Defaults to None.
+        **kwargs: Likewise, but in a toolbox's words: ``norm_cfg`` (dict, optional; groups of a GN that do not divide
+            the few channels inside become those that do) for ``norm_layer``, ``act_cfg`` (dict, optional) for
+            ``act_layer``, and ``kernel_generation`` (dict, optional).
+    """
+    if 'norm_cfg' in kwargs:
+        kwargs['norm_layer'] = _norm_layer(kwargs.pop('norm_cfg'))
+    if 'act_cfg' in kwargs:
+        kwargs['act_layer'] = _act_layer(kwargs.pop('act_cfg'))
+    if isinstance(kwargs.get('kernel_generation'), dict):
+        kwargs['kernel_generation'] = _kernel_generation(**kwargs['kernel_generation'])
+    return in_place_of_conv(*args, **kwargs) if channels is None else Involution(channels, *args, **kwargs)
+
+
+def _norm_layer(norm_cfg: dict | None):
+    if norm_cfg is None:
+        return None
+
+    def build(channels: int) -> nn.Module:
+        groups = {'num_groups': gcd(norm_cfg['num_groups'], channels)} if 'num_groups' in norm_cfg else {}
+        return build_norm_layer({**norm_cfg, **groups}, channels)[1]
+
+    return build
+
+
+def _act_layer(act_cfg: dict | None):
+    if act_cfg is None:
+        return None
+    inplace = {'inplace': True} if act_cfg['type'] in ('ReLU', nn.ReLU) else {}
+    return partial(build_activation_layer, {**inplace, **act_cfg})
+
+
+def _kernel_generation(type: str | type, **kwargs):
+    for name, layer in (('norm_cfg', _norm_layer), ('act_cfg', _act_layer)):
+        if name in kwargs:
+            kwargs[name.replace('cfg', 'layer')] = layer(kwargs.pop(name))
+    if isclass(type):
+        return partial(type, **kwargs)
+    phi = MODELS.get(type)
+    if phi is None:
+        raise KeyError(f'kernel_generation must name a registered module, but its type is {type!r}: register it')
+    return partial(phi, **kwargs)
+
+
+def to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
+    """Returns an involution in the place of the convolution in a ConvModule, then its norm layer and activation.
+
+    Args:
+        conv (ConvModule): A toolbox's convolution, whose channels the involution takes over.
+        involution_cfg (dict): Arguments of :func:`build_involution`.
+    """
+    layers = [build_involution(channels=conv.out_channels, in_channels=conv.in_channels, **involution_cfg)]
+    if conv.with_norm:
+        layers.append(conv.norm)
+    elif span := layers[0].span():
+        # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it.
+        nn.init.normal_(span.weight, std=(2 / (span.in_channels * prod(layers[0].kernel_size))) ** 0.5)
+    if conv.with_activation:
+        layers.append(conv.activate)
+    return nn.Sequential(*layers)

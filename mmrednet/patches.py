@@ -1,0 +1,57 @@
+"""What we change in other packages, process-wide, and why: all of it stands here. ``mmrednet.registry`` imports it.
+
+mmengine counts FLOPs by a private table of operators, the only one that `mim run <toolbox> get_flops` reads: ours are
+added. torch's safe loading knows no type of mmengine's checkpoints: those are named as safe, and no others.
+"""
+
+from pickle import UnpicklingError
+
+import numpy as np
+import torch
+from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_ACT_OPS, _DEFAULT_SUPPORTED_FLOP_OPS
+from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
+from mmengine.logging import HistoryBuffer
+
+from .ops.flops import fused_multiply_adds, multiply_adds
+
+
+def _count_involution(inputs, outputs) -> int:
+    """Counts the multiply-adds of a traced involution, as mmengine counts those of a convolution."""
+    return multiply_adds(get_shape(outputs[0]), get_shape(inputs[1])[2:4])
+
+
+def _count_fused_involution(inputs, outputs) -> int:
+    kernel_size = [value.toIValue() for value in inputs[4].node().inputs()]
+    return fused_multiply_adds(get_shape(outputs[0]), get_shape(inputs[2]), kernel_size)
+
+
+for _name, _count in (('involution2d', _count_involution), ('fused_involution2d', _count_fused_involution)):
+    _DEFAULT_SUPPORTED_FLOP_OPS[f'mmrednet::{_name}'] = _count
+    _DEFAULT_SUPPORTED_ACT_OPS[f'mmrednet::{_name}'] = generic_activation_jit()
+
+
+def _history_buffer_method(owner: type, name: str):
+    """Stands for ``getattr`` in checkpoints, where it names the methods of HistoryBuffer, and for nothing else."""
+    if owner is not HistoryBuffer or name.startswith('_'):
+        raise UnpicklingError(f'a checkpoint may name methods of HistoryBuffer, but names {name!r} of {owner!r}')
+    return getattr(owner, name)
+
+
+# mmengine's checkpoints hold the message hub's log buffers, whose types torch >= 2.6 loads only when they are known as
+# safe: without this, `mim test` and `--resume` fail with "Weights only load failed". Loading itself stays safe.
+torch.serialization.add_safe_globals(
+    [
+        HistoryBuffer,
+        (_history_buffer_method, 'builtins.getattr'),
+        np.ndarray,
+        np.dtype,
+        *(type(np.dtype(name)) for name in ('float64', 'int64')),
+        # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for. NumPy 2
+        # renamed it, and checkpoints name the one of the version that saved them.
+        *(
+            (function, f'numpy.{core}.multiarray.{function.__name__}')
+            for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+            for core in ('core', '_core')
+        ),
+    ]
+)
