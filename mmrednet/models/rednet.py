@@ -116,7 +116,8 @@ class RedNet(BaseModule):
             for convolutions, ones for norm layers.
 
     Raises:
-        ValueError: An argument is out of its range.
+        TypeError: There is no such argument.
+        ValueError: An argument is out of its range, or both ``pretrained`` and ``init_cfg`` are given.
         FileNotFoundError: The checkpoint of ``init_cfg`` is a path where no file is.
         ValueError: The checkpoint of ``init_cfg`` has not the names and shapes of this network.
 
@@ -155,8 +156,22 @@ class RedNet(BaseModule):
         zero_init_residual: bool = True,
         fused: bool | None = None,
         backend: str | None = None,
+        pretrained: str | None = None,
         init_cfg: dict | list | None = None,
+        **unknown,
     ) -> None:
+        if unknown:
+            raise TypeError(
+                f'RedNet has no argument {next(iter(unknown))!r}: where it takes the place of another backbone in a '
+                "config, its entry begins with _delete_=True, so that the other's arguments go"
+            )
+        if pretrained is not None and init_cfg is not None:
+            raise ValueError(
+                f'pretrained, which a segmentor hands on to its backbone, names {pretrained!r}, and init_cfg is given '
+                "too: set pretrained=None beside the backbone, in the model's config"
+            )
+        if pretrained is not None:
+            init_cfg = dict(type='Pretrained', checkpoint=pretrained)
         if depth not in self.arch_settings:
             raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, but is {depth!r}')
         if stem not in STEMS:

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from helpers import RELEASED
+from helpers import RELEASED, run_python
 from mmengine.model import PretrainedInit
 from torch import nn
 
@@ -253,3 +253,57 @@ def test_errors_name_argument_and_remedy(arguments, words):
         RedNet(**arguments)
     for word in words:
         assert word in str(info.value)
+
+
+def test_arguments_of_another_backbone_are_refused_with_the_remedy():
+    with pytest.raises(TypeError, match="'style'.*_delete_=True"):
+        RedNet(depth=50, style='pytorch')
+
+
+def test_what_a_segmentor_hands_on_is_a_checkpoint(checkpoint):
+    path, state = checkpoint
+    backbone = {name.removeprefix('backbone.'): value for name, value in state.items() if name.startswith('backbone.')}
+    torch.save(backbone, path)
+    model = RedNet(26, pretrained=str(path))
+    model.init_weights()
+    assert all(torch.equal(value, backbone[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match='pretrained=None'):
+        RedNet(26, pretrained='open-mmlab://resnet50_v1c', init_cfg=dict(type='Kaiming', layer='Conv2d'))
+
+
+@pytest.mark.parametrize('training', (False, True))
+def test_torch_fx_traces_the_network(training):
+    model = RedNet(26, out_indices=(1, 3)).train(training)
+    traced = torch.fx.symbolic_trace(model)
+    for size in ((64, 96), (65, 33)):
+        x = torch.rand(2, 3, *size)
+        torch.testing.assert_close(traced(x), model(x))
+
+
+def test_torchvision_extracts_features():
+    from torchvision.models.feature_extraction import create_feature_extractor
+
+    model = RedNet(26).eval()
+    x = torch.rand(1, 3, 65, 64)
+    features = create_feature_extractor(model, ['layer2', 'layer4'])(x)
+    expected = RedNet.forward(model, x)
+    torch.testing.assert_close(features['layer4'], expected[0])
+    assert features['layer2'].shape == (1, 512, 9, 8)
+
+
+def test_torch_jit_traces_for_a_fresh_process(tmp_path):
+    model = RedNet(26).eval()
+    x = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.jit.trace(model, x).save(str(tmp_path / 'traced.pt'))
+        torch.save((x, model(x)[0]), tmp_path / 'expected.pt')
+    run_python(
+        'import torch, mmrednet.ops\n'
+        f'x, expected = torch.load({str(tmp_path / "expected.pt")!r})\n'
+        f'torch.testing.assert_close(torch.jit.load({str(tmp_path / "traced.pt")!r})(x)[0], expected)'
+    )
+
+
+def test_group_norm_everywhere_as_in_resnet():
+    model = RedNet(26, norm_cfg=dict(type='GN', num_groups=32))
+    assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 2048, 2, 2)

@@ -14,10 +14,9 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 class Backend(Protocol):
     """A module that writes results to ``out``, from arguments that were checked; ``geometry`` ends every signature.
 
-    ``out`` is uninitialised and has elements. It is contiguous or channels-last, for the kernel's gradient as a 1x1
-    convolution writes it. Operands have any strides, and may be without channels: a sum over none is zero. All tensors
-    are of one device and dtype; sums of 16-bit types run in float32. A tap outside the input contributes nothing,
-    whatever the kernel holds there: neither infinity nor NaN gets through.
+    ``out`` is uninitialised and not empty: contiguous or channels-last, for the kernel's gradient as a 1x1 convolution
+    writes it. Operands have any strides, and may lack channels: a sum over none is zero. All are of one device and
+    dtype; sums of 16-bit types run in float32. A tap outside the input contributes nothing, whatever the kernel holds.
 
     A backend that generates kernels without writing them to memory also has ``fused_involution2d(out, input, features,
     weight, bias, kernel_size, *geometry)``.
@@ -43,8 +42,7 @@ class Row(NamedTuple):
     devices: tuple[str, ...] = ()
 
 
-# By name, best first.
-TABLE = {
+TABLE = {  # by name, best first
     'cpu': Row('mmrednet.ops.backends.cpu', ('cpu',)),
     'cuda': Row('mmrednet.ops.backends.cuda', ('cuda',)),
     'torch': Row('mmrednet.ops.backends.pytorch'),
@@ -57,13 +55,11 @@ def find(name: str | None, device: torch.device) -> Backend:
 
     Raises ValueError where there is none of the name for the device, RuntimeError where it, or each, cannot be used.
     """
-    if name is not None and name not in TABLE:
+    if name not in (None, *TABLE):
         raise ValueError(f'backend must be None or one of {tuple(TABLE)}, but is {name!r}')
-    if name is not None and TABLE[name].devices and device.type not in TABLE[name].devices:
-        raise ValueError(
-            f'backend {name!r} is for tensors on {TABLE[name].devices}, but input is on {device}: move it, or leave '
-            'backend at None'
-        )
+    if name and TABLE[name].devices and device.type not in TABLE[name].devices:
+        text = f'backend {name!r} is for tensors on {TABLE[name].devices}, but input is on {device}'
+        raise ValueError(f'{text}: move it, or leave backend at None')
     return _load(name, device.type)
 
 
