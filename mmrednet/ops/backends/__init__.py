@@ -58,8 +58,7 @@ def find(name: str | None, device: torch.device) -> Backend:
     if name not in (None, *TABLE):
         raise ValueError(f'backend must be None or one of {tuple(TABLE)}, but is {name!r}')
     if name and TABLE[name].devices and device.type not in TABLE[name].devices:
-        text = f'backend {name!r} is for tensors on {TABLE[name].devices}, but input is on {device}'
-        raise ValueError(f'{text}: move it, or leave backend at None')
+        raise ValueError(f'backend {name!r} is for {TABLE[name].devices}, but input is on {device}: leave it at None')
     return _load(name, device.type)
 
 
