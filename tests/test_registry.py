@@ -72,17 +72,17 @@ def test_everything_registered_has_a_bare_name():
     assert all(MMENGINE_MODELS.module_dict[name] is module for name, module in MODELS.module_dict.items())
 
 
-@pytest.mark.parametrize('fault', ('assert False, "too old"', '__version__ = "2.0"', 'import nothing_such'))
+@pytest.mark.parametrize('fault', ('assert False, "too old"', '__version__ = "0.1"', 'import nothing_such'))
 def test_a_broken_toolbox_is_said_and_stops_nobody_who_uses_another(fault, tmp_path):
-    (tmp_path / 'mmdet').mkdir()
-    (tmp_path / 'mmdet' / '__init__.py').write_text(fault)
+    (tmp_path / 'mmseg').mkdir()
+    (tmp_path / 'mmseg' / '__init__.py').write_text(fault)
     run_python(
         f'import sys, warnings; sys.path.insert(0, {str(tmp_path)!r})\n'
         'with warnings.catch_warnings(record=True) as caught:\n'
         '    warnings.simplefilter("always")\n'
         '    import mmrednet.models\n'
-        'assert any("mmdet>=" in str(w.message) and "pip install" in str(w.message) for w in caught), caught\n'
-        + SNIPPET.format(before='', imports='', scope='mmpretrain', type='mmrednet.RedNet')
+        'assert any("mmseg>=" in str(w.message) and "pip install" in str(w.message) for w in caught), caught\n'
+        + SNIPPET.format(before='', imports='', scope='mmdet', type='mmrednet.RedNet')
     )
 
 

@@ -17,6 +17,6 @@ for _name, _toolbox in TOOLBOXES.items():
     try:
         require(_name)
         import_module(_toolbox.module)
-    except ImportError as _error:
-        # Who uses another toolbox goes on.
+    except Exception as _error:
+        # Whatever is wrong with it, who uses another toolbox goes on.
         warnings.warn(f'what mmrednet adds to {_name} is not there: {_error}', stacklevel=2)

@@ -137,3 +137,33 @@ def test_recipe_of_the_paper():
     assert (steps.milestones, steps.end, config.train_cfg.max_epochs) == ([8, 11], 12, 12)
     assert (config.model.backbone.frozen_stages, config.model.backbone.norm_eval) == (1, True)
     assert config.train_dataloader.dataset.data_root == 'data/coco/'
+
+
+def test_fpn_keeps_norm_layers_and_activations():
+    options = dict(
+        in_channels=[32, 64],
+        out_channels=32,
+        num_outs=3,
+        add_extra_convs='on_output',
+        norm_cfg=dict(type='GN', num_groups=8),
+        act_cfg=dict(type='ReLU'),
+    )
+    neck, plain = MODELS.build(dict(type='mmrednet.InvolutionFPN', **options)), FPN(**options)
+    for ours, theirs in zip(neck.fpn_convs, plain.fpn_convs, strict=True):
+        counts = [
+            sum(type(m) is kind for name, m in level.named_modules() if 'conv1' not in name)
+            for level in (ours, theirs)
+            for kind in (nn.GroupNorm, nn.ReLU)
+        ]
+        assert counts[:2] == counts[2:] == [1, 1]
+    outs = neck([torch.randn(2, 32, 9, 12), torch.randn(2, 64, 5, 6)])
+    assert all((out >= 0).all() for out in outs)
+
+
+def test_new_style_config_with_classes_in_the_place_of_names():
+    from mmrednet.models.detection import InvolutionFPN
+    from mmrednet.models.rednet import RedNet
+
+    backbone = MODELS.build(dict(type=RedNet, depth=26, norm_cfg=dict(type=nn.BatchNorm2d), out_indices=(0, 1)))
+    neck = MODELS.build(dict(type=InvolutionFPN, in_channels=[256, 512], out_channels=32, num_outs=2))
+    assert [out.shape for out in neck(backbone(torch.rand(1, 3, 64, 64)))] == [(1, 32, 16, 16), (1, 32, 8, 8)]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch._dynamo.testing
 from helpers import RELEASED, run_python
 from mmengine.model import PretrainedInit
 from torch import nn
@@ -307,3 +308,19 @@ def test_torch_jit_traces_for_a_fresh_process(tmp_path):
 def test_group_norm_everywhere_as_in_resnet():
     model = RedNet(26, norm_cfg=dict(type='GN', num_groups=32))
     assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 2048, 2, 2)
+
+
+@pytest.mark.parametrize('training', (False, True))
+def test_torch_compile_serves_all_sizes_that_the_strides_divide(training):
+    """Others compile anew by the parity of their sizes, which PyTorch's own max pooling asks for."""
+    torch._dynamo.reset()
+    model = RedNet(26).train(training)
+    counter = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
+    compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
+    counts = []
+    for size in ((64, 96), (128, 64), (96, 160)):
+        x = torch.rand(2, 3, *size)
+        with torch.set_grad_enabled(training):
+            torch.testing.assert_close(compiled(x), model(x))
+        counts.append(counter.frame_count)
+    assert counts[0] == counts[1] == counts[2]
