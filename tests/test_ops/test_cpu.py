@@ -1,5 +1,6 @@
 """What only the native CPU backend has: a library that is compiled once, threads, and layouts read in place."""
 
+import ctypes
 import functools
 import multiprocessing
 import sys
@@ -10,7 +11,7 @@ import torch
 
 from mmrednet.ops import backends, involution2d
 from mmrednet.ops.backends import cpu
-from mmrednet.ops.backends.cpu import _cache_folder, _digest
+from mmrednet.ops.backends.cpu import build
 
 COMPILING = 'mmrednet: compiling'
 
@@ -25,7 +26,7 @@ load_again = cpu.load.__wrapped__
 @pytest.fixture
 def fake_compiler(tmp_path, monkeypatch):
     """A compiler that notes each compilation and hands out the library that exists already, with an empty cache."""
-    library = next(_cache_folder().glob('involution2d-*.so'))
+    library = build.load_library(cpu.SOURCE, cpu.FLAGS)._name
     path = tmp_path / 'c++'
     path.write_text(
         f'#!{sys.executable}\n'
@@ -98,15 +99,68 @@ def test_fallback_warns_once_without_compiler(tmp_path, monkeypatch):
     assert len(caught) == 1 and 'install one' in str(caught[0].message)
 
 
-def test_digest_depends_on_source_flags_and_torch(monkeypatch, tmp_path):
-    command = [*cpu._compiler(), *cpu.FLAGS, str(cpu.SOURCE)]
-    digests = {_digest(command), _digest([command[0], '-DX', *command[1:]])}
+def test_digest_depends_on_sources_flags_and_torch(monkeypatch, tmp_path):
+    command = [*build.find_compiler(), *build.FLAGS]
+    digests = {build.digest(cpu.SOURCE, command), build.digest(cpu.SOURCE, [command[0], '-DX', *command[1:]])}
     monkeypatch.setattr(torch, '__version__', '0.0')
-    digests.add(_digest(command))
-    monkeypatch.setattr(cpu, 'SOURCE', tmp_path / 'other.cpp')
+    digests.add(build.digest(cpu.SOURCE, command))
     (tmp_path / 'other.cpp').write_text('int x;')
-    digests.add(_digest(command))
-    assert len(digests) == 4
+    digests.add(build.digest(tmp_path / 'other.cpp', command))
+    (tmp_path / 'other.h').write_text('int y;')
+    digests.add(build.digest(tmp_path / 'other.cpp', command))
+    assert len(digests) == 5
+
+
+@pytest.fixture
+def answer(tmp_path):
+    """A source of one function, and how a library of it is loaded through a cache folder."""
+    source = tmp_path / 'answer.cpp'
+    source.write_text('extern "C" int answer() { return 42; }')
+    return lambda folder='cache': build.load_library(source, folder=tmp_path / folder).answer()
+
+
+def test_a_broken_library_is_compiled_anew_once(answer, tmp_path, capfd):
+    assert answer() == 42
+    (library,) = (tmp_path / 'cache').glob('*.so')
+    (tmp_path / 'other').mkdir()
+    (tmp_path / 'other' / library.name).write_bytes(library.read_bytes()[:100])
+    capfd.readouterr()
+    assert answer('other') == answer('other') == 42
+    assert capfd.readouterr().err.count(COMPILING) == 1
+
+
+def test_what_others_can_write_is_not_loaded(answer, tmp_path, capfd):
+    assert answer() == 42
+    assert (tmp_path / 'cache').stat().st_mode & 0o777 == 0o700
+    (library,) = (tmp_path / 'cache').glob('*.so')
+    library.chmod(0o777)
+    capfd.readouterr()
+    assert answer() == 42
+    assert capfd.readouterr().err.count(COMPILING) == 1 and library.stat().st_mode & 0o022 == 0
+    target = library.rename(tmp_path / 'elsewhere.so')
+    library.symlink_to(target)
+    assert answer() == 42 and not library.is_symlink()
+    (tmp_path / 'cache').chmod(0o777)
+    capfd.readouterr()
+    assert answer() == 42
+    error = capfd.readouterr().err
+    assert 'written by others' in error and 'MMREDNET_CACHE_DIR' in error
+
+
+def test_a_folder_from_which_nothing_runs_is_said_and_survived(answer, tmp_path, monkeypatch, capfd):
+    load = ctypes.CDLL
+
+    def refuse(path):
+        if str(tmp_path) in path:
+            raise OSError('failed to map segment from shared object')
+        return load(path)
+
+    monkeypatch.setattr(ctypes, 'CDLL', refuse)
+    assert answer() == 42
+    assert 'run from' in capfd.readouterr().err
+    monkeypatch.setattr(ctypes, 'CDLL', lambda path: refuse(str(tmp_path)))
+    with pytest.raises(RuntimeError, match='MMREDNET_CACHE_DIR'):
+        answer()
 
 
 @pytest.mark.parametrize('stride', [1, 2])

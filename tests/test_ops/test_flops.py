@@ -30,7 +30,7 @@ def test_torch_counts_both_parts_of_the_fused_operator():
 @pytest.mark.parametrize('fused', (False, True))
 def test_mmengine_counts_multiply_adds(fused):
     analysis = pytest.importorskip('mmengine.analysis')
-    import mmrednet  # noqa: F401
+    import mmrednet.registry  # noqa: F401
 
     class Layer(torch.nn.Module):
         def forward(self, x, features, weight):

@@ -52,11 +52,8 @@ def test_writes_every_element(backend, channels_last, poisoned_memory):
 
 @pytest.mark.parametrize('stride', (1, 2))
 @pytest.mark.parametrize('backend', backends(), ids=str)
-def test_what_the_kernel_holds_outside_the_input_does_not_matter(backend, stride, request):
+def test_what_the_kernel_holds_outside_the_input_does_not_matter(backend, stride):
     name, device = backend
-    # To be taken out with the fault.
-    fault = pytest.mark.xfail(name == 'cpu', reason='the C++ kernels multiply by the zeros outside', strict=True)
-    request.applymarker(fault)
     arguments = make_arguments((2, 8, 9, 11), 2, (5, 3), stride, None, 2, torch.float32, device)
     (input, kernel), grad_output, geometry = arguments
     expected = run(involution2d, *arguments, backend=name)

@@ -5,49 +5,64 @@ torch's own OpenMP runtime loaded, and so runs on torch's threads.
 """
 
 import ctypes
-import fcntl
-import hashlib
-import os
-import shutil
 import struct
-import subprocess
-import sys
-import tempfile
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
+from itertools import accumulate
 from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from ...arguments import DTYPES
 from .. import Pair
+from .build import load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
-FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
+# The fields of `struct Arguments` in the source, in their order, with the number of 64-bit integers of each. The source
+# is compiled with their offsets, and does not compile where its own are others.
+ARGUMENTS = {
+    'threads': 1,
+    'output': 1,
+    'input': 1,
+    'kernel': 1,
+    'output_strides': 4,
+    'input_strides': 4,
+    'kernel_strides': 6,
+    'input_shape': 4,
+    'kernel_shape': 6,
+    'stride': 2,
+    'padding': 2,
+    'dilation': 2,
+    'features': 1,
+    'weight': 1,
+    'bias': 1,
+    'reduced': 1,
+    'features_strides': 4,
+}
+_OFFSETS = dict(zip(ARGUMENTS, accumulate(ARGUMENTS.values(), initial=0), strict=False))
+FLAGS = (
+    f'-DARGUMENTS={" ".join(f"FIELD({name}, {8 * offset})" for name, offset in _OFFSETS.items())}',
+    f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
+)
+_PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
+_NO_GENERATION = (0,) * 8
 
 
-_DTYPES = {torch.float16: 0, torch.bfloat16: 1, torch.float32: 2, torch.float64: 3}
-_ARGUMENTS = struct.Struct('44q')  # `Arguments` in the source
-
-
-def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
+def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
     """Writes eq. 4 to ``out`` (N, C, Ho, Wo)."""
-    _call(0, out, input, kernel, stride, padding, dilation)
+    _call('involution2d', out, input, kernel, kernel.shape, kernel.stride(), geometry)
 
 
-def grad_input(
-    grad_input: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> None:
-    """Writes the gradient for ``input`` to ``grad_input`` (N, C, H, W)."""
-    _call(1, grad_output, grad_input, kernel, stride, padding, dilation)
+def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, *geometry: Pair) -> None:
+    """Writes the gradient of the input to ``out`` (N, C, H, W)."""
+    _call('grad_input', grad_output, out, kernel, kernel.shape, kernel.stride(), geometry)
 
 
-def grad_kernel(
-    grad_kernel: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> None:
-    """Writes the gradient for ``kernel`` to ``grad_kernel`` (N, G, Kh, Kw, Ho, Wo)."""
-    _call(2, grad_output, input, grad_kernel, stride, padding, dilation)
+def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair) -> None:
+    """Writes the gradient of the kernel to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
+    _call('grad_kernel', grad_output, input, out, out.shape, out.stride(), geometry)
 
 
 def fused_involution2d(
@@ -57,43 +72,39 @@ def fused_involution2d(
     weight: Tensor,
     bias: Tensor | None,
     kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    *geometry: Pair,
 ) -> None:
-    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes."""
+    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes, a few pixels at a time."""
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
-    bias_address = 0 if bias is None else bias.data_ptr()
     shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
-    kernel = features.new_empty(1).expand(shape)
+    bias_address = 0 if bias is None else bias.data_ptr()
     generation = (features.data_ptr(), weight.data_ptr(), bias_address, features.shape[1], *features.stride())
-    _call(0, out, input, kernel, stride, padding, dilation, generation)
+    _call('involution2d', out, input, features, shape, (0,) * 6, geometry, generation)
 
 
 def _call(
-    operation: int,
+    function: str,
     output: Tensor,
     input: Tensor,
     kernel: Tensor,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    generation: tuple[int, ...] = (0,) * 8,
+    kernel_shape: tuple[int, ...],
+    kernel_strides: tuple[int, ...],
+    geometry: tuple[Pair, ...],
+    generation: tuple[int, ...] = _NO_GENERATION,
 ) -> None:
-    load()(
-        _ARGUMENTS.pack(
-            operation,
-            _DTYPES[input.dtype],
+    stride, padding, dilation = geometry
+    load()[function, input.dtype](
+        _PACK(
             torch.get_num_threads(),
             output.data_ptr(),
             input.data_ptr(),
             kernel.data_ptr(),
             *output.stride(),
             *input.stride(),
-            *kernel.stride(),
+            *kernel_strides,
             *input.shape,
-            *kernel.shape,
+            *kernel_shape,
             *stride,
             *padding,
             *dilation,
@@ -103,103 +114,17 @@ def _call(
 
 
 @cache
-def load():
-    """Returns the compiled function, after compiling it where the cache folder does not hold it.
+def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], None]]:
+    """Returns the compiled functions by name and dtype.
 
     Raises:
         RuntimeError: There is no C++ compiler, or it fails.
     """
-    compiler = _compiler()
-    command = [*compiler, *_flags_for(compiler), *FLAGS, f'-I{Path(torch.__file__).parent / "include"}', str(SOURCE)]
-    library = _cached(command) or _compiled_for_this_process(command)
-    function = library.mmrednet_involution2d
-    function.argtypes, function.restype = (ctypes.c_char_p,), None
-    return function
-
-
-def _compiler() -> list[str]:
-    named = os.environ.get('CXX', '').split()
-    if named:
-        if shutil.which(named[0]):
-            return named
-        raise RuntimeError(f'the C++ compiler that CXX names, {named[0]!r}, was not found: correct or unset CXX')
-    for name in ('c++', 'g++', 'clang++'):
-        if shutil.which(name):
-            return [name]
-    raise RuntimeError(
-        'no C++ compiler was found (c++, g++ or clang++): install one, with `apt-get install g++` or '
-        '`conda install gxx_linux-64` for example, or name one in the environment variable CXX'
-    )
-
-
-def _flags_for(compiler: list[str]) -> list[str]:
-    native = _macros((*compiler, '-march=native'))
-    flags = ['-march=native'] if native else []
-    if '__clang__' not in (native or _macros(tuple(compiler))):
-        # GCC's own: rows are short, and the loops that clear them must not become calls of memset.
-        flags.append('-fno-tree-loop-distribute-patterns')
-    return flags
-
-
-@cache
-def _macros(command: tuple[str, ...]) -> str:
-    """Returns the compiler's predefined macros: its version and the CPU's features. Nothing where it fails."""
-    run = subprocess.run([*command, '-dM', '-E', '-x', 'c++', os.devnull], capture_output=True, text=True)
-    return run.stdout if run.returncode == 0 else ''
-
-
-def _digest(command: list[str]) -> str:
-    macros = _macros(tuple(flag for flag in command[:-1] if not flag.startswith('-I')))
-    parts = (SOURCE.read_text(), *command[:-1], macros, torch.__version__)
-    return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
-
-
-def _cache_folder() -> Path:
-    if folder := os.environ.get('MMREDNET_CACHE_DIR'):
-        return Path(folder)
-    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')) / 'mmrednet'
-
-
-def _cached(command: list[str]) -> ctypes.CDLL | None:
-    """Loads the library from the cache folder; one process compiles it, the others wait. None: not writable."""
-    path = _cache_folder() / f'involution2d-{_digest(command)}.so'
-    if not path.exists():
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with _locked(path.with_suffix('.lock')):
-                if not path.exists():
-                    # Who does not see the lock, over a network file system, finds all of the file or nothing.
-                    temporary = path.with_suffix(f'.{os.getpid()}')
-                    _compile(command, temporary)
-                    os.replace(temporary, path)
-        except OSError as error:
-            _say(f'mmrednet: the cache folder {path.parent} cannot be written ({error}); set MMREDNET_CACHE_DIR')
-            return None
-    return ctypes.CDLL(str(path))
-
-
-def _compiled_for_this_process(command: list[str]) -> ctypes.CDLL:
-    with tempfile.TemporaryDirectory(prefix='mmrednet-') as folder:
-        path = Path(folder, 'involution2d.so')
-        _compile(command, path)
-        return ctypes.CDLL(str(path))
-
-
-@contextmanager
-def _locked(path: Path):
-    with open(path, 'w') as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _compile(command: list[str], path: Path) -> None:
-    _say(f'mmrednet: compiling the CPU kernels to {path.parent}, once for this machine (about 20 s)')
-    run = subprocess.run([*command, '-o', str(path)], capture_output=True, text=True)
-    if run.returncode != 0:
-        lines = run.stderr.splitlines()
-        reason = next((line for line in lines if 'error' in line or 'cannot find' in line), run.stderr.strip()[-200:])
-        raise RuntimeError(f'the C++ compiler {command[0]!r} failed on {SOURCE.name}: {reason}')
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    library = load_library(SOURCE, FLAGS)
+    functions = {}
+    for dtype in DTYPES:
+        for name in ('involution2d', 'grad_input', 'grad_kernel'):
+            function = getattr(library, f'{name}_{str(dtype).removeprefix("torch.")}')
+            function.argtypes, function.restype = (ctypes.c_char_p,), None
+            functions[name, dtype] = function
+    return functions

@@ -1,0 +1,155 @@
+"""Compiles native code for this machine at first use and keeps it in the user's cache folder. It knows no operator."""
+
+import ctypes
+import hashlib
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
+
+
+def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = None) -> ctypes.CDLL:
+    """Returns a shared library, after compiling it where the cache folder does not hold it.
+
+    What is loaded from there belongs to this user, and nobody else can write it or its folder. Where that is not so, or
+    nothing can be written or executed there, the library is compiled for this process alone, and a line says so.
+
+    Args:
+        source (Path): The C++ file; the headers beside it belong to it.
+        flags (Sequence[str]): Flags for the compiler, besides those that every library gets. Defaults to ``()``.
+        folder (Path, optional): The cache folder. Defaults to None: ``MMREDNET_CACHE_DIR``, or ``mmrednet`` in the
+            user's.
+
+    Raises:
+        RuntimeError: There is no C++ compiler, or it fails, or what it makes cannot be loaded.
+    """
+    compiler = find_compiler()
+    command = [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
+    folder = cache_folder() if folder is None else folder
+    path = folder / f'{source.stem}-{digest(source, command)}.so'
+    try:
+        _make_private(folder)
+        with FileLock(path.with_suffix('.lock')):
+            try:
+                return _load_private(path)
+            except OSError:  # it is not there, is not whole, or is not ours
+                path.unlink(missing_ok=True)
+            # A process that does not see the lock, over a network file system, finds a whole file or none.
+            temporary = path.with_suffix(f'.{os.getpid()}')
+            compile_library(source, command, temporary)
+            os.replace(temporary, path)
+            return _load_private(path)
+    except OSError as error:
+        _say(
+            f'mmrednet: the cache folder {folder} cannot be written or run from ({error}); set MMREDNET_CACHE_DIR to a '
+            'folder that is yours alone. Until then each process compiles for itself'
+        )
+    with tempfile.TemporaryDirectory(prefix='mmrednet-') as temporary_folder:
+        path = Path(temporary_folder, path.name)
+        compile_library(source, command, path)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError as error:
+            raise RuntimeError(
+                f'what the C++ compiler made cannot be loaded ({error}): set MMREDNET_CACHE_DIR to a folder from which '
+                'programs may run'
+            ) from error
+
+
+def find_compiler() -> list[str]:
+    """Returns the command of the C++ compiler.
+
+    Raises:
+        RuntimeError: There is none.
+    """
+    named = os.environ.get('CXX', '').split()
+    if named:
+        if shutil.which(named[0]):
+            return named
+        raise RuntimeError(f'the C++ compiler that CXX names, {named[0]!r}, was not found: correct or unset CXX')
+    for name in ('c++', 'g++', 'clang++'):
+        if shutil.which(name):
+            return [name]
+    raise RuntimeError(
+        'no C++ compiler was found (c++, g++ or clang++): install one, with `apt-get install g++` or '
+        '`conda install gxx_linux-64` for example, or name one in the environment variable CXX'
+    )
+
+
+def native_flags(compiler: list[str]) -> list[str]:
+    """Returns the flags for this machine's CPU, and those that one compiler alone knows."""
+    native = _macros((*compiler, '-march=native'))
+    flags = ['-march=native'] if native else []
+    if '__clang__' not in (native or _macros(tuple(compiler))):
+        # GCC's own: rows are short, and the loops that clear them must not become calls of memset.
+        flags.append('-fno-tree-loop-distribute-patterns')
+    return flags
+
+
+@cache
+def _macros(command: tuple[str, ...]) -> str:
+    """Returns the compiler's predefined macros: its version and the CPU's features. Nothing where it fails."""
+    run = subprocess.run([*command, '-dM', '-E', '-x', 'c++', os.devnull], capture_output=True, text=True)
+    return run.stdout if run.returncode == 0 else ''
+
+
+def digest(source: Path, command: Sequence[str]) -> str:
+    """Returns what a library depends on in 16 digits: source and headers, compiler, flags, CPU and torch."""
+    macros = _macros(tuple(flag for flag in command if not flag.startswith(('-I', '-D'))))
+    files = [source, *sorted(source.parent.glob('*.h'))]
+    parts = (*(file.read_text() for file in files), *command, macros, torch.__version__)
+    return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
+
+
+def cache_folder() -> Path:
+    """Returns the folder of compiled libraries."""
+    if folder := os.environ.get('MMREDNET_CACHE_DIR'):
+        return Path(folder)
+    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')) / 'mmrednet'
+
+
+def compile_library(source: Path, command: Sequence[str], path: Path) -> None:
+    """Compiles to ``path``, and says so.
+
+    Raises:
+        RuntimeError: The compiler fails.
+    """
+    _say(f'mmrednet: compiling the CPU kernels to {path.parent}, once for this machine (about 20 s)')
+    run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
+    if run.returncode != 0:
+        lines = run.stderr.splitlines()
+        reason = next((line for line in lines if 'error' in line or 'cannot find' in line), run.stderr.strip()[-200:])
+        raise RuntimeError(f'the C++ compiler {command[0]!r} failed on {source.name}: {reason}')
+
+
+def _make_private(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(folder)
+
+
+def _load_private(path: Path) -> ctypes.CDLL:
+    _check_private(path)
+    return ctypes.CDLL(str(path))
+
+
+def _check_private(path: Path) -> None:
+    """Raises OSError where another user could have put this file or folder there, or something into it."""
+    status = path.lstat()
+    if stat.S_ISLNK(status.st_mode):
+        raise OSError(f'{path} is a symbolic link')
+    if hasattr(os, 'getuid') and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+        raise OSError(f'{path} can be written by others')
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,130 @@
+// A problem, and in numbers how its work is divided and laid out.
+
+#pragma once
+
+#include <vector>
+
+#include "tiles.h"
+
+namespace {
+
+constexpr int64_t kBufferBytes = 512 << 10;  // Of a work item where its rows allow, to stay in the second-level cache
+constexpr int64_t kFarBytes = 8 << 20;       // A kernel larger than that comes from memory, not from a cache
+
+// Sizes or strides in elements, of an image (N, C, H, W) or of a kernel (N, G, Kh, Kw, Ho, Wo).
+struct ImageDims {
+  int64_t n, c, y, x;
+};
+struct KernelDims {
+  int64_t n, g, u, v, y, x;
+};
+
+enum class Operation { kWeightedSum, kInnerProduct };
+
+// What a 1x1 convolution makes the kernel from: features (N, R, Ho, Wo), weight (G Kh Kw, R) and bias (G Kh Kw).
+template <class S>
+struct Generation {
+  const S *features, *weight, *bias;
+  int64_t reduced;
+  ImageDims strides;
+};
+
+template <class S>
+struct Problem {
+  int64_t batch, groups, channels;  // Channels of one group
+  Pair taps, outer_size, inner_size, stride, dilation, offset;
+  S *outer, *inner, *kernel;
+  ImageDims outer_strides, inner_strides;
+  KernelDims kernel_strides;
+  const S *kernel_begin, *kernel_end;  // What may be read around `kernel`
+  bool kernel_inside = false;          // The kernel exists only where the inner image does: gradient of the input
+  Generation<S> generation = {};       // Takes the place of the kernel where there are features
+};
+
+struct Tile {
+  int64_t y, x, height, width;
+};
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+
+template <class S>
+struct Plan {
+  using T = Accumulator<S>;
+
+  Problem<S> problem;
+  Pair reach;  // From the first tap to the last, in inner pixels
+  bool channels_last;
+  int64_t phase_step, row_step, rows, channel_step;  // The buffer: channels x rows x phases of the stride x columns
+  int64_t pixel_step;                                // With channels last: rows x columns x channels
+  std::vector<int64_t> columns;                      // Where the taps of a row begin in it
+  std::vector<std::pair<int64_t, int64_t>> runs;     // What each phase finds inside the inner image: [first, last)
+  int64_t band, bands;                               // Rows of outputs of a work item; work items of a group
+  int64_t span;                                      // Rows of the inner image under one row of outputs
+  int sharing;                                       // The stride for which rows of a tile share the inner rows, or 0
+  bool kernel_far;                                   // Whether tiles fetch kernel values ahead of time
+  struct {
+    int64_t outer, kernel, sums, features, weight, bias, end;
+  } buffer;  // Where in the buffer, behind the inner rows, the rest of what a work item needs begins
+
+  Plan(const Problem<S>& p, Operation operation, int threads) : problem(p) {
+    constexpr int kLane = kLanes<T>;
+    constexpr int64_t kLine = 64 / sizeof(T);
+    channels_last = operation == Operation::kWeightedSum && !p.generation.reduced && p.inner_strides.c == 1 &&
+                    p.inner_strides.x != 1 && p.channels >= kLane;
+    // A phase of the gradient can be without taps.
+    reach = {std::max<int64_t>(p.taps.y - 1, 0) * p.dilation.y, std::max<int64_t>(p.taps.x - 1, 0) * p.dilation.x};
+    span = reach.y + 1;
+    phase_step = std::max<int64_t>(p.outer_size.x, kLane) + reach.x / p.stride.x;
+    pixel_step = ceil_div(p.channels, kLane) * kLane;
+    row_step = channels_last
+                   ? (p.stride.x * (std::max<int64_t>(p.outer_size.x, kPixels) - 1) + reach.x + 1) * pixel_step
+                   : ceil_div(p.stride.x * phase_step, kLine) * kLine;
+    for (int64_t x = 0; x < p.taps.x * p.dilation.x; x += p.dilation.x)
+      columns.push_back(channels_last ? x * pixel_step : x % p.stride.x * phase_step + x / p.stride.x);
+    for (int64_t x = p.offset.x; x < p.offset.x + p.stride.x; ++x) {
+      const int64_t first = std::clamp<int64_t>(ceil_div(-x, p.stride.x), 0, phase_step);
+      runs.emplace_back(first, std::clamp<int64_t>(ceil_div(p.inner_size.x - x, p.stride.x), first, phase_step));
+    }
+    const int64_t row_size = channels_last ? row_step : std::max<int64_t>(p.channels, 1) * row_step;
+    const int64_t fit = (kBufferBytes / static_cast<int64_t>(sizeof(T)) / row_size - span) / p.stride.y + 1;
+    const int64_t wanted = ceil_div(4 * threads, p.batch * p.groups);
+    band = std::min(fit, ceil_div(p.outer_size.y, threads > 1 ? wanted : 1));
+    band = std::max<int64_t>(ceil_div(band, kRows), 1) * kRows;
+    bands = ceil_div(p.outer_size.y, band);
+    rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + span;
+    // An odd number of cache lines spreads over their sets.
+    channel_step = (rows * row_step / kLine | 1) * kLine + kLine * 2;
+    sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;
+    kernel_far = (p.kernel_end - p.kernel_begin) * static_cast<int64_t>(sizeof(S)) > kFarBytes;
+
+    const int64_t taps = p.taps.y * p.taps.x, reduced = p.generation.reduced, cells = kRows * kLane;
+    buffer.outer = channels_last ? rows * row_step : p.channels * channel_step;
+    buffer.kernel = buffer.outer + (channels_last ? 0 : p.channels * cells);
+    buffer.sums = buffer.kernel + taps * (channels_last ? kRows * kPixels : cells);
+    buffer.weight = buffer.sums + (channels_last ? kRows * kPixels * 2 * kLane : kChannels * cells);
+    buffer.bias = buffer.weight + taps * reduced;
+    // Last, with room for a vector: packing a row writes up to one behind it.
+    buffer.features = buffer.bias + taps;
+    buffer.end = buffer.features + reduced * cells + kLane;
+  }
+
+  int64_t items() const { return problem.batch * problem.groups * bands; }
+
+  // Whether the tap u, or v, of the outputs of a row y, or a column x, lies in the inner image.
+  bool inside_y(int64_t y, int64_t u) const {
+    const int64_t inner = y * problem.stride.y + u * problem.dilation.y + problem.offset.y;
+    return 0 <= inner && inner < problem.inner_size.y;
+  }
+  bool inside_x(int64_t x, int64_t v) const {
+    const int64_t inner = x * problem.stride.x + v * problem.dilation.x + problem.offset.x;
+    return 0 <= inner && inner < problem.inner_size.x;
+  }
+
+  // Whether all taps of the kRows x `width` outputs from the tile on lie in the inner image.
+  bool inside(const Tile& tile, int64_t width) const {
+    return inside_y(tile.y, 0) && inside_y(tile.y + kRows - 1, problem.taps.y - 1) && inside_x(tile.x, 0) &&
+           inside_x(tile.x + width - 1, problem.taps.x - 1);
+  }
+};
+
+}  // namespace

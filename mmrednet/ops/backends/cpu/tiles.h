@@ -1,0 +1,240 @@
+// The loops that all time goes into: the sums of one tile, in registers.
+
+#pragma once
+
+#include "vector.h"
+
+namespace {
+
+struct Pair {
+  int64_t y, x;
+};
+
+#if defined(__AVX512VL__) || defined(__aarch64__)
+constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and a value fit into 32 registers
+#else
+constexpr int kChannels = 2;
+#endif
+constexpr int kRows = 4;
+constexpr int kPixels = kChannels / 2;  // Neighbouring pixels of a tile with channels last
+
+// Where the tile's inner image and kernel values lie.
+template <class T>
+struct Window {
+  const T* inner;
+  int64_t channel_step, row_step;
+  const int64_t* columns;  // Where the taps of a row begin
+  int64_t stride, dilation;
+  Pair taps;
+};
+template <class T>
+struct Kernel {
+  T* values;
+  int64_t u, v, row;
+  int64_t ahead = 0;
+};
+
+// Calls visit(first, last, q) for the inner rows of a tile from top to bottom: the rows r in [first, last] of the tile
+// have the inner row q as their tap u = q - Stride * r. It takes at least (kRows - 1) * Stride taps and a dilation
+// of 1.
+template <int Stride, class F>
+INLINE inline void for_each_row(int64_t taps, F&& visit) {
+  unroll<0, kRows - 2>([&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(Int<0>{}, m, m * Stride + s);
+  });
+  for (int64_t q = (kRows - 1) * Stride; q < taps; ++q) visit(Int<0>{}, Int<kRows - 1>{}, q);
+  unroll<1, kRows - 1>([&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(m, Int<kRows - 1>{}, taps + (m - 1) * Stride + s);
+  });
+}
+
+// Where a tile's sums go: row r of channel c to values + c * channel_step + r * row_step.
+template <class T>
+struct Sums {
+  T* values;
+  int64_t channel_step, row_step;
+};
+
+// Whether kRows vectors are finite: zero times infinity or NaN is NaN.
+template <class T>
+INLINE inline bool all_finite(const T* values, int64_t row_step) {
+  Vector<T> total = {};
+  unroll<0, kRows - 1>([&](auto r) INLINE { total += load<T>(values + r * row_step) * T(0); });
+  const auto nan = total != total;
+  int64_t words[kVectorBytes / sizeof(int64_t)], any = 0;
+  std::memcpy(words, &nan, sizeof nan);
+  for (int64_t word : words) any |= word;
+  return any == 0;
+}
+
+// Writes the sums of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the rows.
+// Ahead: on the way, the kernel values `kernel.ahead` behind those of the first row are fetched into the cache.
+template <class T, int Stride, int C, bool Ahead = false>
+void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const Sums<T>& sums) {
+  Vector<T> sum[C][kRows] = {};
+  const int64_t channel_step = window.channel_step, kernel_step = kernel.v;
+  const int64_t* columns = window.columns;
+  const int64_t* const end = columns + window.taps.x;
+  if constexpr (Stride == 0) {
+    for (int64_t u = 0; u < window.taps.y; ++u) {
+      const T* inner = window.inner + u * window.dilation * window.row_step;
+      const T* weights = kernel.values + u * kernel.u;
+      for (const int64_t* column = columns; column < end; ++column, weights += kernel_step) {
+        unroll<0, kRows - 1>([&](auto r) INLINE {
+          const Vector<T> weight = load_once<T>(weights + r * kernel.row);
+          const T* at = inner + r * window.stride * window.row_step + *column;
+          unroll<0, C - 1>([&](auto c) INLINE { sum[c][r] += weight * load<T>(at + c * channel_step); });
+        });
+      }
+    }
+  } else {
+    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+      const T* inner = window.inner + q * window.row_step;
+      const T* weights = kernel.values + q * kernel.u;
+      const int64_t weight_row = kernel.row - Stride * kernel.u;
+      const T* ahead = weights + kernel.ahead;
+      for (const int64_t* column = columns; column < end; ++column, weights += kernel_step) {
+        if constexpr (Ahead && first == 0) {
+          __builtin_prefetch(ahead, 0, 2);
+          ahead += kernel_step;
+        }
+        Vector<T> weight[kRows];
+        unroll<first, last>([&](auto r) INLINE { weight[r] = load_once<T>(weights + r * weight_row); });
+        const T* at = inner + *column;
+        unroll<0, C - 1>([&](auto c) INLINE {
+          const Vector<T> value = load_once<T>(at + c * channel_step);
+          unroll<first, last>([&](auto r) INLINE { sum[c][r] += weight[r] * value; });
+        });
+      }
+    });
+  }
+  unroll<0, C - 1>([&](auto c) INLINE {
+    unroll<0, kRows - 1>([&](auto r)
+                             INLINE { store<T>(sums.values + c * sums.channel_step + r * sums.row_step, sum[c][r]); });
+  });
+}
+
+// The same for images with channels last: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step`
+// is the step from pixel to pixel, and kernel values are read one by one, from wherever they lie.
+template <class T, class S, int Stride, int V>
+void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
+  Vector<T> sum[kRows][kPixels][V] = {};
+  const int64_t pixel_step = window.channel_step, kernel_step = kernel.v;
+  const int64_t* const end = window.columns + window.taps.x;
+  if constexpr (Stride == 0) {
+    for (int64_t u = 0; u < window.taps.y; ++u) {
+      const T* inner = window.inner + u * window.dilation * window.row_step;
+      const S* weights = kernel.values + u * kernel.u;
+      for (const int64_t* column = window.columns; column < end; ++column, weights += kernel_step) {
+        unroll<0, kRows - 1>([&](auto r) INLINE {
+          unroll<0, kPixels - 1>([&](auto p) INLINE {
+            const Vector<T> weight = broadcast<T>(weights + r * kernel.row + p * kernel_pixel);
+            const T* at = inner + r * window.stride * window.row_step + *column + p * pixel_step;
+            unroll<0, V - 1>([&](auto c) INLINE { sum[r][p][c] += weight * load<T>(at + c * kLanes<T>); });
+          });
+        });
+      }
+    }
+  } else {
+    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+      const T* inner = window.inner + q * window.row_step;
+      const S* weights = kernel.values + q * kernel.u;
+      const int64_t weight_row = kernel.row - Stride * kernel.u;
+      for (const int64_t* column = window.columns; column < end; ++column, weights += kernel_step) {
+        unroll<0, kPixels - 1>([&](auto p) INLINE {
+          const T* at = inner + *column + p * pixel_step;
+          Vector<T> value[V];
+          unroll<0, V - 1>([&](auto c) INLINE { value[c] = load_once<T>(at + c * kLanes<T>); });
+          unroll<first, last>([&](auto r) INLINE {
+            const Vector<T> weight = broadcast<T>(weights + r * weight_row + p * kernel_pixel);
+            unroll<0, V - 1>([&](auto c) INLINE { sum[r][p][c] += weight * value[c]; });
+          });
+        });
+      }
+    });
+  }
+  unroll<0, kRows - 1>([&](auto r) INLINE {
+    unroll<0, kPixels - 1>([&](auto p) INLINE {
+      unroll<0, V - 1>([&](auto c) INLINE { store<T>(sums + ((r * kPixels + p) * V + c) * kLanes<T>, sum[r][p][c]); });
+    });
+  });
+}
+
+// Writes the kernel values of the taps v, ..., v + V - 1 of all rows of taps; `outer` is outer[c][r][lane].
+template <class T, int Stride, int V>
+INLINE inline void inner_product_columns(const Window<T>& window, const T* outer, int64_t channels,
+                                         const Kernel<T>& kernel, int64_t v) {
+  int64_t columns[V];
+  unroll<0, V - 1>([&](auto i) INLINE { columns[i] = window.columns[v + i]; });
+  if constexpr (Stride == 0) {
+    for (int64_t u = 0; u < window.taps.y; ++u) {
+      for (int r = 0; r < kRows; ++r) {
+        Vector<T> sum[V] = {};
+        const T* inner = window.inner + (r * window.stride + u * window.dilation) * window.row_step;
+        for (int64_t c = 0; c < channels; ++c, inner += window.channel_step) {
+          const Vector<T> grad = load_once<T>(outer + (c * kRows + r) * kLanes<T>);
+          unroll<0, V - 1>([&](auto i) INLINE { sum[i] += grad * load<T>(inner + columns[i]); });
+        }
+        T* to = kernel.values + u * kernel.u + v * kernel.v + r * kernel.row;
+        unroll<0, V - 1>([&](auto i) INLINE { store<T>(to + i * kernel.v, sum[i]); });
+      }
+    }
+  } else {
+    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+      Vector<T> sum[kRows][V] = {};
+      const T* inner = window.inner + q * window.row_step;
+      const T* grads = outer;
+      for (int64_t c = 0; c < channels; ++c, inner += window.channel_step, grads += kRows * kLanes<T>) {
+        Vector<T> grad[kRows];
+        unroll<first, last>([&](auto r) INLINE { grad[r] = load_once<T>(grads + r * kLanes<T>); });
+        unroll<0, V - 1>([&](auto i) INLINE {
+          const Vector<T> value = load_once<T>(inner + columns[i]);
+          unroll<first, last>([&](auto r) INLINE { sum[r][i] += grad[r] * value; });
+        });
+      }
+      unroll<first, last>([&](auto r) INLINE {
+        T* to = kernel.values + (q - Stride * r) * kernel.u + v * kernel.v + r * kernel.row;
+        unroll<0, V - 1>([&](auto i) INLINE { store<T>(to + i * kernel.v, sum[r][i]); });
+      });
+    });
+  }
+}
+
+template <class T, int Stride>
+void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
+  // The last columns overlap those before: storing a tap twice is cheaper than a narrower tile.
+  const int64_t width = window.taps.x;
+  const int64_t fours = (width + 3) / 4 * 4, threes = (width + 2) / 3 * 3;
+  if (width < 3) {
+    for (int64_t v = 0; v < width; ++v) inner_product_columns<T, Stride, 1>(window, outer, channels, kernel, v);
+  } else if (width > 3 && fours <= threes) {
+    for (int64_t v = 0; v < width; v += 4)
+      inner_product_columns<T, Stride, 4>(window, outer, channels, kernel, std::min(v, width - 4));
+  } else {
+    for (int64_t v = 0; v < width; v += 3)
+      inner_product_columns<T, Stride, 3>(window, outer, channels, kernel, std::min(v, width - 3));
+  }
+}
+
+// Writes the kernel values [tap][r][lane] of the taps tap, ..., tap + N - 1 from features [reduced][r][lane].
+template <class T, int N>
+void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
+  Vector<T> sum[N][kRows];
+  unroll<0, N - 1>([&](auto t) INLINE {
+    const Vector<T> start = broadcast<T>(bias + t);
+    unroll<0, kRows - 1>([&](auto r) INLINE { sum[t][r] = start; });
+  });
+  for (int64_t i = 0; i < reduced; ++i, features += kRows * kLanes<T>) {
+    Vector<T> feature[kRows];
+    unroll<0, kRows - 1>([&](auto r) INLINE { feature[r] = load_once<T>(features + r * kLanes<T>); });
+    unroll<0, N - 1>([&](auto t) INLINE {
+      const Vector<T> w = broadcast<T>(weight + t * reduced + i);
+      unroll<0, kRows - 1>([&](auto r) INLINE { sum[t][r] += w * feature[r]; });
+    });
+  }
+  unroll<0, N - 1>([&](auto t) INLINE {
+    unroll<0, kRows - 1>([&](auto r) INLINE { store<T>(values + (t * kRows + r) * kLanes<T>, sum[t][r]); });
+  });
+}
+
+}  // namespace
