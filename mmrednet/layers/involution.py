@@ -199,8 +199,9 @@ def _unflatten(kernel: Tensor, cells: Tensor, groups: int, kernel_size: tuple[in
 
 def _is_plain_sequence(module: nn.Module) -> bool:
     """Whether a module is its children one after the other and nothing more: no forward, state or hook of its own."""
-    sequence = isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward
-    return sequence and len(module) > 0 and not (module._parameters or module._buffers or _is_hooked(module))
+    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+        return False
+    return len(module) > 0 and not (module._parameters or module._buffers or _is_hooked(module))
 
 
 def _is_hooked(module: nn.Module) -> bool:
@@ -249,7 +250,7 @@ def in_place_of_conv(
     """
     kernel_size = pair('kernel_size', kernel_size, 1)
     if kernel_size == (1, 1):
-        return nn.Conv2d(in_channels, out_channels, 1, stride, padding, dilation, groups, bias)
+        return nn.Conv2d(in_channels, out_channels, 1, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
     padding, dilation = pair('padding', padding, 0), pair('dilation', dilation, 1)
     if involution_kernel_size is not None:
         # A wider window with as much more padding leaves the output's size and alignment as they are.

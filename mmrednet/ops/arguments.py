@@ -47,7 +47,7 @@ def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[i
             f"padding None means 'same', which a kernel of {kernel_size[0]}x{kernel_size[1]} with dilation {dilation} "
             'does not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
         )
-    return tuple(d * (k - 1) // 2 for k, d in zip(kernel_size, dilation, strict=True))
+    return dilation[0] * (kernel_size[0] - 1) // 2, dilation[1] * (kernel_size[1] - 1) // 2
 
 
 def output_size(
@@ -58,10 +58,11 @@ def output_size(
     dilation: Sequence[int],
 ) -> tuple[int, int]:
     """Returns (Ho, Wo), each ``floor((size + 2 p - d (K - 1) - 1) / s) + 1``, for pairs of (vertical, horizontal)."""
-    return tuple(
+    height, width = (
         (size + 2 * p - d * (k - 1) - 1) // s + 1
         for size, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
     )
+    return height, width
 
 
 def check_ranks(**tensors: Tensor | None) -> None:
@@ -89,14 +90,12 @@ def check_tensors(**tensors: Tensor | None) -> None:
         ValueError: One is not on the device of the first.
     """
     check_ranks(**tensors)
-    (first, reference), *others = tensors.items()
+    (first, reference), *others = ((name, value) for name, value in tensors.items() if value is not None)
     if reference.dtype not in DTYPES:
         raise TypeError(
             f'{first} must be float16, bfloat16, float32 or float64, but is {reference.dtype}: cast it first'
         )
     for name, value in others:
-        if value is None:
-            continue
         if value.dtype != reference.dtype:
             raise TypeError(
                 f'{name} must have the dtype of {first}, {reference.dtype}, but is {value.dtype}: cast one of them'

@@ -28,6 +28,8 @@ class Operator(_SingleLevelFunction):
     compute: Callable[..., Tensor]
     fake: Callable[..., Tensor]
     overload: torch._ops.OpOverload
+    apply: Callable[..., Tensor]
+    vmap: Callable[..., tuple[Tensor, int]]
 
 
 def call(overload: torch._ops.OpOverload, *args) -> Tensor:
@@ -60,7 +62,7 @@ def register(operator: type[Operator]) -> type[Operator]:
         with enable_single_level_autograd_function():
             return operator.apply(*args)
 
-    operator.forward = staticmethod(below_autograd)
+    operator.forward = staticmethod(below_autograd)  # type: ignore[method-assign, assignment]
     LIBRARY.impl(name, operator.compute, 'CompositeExplicitAutograd')
     LIBRARY.impl(name, differentiable, 'Autograd')
     torch.library.register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)
@@ -88,7 +90,7 @@ def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
     return cast_and_call
 
 
-def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple[Tensor | None, ...]:
+def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple:
     """Brings tensors to autocast's dtype where autocast is on, but for float64, which stays as in convolutions."""
     castable = (torch.float16, torch.bfloat16, torch.float32)
     if not torch.is_autocast_enabled(device_type) or any(t is not None and t.dtype not in castable for t in tensors):

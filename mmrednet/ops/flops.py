@@ -1,5 +1,6 @@
 """How ``torch.utils.flop_counter`` counts the operator: two FLOPs for a multiply-add, in the gradients too."""
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -8,7 +9,7 @@ from torch.utils.flop_counter import register_flop_formula
 from . import fused, involution  # noqa: F401  (define the operators)
 
 
-def multiply_adds(output_shape: tuple[int, ...], kernel_size: tuple[int, ...]) -> int:
+def multiply_adds(output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
     """Returns the multiply-adds of involution with the output (N, C, Ho, Wo): one for each of its elements and taps."""
     return prod(output_shape) * prod(kernel_size)
 

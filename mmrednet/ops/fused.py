@@ -64,8 +64,8 @@ def fused_involution2d(
     """
     if has_torch_function((input, features, weight)):
         arguments = dict(stride=stride, padding=padding, dilation=dilation, backend=backend)
-        tensors = (input, features, weight, bias)
-        return handle_torch_function(fused_involution2d, tensors[:3], *tensors, kernel_size, **arguments)
+        given = (input, features, weight, bias)
+        return handle_torch_function(fused_involution2d, given[:3], *given, kernel_size, **arguments)
     if backend is not None and backend not in BACKENDS:
         raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
     kernel_size, stride = pair('kernel_size', kernel_size, 1), pair('stride', stride, 1)
@@ -73,9 +73,10 @@ def fused_involution2d(
     padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
     check_ranks(input=input, features=features, weight=weight, bias=bias)
     if backend == 'reference':
-        input, *tensors = cast_for_autocast(input.device.type, input, features, weight, bias)
-        _check(input, *tensors, kernel_size, stride, padding, dilation)
-        return reference.involution2d(input, generate_kernel(*tensors, kernel_size), stride, padding, dilation)
+        input, features, weight, bias = cast_for_autocast(input.device.type, input, features, weight, bias)
+        _check(input, features, weight, bias, kernel_size, stride, padding, dilation)
+        kernel = generate_kernel(features, weight, bias, kernel_size)
+        return reference.involution2d(input, kernel, stride, padding, dilation)
     return call(
         OPERATORS.fused_involution2d.default,
         input,

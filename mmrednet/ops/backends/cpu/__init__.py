@@ -20,8 +20,8 @@ from .. import Pair
 from .build import load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
-# The fields of `struct Arguments` in the source, in their order, with the number of 64-bit integers of each. The source
-# is compiled with their offsets, and does not compile where its own are others.
+# The fields of `struct Arguments` in the source, with the number of 64-bit integers of each. The source is compiled
+# with their offsets, and does not compile where its own are others.
 ARGUMENTS = {
     'threads': 1,
     'output': 1,
@@ -35,19 +35,24 @@ ARGUMENTS = {
     'stride': 2,
     'padding': 2,
     'dilation': 2,
-    'features': 1,
-    'weight': 1,
-    'bias': 1,
-    'reduced': 1,
-    'features_strides': 4,
 }
-_OFFSETS = dict(zip(ARGUMENTS, accumulate(ARGUMENTS.values(), initial=0), strict=False))
+GENERATION = {'features': 1, 'weight': 1, 'bias': 1, 'reduced': 1, 'features_strides': 4}  # follow: zero but if fused
+_SIZES = ARGUMENTS | GENERATION
+_OFFSETS = dict(zip(_SIZES, accumulate(_SIZES.values(), initial=0), strict=False))
 FLAGS = (
     f'-DARGUMENTS={" ".join(f"FIELD({name}, {8 * offset})" for name, offset in _OFFSETS.items())}',
-    f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
+    f'-DARGUMENTS_SIZE={8 * sum(_SIZES.values())}',
 )
-_PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
-_NO_GENERATION = (0,) * 8
+
+
+def _packer(sizes: dict[str, int]) -> Callable[..., bytes]:
+    """Returns a function that packs fields by name, written out as dataclasses write theirs: a loop takes too long."""
+    values = ', '.join(name if size == 1 else f'*{name}' for name, size in sizes.items())
+    return eval(f'lambda {", ".join(sizes)}: pack({values})', {'pack': struct.Struct(f'{sum(sizes.values())}q').pack})
+
+
+_pack, _pack_generation = _packer(ARGUMENTS), _packer(GENERATION)
+_NO_GENERATION = bytes(8 * sum(GENERATION.values()))
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
@@ -78,8 +83,13 @@ def fused_involution2d(
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
-    bias_address = 0 if bias is None else bias.data_ptr()
-    generation = (features.data_ptr(), weight.data_ptr(), bias_address, features.shape[1], *features.stride())
+    generation = _pack_generation(
+        features=features.data_ptr(),
+        weight=weight.data_ptr(),
+        bias=0 if bias is None else bias.data_ptr(),
+        reduced=features.shape[1],
+        features_strides=features.stride(),
+    )
     _call('involution2d', out, input, features, shape, (0,) * 6, geometry, generation)
 
 
@@ -91,26 +101,24 @@ def _call(
     kernel_shape: tuple[int, ...],
     kernel_strides: tuple[int, ...],
     geometry: tuple[Pair, ...],
-    generation: tuple[int, ...] = _NO_GENERATION,
+    generation: bytes = _NO_GENERATION,
 ) -> None:
     stride, padding, dilation = geometry
-    load()[function, input.dtype](
-        _PACK(
-            torch.get_num_threads(),
-            output.data_ptr(),
-            input.data_ptr(),
-            kernel.data_ptr(),
-            *output.stride(),
-            *input.stride(),
-            *kernel_strides,
-            *input.shape,
-            *kernel_shape,
-            *stride,
-            *padding,
-            *dilation,
-            *generation,
-        )
+    arguments = _pack(
+        threads=torch.get_num_threads(),
+        output=output.data_ptr(),
+        input=input.data_ptr(),
+        kernel=kernel.data_ptr(),
+        output_strides=output.stride(),
+        input_strides=input.stride(),
+        kernel_strides=kernel_strides,
+        input_shape=input.shape,
+        kernel_shape=kernel_shape,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
     )
+    load()[function, input.dtype](arguments + generation)
 
 
 @cache

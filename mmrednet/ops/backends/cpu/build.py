@@ -19,10 +19,10 @@ FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp
 
 
 def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = None) -> ctypes.CDLL:
-    """Returns a shared library, after compiling it where the cache folder does not hold it.
+    """Returns a shared library, after compiling it where the cache folder does not hold it whole.
 
     What is loaded from there belongs to this user, and nobody else can write it or its folder. Where that is not so, or
-    nothing can be written or executed there, the library is compiled for this process alone, and a line says so.
+    nothing can be written or executed there, the library is for this process alone, and a line says so.
 
     Args:
         source (Path): The C++ file; the headers beside it belong to it.
@@ -37,26 +37,21 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
     command = [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
     folder = cache_folder() if folder is None else folder
     path = folder / f'{source.stem}-{digest(source, command)}.so'
+    library = None
     try:
-        _make_private(folder)
-        with FileLock(path.with_suffix('.lock')):
-            try:
-                return _load_private(path)
-            except OSError:  # it is not there, is not whole, or is not ours
-                path.unlink(missing_ok=True)
-            # A process that does not see the lock, over a network file system, finds a whole file or none.
-            temporary = path.with_suffix(f'.{os.getpid()}')
-            compile_library(source, command, temporary)
-            os.replace(temporary, path)
-            return _load_private(path)
-    except OSError as error:
+        library = _cached(path, source, command)
+        return ctypes.CDLL(str(path))
+    except (
+        OSError,
+        NotImplementedError,
+    ) as error:  # the latter is what FileLock raises where a file system has no locks
         _say(
             f'mmrednet: the cache folder {folder} cannot be written or run from ({error}); set MMREDNET_CACHE_DIR to a '
-            'folder that is yours alone. Until then each process compiles for itself'
+            'folder that is yours alone. Until then each process makes a library of its own'
         )
-    with tempfile.TemporaryDirectory(prefix='mmrednet-') as temporary_folder:
-        path = Path(temporary_folder, path.name)
-        compile_library(source, command, path)
+    with tempfile.TemporaryDirectory(prefix='mmrednet-', ignore_cleanup_errors=True) as temporary:
+        path = Path(temporary, path.name)
+        path.write_bytes(library or compile_library(source, command, path))
         try:
             return ctypes.CDLL(str(path))
         except OSError as error:
@@ -118,28 +113,54 @@ def cache_folder() -> Path:
     return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')) / 'mmrednet'
 
 
-def compile_library(source: Path, command: Sequence[str], path: Path) -> None:
-    """Compiles to ``path``, and says so.
+def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
+    """Compiles to ``path``, says so, and returns what is there.
 
     Raises:
         RuntimeError: The compiler fails.
     """
-    _say(f'mmrednet: compiling the CPU kernels to {path.parent}, once for this machine (about 20 s)')
+    _say(f"mmrednet: compiling {source.name} for this machine's CPU, once (about 20 s)")
     run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
         lines = run.stderr.splitlines()
         reason = next((line for line in lines if 'error' in line or 'cannot find' in line), run.stderr.strip()[-200:])
         raise RuntimeError(f'the C++ compiler {command[0]!r} failed on {source.name}: {reason}')
+    return path.read_bytes()
 
 
-def _make_private(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_private(folder)
+def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
+    """Returns the library that is at ``path``, after compiling it where it is not. Raises OSError."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_private(path.parent)
+    if library := _read(path):
+        return library
+    with FileLock(path.with_suffix('.lock')):
+        if library := _read(path):
+            return library
+        # A process that does not see the lock, over a network file system, finds a whole file or none.
+        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as temporary:
+            built = Path(temporary, path.name)
+            library = compile_library(source, command, built)
+            built.write_bytes(library + _seal(path, library))
+            built.chmod(0o700)
+            os.replace(built, path)
+    return library
 
 
-def _load_private(path: Path) -> ctypes.CDLL:
-    _check_private(path)
-    return ctypes.CDLL(str(path))
+def _read(path: Path) -> bytes | None:
+    """Returns the library that is at ``path``. None: it is not there, or not whole, or not this one, or not ours."""
+    try:
+        _check_private(path)
+        content = path.read_bytes()
+    except OSError:
+        return None
+    size = len(_seal(path, b''))
+    return content[:-size] if content[-size:] == _seal(path, content[:-size]) else None
+
+
+def _seal(path: Path, library: bytes) -> bytes:
+    """Returns what a library's file ends with: loading one that was cut off would end the process without an error."""
+    return hashlib.sha256(path.name.encode() + library).digest()
 
 
 def _check_private(path: Path) -> None:
@@ -147,7 +168,7 @@ def _check_private(path: Path) -> None:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise OSError(f'{path} is a symbolic link')
-    if hasattr(os, 'getuid') and (status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
+    if hasattr(os, 'geteuid') and (status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise OSError(f'{path} can be written by others')
 
 

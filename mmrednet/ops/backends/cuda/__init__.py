@@ -81,7 +81,7 @@ def fused_involution2d(
     device = _device(x.device.index)
     layouts = Layout.of(x), kernel, Layout.of(y)
     launch = plan_launch('fused', *layouts, *map(tuple, geometry), device, Layout.of(features))
-    if launch and fusing_pays(features.shape[1], launch.arguments['chunks'], x.dtype):
+    if launch and fusing_pays(features.shape[1], int(launch.arguments['chunks']), x.dtype):
         bias = None if bias is None else bias.contiguous()
         _launch(launch, x.device.index, (x, features, weight.contiguous(), bias, y))
     else:

@@ -310,9 +310,10 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     lead = x if function == 'grad_input' else y
     is_last = not lead.is_contiguous() and lead.is_contiguous(memory_format=torch.channels_last)
     axis, memory_format = (1, torch.channels_last) if is_last else (3, torch.contiguous_format)
-    return tuple(
+    x, y = (
         t if t.stride(axis) == 1 or t.shape[axis] == 1 else t.contiguous(memory_format=memory_format) for t in (x, y)
     )
+    return x, y
 
 
 def _specialise(
@@ -321,7 +322,7 @@ def _specialise(
     taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
     return Specialisation(
         dtype=x.dtype,
-        kernel_size=k.shape[2:4],
+        kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
         dilation=dilation,
         channels_last=not (x.is_dense(3) and y.is_dense(3)),
@@ -350,9 +351,10 @@ def _fit(whole: _Tile, device: Device) -> _Tile | None:
     rows, channels = _share(whole.rows, THREADS // strips), _share(whole.channels, whole.constant('CHUNK'))
     tile = replace(whole, strips=strips, rows=rows, channels=channels, planes=1)
     while tile.shared > device.shared:
-        tile = _shrink(tile)
-        if tile is None:
+        smaller = _shrink(tile)
+        if smaller is None:
             return None
+        tile = smaller
     return replace(
         tile,
         strips=_share(whole.strips, tile.strips),
