@@ -131,6 +131,9 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
 def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
     """Returns the library that is at ``path``, after compiling it where it is not. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.parent.lstat()
+    if hasattr(os, 'geteuid') and status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode):
+        path.parent.chmod(stat.S_IMODE(status.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))  # as some umasks leave it
     _check_private(path.parent)
     if library := _read(path):
         return library

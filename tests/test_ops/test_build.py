@@ -1,0 +1,210 @@
+"""The builder of native code: one process compiles, what others could have put into the cache is not loaded."""
+
+import ctypes
+import multiprocessing
+import os
+import shutil
+
+import pytest
+import torch
+from helpers import hide, run_python
+
+from mmrednet.ops.backends.cpu import build
+
+COMPILING = 'mmrednet: compiling'
+
+try:
+    COMPILER = shutil.which(build.find_compiler()[0])
+except RuntimeError as error:
+    pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch):
+    """Loads a library of one function, 42, through a cache folder, with a compiler that notes what it compiles."""
+    compiler = tmp_path / 'c++'
+    compiler.write_text(
+        f'#!/bin/sh\ncase "$*" in *" -o "*) echo compiled >>{tmp_path}/calls; sleep 0.1;; esac\nexec {COMPILER} "$@"\n'
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv('CXX', str(compiler))
+    source = tmp_path / 'answer.cpp'
+    source.write_text('extern "C" int answer() { return 42; }')
+
+    def load(folder='cache'):
+        return build.load_library(source, folder=tmp_path / folder).answer()
+
+    load.source = source
+    load.compilations = lambda: (tmp_path / 'calls').read_text().count('compiled')
+    load.library = lambda folder='cache': next((tmp_path / folder).glob('*.so'))
+    return load
+
+
+def test_many_processes_compile_once(answer, tmp_path, capfd):
+    context = multiprocessing.get_context('fork')
+    processes = [context.Process(target=answer) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+        assert process.exitcode == 0
+    assert answer() == 42
+    out, err = capfd.readouterr()
+    assert out == ''
+    assert err.count('\n') == err.count(COMPILING) == 1
+    assert answer.compilations() == 1
+    assert len(list((tmp_path / 'cache').glob('*.so'))) == 1
+    assert not [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()]
+
+
+def test_unwritable_cache_is_said_and_survived(answer, tmp_path, capfd):
+    (tmp_path / 'file').touch()
+    assert answer('file/cache') == 42
+    error = capfd.readouterr().err
+    assert 'cannot be written' in error and 'MMREDNET_CACHE_DIR' in error
+    assert COMPILING in error
+
+
+def test_what_is_there_is_loaded_without_writing(answer, tmp_path, monkeypatch, capfd):
+    """A cache on a medium that cannot be written serves all the same."""
+    assert answer() == 42
+
+    def refuse(path):
+        raise OSError(f'read-only file system: {path}')
+
+    monkeypatch.setattr(build, 'FileLock', refuse)
+    assert answer() == 42 and answer.compilations() == 1
+    assert 'cannot be written' not in capfd.readouterr().err
+
+
+def test_no_compiler_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.delenv('CXX', raising=False)
+    monkeypatch.setenv('PATH', str(tmp_path))
+    with pytest.raises(RuntimeError, match='no C\\+\\+ compiler was found .* install one'):
+        build.find_compiler()
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    with pytest.raises(RuntimeError, match="CXX names, 'no-such-compiler'"):
+        build.find_compiler()
+
+
+def test_failing_compiler_gives_its_reason(answer, tmp_path, monkeypatch):
+    (tmp_path / 'c++').write_text('#!/bin/sh\necho "source: error: out of luck" >&2\nexit 1\n')
+    with pytest.raises(RuntimeError, match='out of luck'):
+        answer()
+    assert not list((tmp_path / 'cache').glob('*.so'))
+
+
+def test_digest_depends_on_sources_flags_and_torch(monkeypatch, tmp_path):
+    command, source = [*build.find_compiler(), *build.FLAGS], tmp_path / 'one.cpp'
+    source.write_text('int x;')
+    digests = {build.digest(source, command), build.digest(source, [command[0], '-DX', *command[1:]])}
+    monkeypatch.setattr(torch, '__version__', '0.0')
+    digests.add(build.digest(source, command))
+    source.write_text('int y;')
+    digests.add(build.digest(source, command))
+    (tmp_path / 'other.h').write_text('int z;')
+    digests.add(build.digest(source, command))
+    assert len(digests) == 5
+
+
+def in_a_process(function, *arguments):
+    """A process that loads for the first time: the loader does not look at a file again that it has loaded."""
+    process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
+    process.start()
+    process.join(60)
+    return process.exitcode
+
+
+@pytest.mark.parametrize('length', (0, 100, 0.6, 0.999))
+def test_a_library_that_was_cut_off_is_compiled_anew_once(answer, length):
+    """Where pages are missing the loader would stop the process, without an error."""
+    assert in_a_process(answer) == 0
+    library = answer.library()
+    whole = library.read_bytes()
+    library.write_bytes(whole[: length if isinstance(length, int) else int(length * len(whole))])
+    assert in_a_process(answer) == in_a_process(answer) == 0
+    assert answer.compilations() == 2
+    assert library.stat().st_size == len(whole)
+
+
+def test_another_library_is_compiled_anew(answer, tmp_path):
+    assert in_a_process(answer) == 0
+    library = answer.library()
+    answer.source.write_text('extern "C" int question() { return 0; }')
+    with pytest.raises(AttributeError, match='answer'):
+        answer('other')
+    shutil.copyfile(answer.library('other'), library)
+    answer.source.write_text('extern "C" int answer() { return 42; }')
+    assert in_a_process(answer) == 0
+    assert answer() == 42 and answer.compilations() == 3
+
+
+def test_what_others_can_write_is_not_loaded(answer, tmp_path, capfd):
+    assert in_a_process(answer) == 0
+    cache, library = tmp_path / 'cache', answer.library()
+    assert cache.stat().st_mode & 0o777 == 0o700
+    library.chmod(0o777)
+    assert in_a_process(answer) == 0
+    assert answer.compilations() == 2 and library.stat().st_mode & 0o022 == 0
+    library.symlink_to(library.rename(tmp_path / 'elsewhere.so'))
+    assert in_a_process(answer) == 0
+    assert answer.compilations() == 3 and not library.is_symlink()
+    (tmp_path / 'link').symlink_to(cache)
+    capfd.readouterr()
+    assert answer('link') == 42
+    error = capfd.readouterr().err
+    assert 'symbolic link' in error and 'MMREDNET_CACHE_DIR' in error and error.count('\n') == 2
+    cache.chmod(0o770)
+    assert answer() == 42
+    assert answer.compilations() == 4 and cache.stat().st_mode & 0o022 == 0
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='only root gives files away')
+@pytest.mark.parametrize('of', ('folder', 'file'))
+def test_what_belongs_to_another_user_is_not_loaded(answer, tmp_path, of, capfd):
+    assert in_a_process(answer) == 0
+    os.chown(tmp_path / 'cache' if of == 'folder' else answer.library(), 65534, 65534)
+    assert in_a_process(answer) == 0
+    assert answer.compilations() == 2
+    assert ('written by others' in capfd.readouterr().err) == (of == 'folder')
+
+
+def test_a_library_can_be_kept_whatever_the_umask(answer):
+    before = os.umask(0o002)
+    try:
+        assert in_a_process(answer) == in_a_process(answer) == 0
+    finally:
+        os.umask(before)
+    assert answer.compilations() == 1
+
+
+def test_a_folder_from_which_nothing_runs_is_said_and_survived(answer, tmp_path, monkeypatch, capfd):
+    load = ctypes.CDLL
+
+    def refuse(path):
+        if str(tmp_path) in path:
+            raise OSError('failed to map segment from shared object')
+        return load(path)
+
+    monkeypatch.setattr(ctypes, 'CDLL', refuse)
+    for _ in range(2):
+        assert answer() == 42
+        assert 'run from' in capfd.readouterr().err
+    assert answer.compilations() == 1
+    monkeypatch.setattr(ctypes, 'CDLL', lambda path: refuse(str(tmp_path)))
+    with pytest.raises(RuntimeError, match='MMREDNET_CACHE_DIR'):
+        answer()
+
+
+def test_a_file_system_without_locks_is_survived(answer, monkeypatch, capfd):
+    def refuse(path):
+        raise NotImplementedError('no flock')
+
+    monkeypatch.setattr(build, 'FileLock', refuse)
+    assert answer() == 42
+    assert 'no flock' in capfd.readouterr().err
+
+
+def test_no_fcntl_is_needed():
+    """Windows lacks it."""
+    run_python(hide('fcntl') + 'import mmrednet.ops.backends.cpu')
