@@ -36,13 +36,8 @@ ARGUMENTS = {
     'padding': 2,
     'dilation': 2,
 }
-GENERATION = {
-    'features': 1,
-    'weight': 1,
-    'bias': 1,
-    'reduced': 1,
-    'features_strides': 4,
-}  # behind them; zeros unless fused
+# Those behind them, which are zeros unless the kernel is generated.
+GENERATION = {'features': 1, 'weight': 1, 'bias': 1, 'reduced': 1, 'features_strides': 4}
 _SIZES = ARGUMENTS | GENERATION
 _OFFSETS = dict(zip(_SIZES, accumulate(_SIZES.values(), initial=0), strict=False))
 FLAGS = (

@@ -131,9 +131,6 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
 def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
     """Returns the library that is at ``path``, after compiling it where it is not. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    status = path.parent.lstat()
-    if hasattr(os, 'geteuid') and status.st_uid == os.geteuid() and stat.S_ISDIR(status.st_mode):
-        path.parent.chmod(stat.S_IMODE(status.st_mode) & ~(stat.S_IWGRP | stat.S_IWOTH))  # as some umasks leave it
     _check_private(path.parent)
     if library := _read(path):
         return library
@@ -171,6 +168,7 @@ def _check_private(path: Path) -> None:
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise OSError(f'{path} is a symbolic link')
+    # Rights are left as they are: the folder may be one that people share, or the system's.
     if hasattr(os, 'geteuid') and (status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
         raise OSError(f'{path} can be written by others')
 
