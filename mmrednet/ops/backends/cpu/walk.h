@@ -129,14 +129,8 @@ void inner_product_tile(const Plan<S>& plan, const Window<T>& window, const Kern
   outer += tile.y * os.y + tile.x * os.x;
   for (int64_t c = 0; c < p.channels; ++c) pack_tile(packed + c * kRows * kLane, outer + c * os.c, os.y, os.x, tile);
   with_sharing(plan.sharing, [&](auto stride) INLINE { inner_product<T, stride>(window, packed, p.channels, kernel); });
-  if (plan.inside(tile, kLane)) return;
-  // Infinity times the zero there is NaN, and a pixel with any tap outside has one of its window's corners outside.
-  bool finite = true;
-  for (int64_t u : {int64_t(0), p.taps.y - 1}) {
-    for (int64_t v : {int64_t(0), p.taps.x - 1})
-      finite &= all_finite(kernel.values + u * kernel.u + v * kernel.v, kernel.row);
-  }
-  if (!finite) clear_outside(plan, kernel, tile);
+  // Infinity or NaN of `outer` shows at all taps of its pixel, so that looking at the first is enough.
+  if (!plan.inside(tile, kLane) && !all_finite(kernel.values, kernel.row)) clear_outside(plan, kernel, tile);
 }
 
 // Generates the tile's kernel values as packed[u][v][r][lane].
