@@ -70,7 +70,7 @@ INLINE inline bool all_finite(const T* values, int64_t row_step) {
 // Writes the sums of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the rows.
 // Ahead: on the way, the kernel values `kernel.ahead` behind those of the first row are fetched into the cache.
 template <class T, int Stride, int C, bool Ahead = false>
-void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const Sums<T>& sums) {
+APART void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const Sums<T>& sums) {
   Vector<T> sum[C][kRows] = {};
   const int64_t channel_step = window.channel_step, kernel_step = kernel.v;
   const int64_t* columns = window.columns;
@@ -117,7 +117,7 @@ void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const 
 // The same for images with channels last: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step`
 // is the step from pixel to pixel, and kernel values are read one by one, from wherever they lie.
 template <class T, class S, int Stride, int V>
-void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
+APART void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
   Vector<T> sum[kRows][kPixels][V] = {};
   const int64_t pixel_step = window.channel_step, kernel_step = kernel.v;
   const int64_t* const end = window.columns + window.taps.x;
@@ -201,7 +201,7 @@ INLINE inline void inner_product_columns(const Window<T>& window, const T* outer
 }
 
 template <class T, int Stride>
-void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
+APART void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
   // The last columns overlap those before: storing a tap twice is cheaper than a narrower tile.
   const int64_t width = window.taps.x;
   const int64_t fours = (width + 3) / 4 * 4, threes = (width + 2) / 3 * 3;
@@ -218,7 +218,7 @@ void inner_product(const Window<T>& window, const T* outer, int64_t channels, co
 
 // Writes the kernel values [tap][r][lane] of the taps tap, ..., tap + N - 1 from features [reduced][r][lane].
 template <class T, int N>
-void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
+APART void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
   Vector<T> sum[N][kRows];
   unroll<0, N - 1>([&](auto t) INLINE {
     const Vector<T> start = broadcast<T>(bias + t);

@@ -11,6 +11,7 @@
 #include <utility>
 
 #define INLINE __attribute__((always_inline))
+#define APART __attribute__((noinline))  // With all registers to itself
 
 // One source file includes these headers. What they hold is its own, so that what has one caller ends up in it.
 namespace {

@@ -49,18 +49,17 @@ INLINE inline void with_sharing(int sharing, F&& function) {
   sharing == 1 ? function(Int<1>{}) : sharing == 2 ? function(Int<2>{}) : function(Int<0>{});
 }
 
-// Computes all channels of a tile. Returns whether to do so again without the taps outside the inner image: a kernel
-// value of infinity or NaN there, times zero, makes NaN of all channels alike, so that looking at the first is enough.
+// Computes all channels of a tile. Returns false where a border tile has to be computed again without its taps outside
+// the inner image: infinity or NaN there, times zero, makes NaN of all channels alike, and the first is looked at.
 template <class S, class T>
 bool weighted_sum_tile(const Plan<S>& plan, Window<T> window, Kernel<const T> kernel, S* outer, Tile tile, T* buffer,
-                       int64_t ahead) {
+                       int64_t ahead, bool border) {
   constexpr int kLane = kLanes<T>;
   const auto& p = plan.problem;
   const ImageDims os = p.outer_strides;
   const T* inner = window.inner;
   S* to = outer + tile.y * os.y + tile.x * os.x;
   const bool whole = std::is_same_v<S, T> && os.x == 1 && tile.height == kRows && tile.width == kLane;
-  const bool border = !p.kernel_inside && !plan.inside(tile, kLane);
   bool finite = true;
   for (int64_t c = 0; c < p.channels;) {
     const int64_t count = c + kChannels <= p.channels ? kChannels : 1;
@@ -86,19 +85,18 @@ bool weighted_sum_tile(const Plan<S>& plan, Window<T> window, Kernel<const T> ke
     }
     c += count;
   }
-  return !finite;
+  return finite;
 }
 
 // The same with channels last.
 template <class S, class T>
 bool weighted_sum_tile_last(const Plan<S>& plan, Window<T> window, const Kernel<const S>& kernel, int64_t kernel_pixel,
-                            S* outer, Tile tile, T* sums) {
+                            S* outer, Tile tile, T* sums, bool border) {
   constexpr int kLane = kLanes<T>;
   const auto& p = plan.problem;
   const ImageDims os = p.outer_strides;
   const T* inner = window.inner;
   S* to = outer + tile.y * os.y + tile.x * os.x;
-  const bool border = !p.kernel_inside && !plan.inside(tile, kPixels);
   bool finite = true;
   for (int64_t c = 0; c < p.channels;) {
     const int64_t vectors = c + kLane < p.channels ? 2 : 1;
@@ -116,7 +114,7 @@ bool weighted_sum_tile_last(const Plan<S>& plan, Window<T> window, const Kernel<
     }
     c += vectors * kLane;
   }
-  return !finite;
+  return finite;
 }
 
 // Computes the kernel values of a tile, which at taps outside the inner image are zero whatever `outer` is.
@@ -196,11 +194,12 @@ void run_planar(const Plan<S>& plan, const Item<S>& item, Operation operation, T
       generate_kernel(plan, buffer, item.n, tile);
     else if (!direct)
       pack_kernel(plan, packed.values, item.kernel, tile);
+    const bool border = !p.kernel_inside && !plan.inside(tile, kLane);
     const auto sum = [&](const Kernel<T>& from, int64_t ahead) {
       return weighted_sum_tile<S, T>(plan, window, {from.values, from.u, from.v, from.row}, item.outer, tile,
-                                     buffer + plan.buffer.sums, ahead);
+                                     buffer + plan.buffer.sums, ahead, border);
     };
-    if (!sum(kernel, direct && plan.kernel_far ? 64 / static_cast<int64_t>(sizeof(T)) : 0)) return;
+    if (sum(kernel, direct && plan.kernel_far ? 64 / static_cast<int64_t>(sizeof(T)) : 0)) return;
     if (direct) pack_kernel(plan, packed.values, item.kernel, tile);
     clear_outside(plan, packed, tile);
     sum(packed, 0);
@@ -233,16 +232,16 @@ void run_channels_last(const Plan<S>& plan, const Item<S>& item, T* buffer) {
       for (int64_t i = 0; i < kPixels * p.stride.x; ++i) __builtin_prefetch(next + i * is.x, 0, 2);
     }
     window.inner = buffer + (tile.y - item.y0) * p.stride.y * plan.row_step + tile.x * p.stride.x * plan.pixel_step;
-    const auto sum_packed = [&](bool inside_only) {
-      pack_kernel_last(plan, packed, item.kernel, tile, inside_only);
-      return weighted_sum_tile_last(plan, window, {packed, p.taps.x * kRows * kPixels, kRows * kPixels, kPixels}, 1,
-                                    item.outer, tile, sums);
-    };
-    const bool direct = p.kernel_inside ? plan.inside(tile, kPixels) : tile.height == kRows && tile.width == kPixels;
-    const bool again =
-        direct ? weighted_sum_tile_last(plan, window, {kernel, ks.u, ks.v, ks.y}, ks.x, item.outer, tile, sums)
-               : sum_packed(p.kernel_inside);
-    if (again) sum_packed(true);
+    bool direct = p.kernel_inside ? plan.inside(tile, kPixels) : tile.height == kRows && tile.width == kPixels;
+    for (bool inside_only = p.kernel_inside, done = false; !done; direct = false, inside_only = true) {
+      Kernel<const S> values{kernel, ks.u, ks.v, ks.y};
+      if (!direct) {
+        pack_kernel_last(plan, packed, item.kernel, tile, inside_only);
+        values = {packed, p.taps.x * kRows * kPixels, kRows * kPixels, kPixels};
+      }
+      const bool border = !inside_only && !plan.inside(tile, kPixels);
+      done = weighted_sum_tile_last(plan, window, values, direct ? ks.x : 1, item.outer, tile, sums, border);
+    }
   };
   for_each_tile<kPixels>(plan, item, pack, compute);
 }
