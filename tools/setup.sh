@@ -52,7 +52,7 @@ build_mmcv() {
     local wheels="${XDG_CACHE_HOME:-$HOME/.cache}/mmrednet/$mmcv_key" build
     if [ ! -d "$wheels" ]; then
         say "    no wheel of it in $wheels yet: compiling"
-        mkdir -p "${wheels%/*}"
+        (umask 077; mkdir -p "${wheels%/*}")  # what is compiled and loaded from there is the user's alone
         build=$(mktemp -d "$wheels.XXXXXX")
         trap 'rm -rf "$build"' EXIT
         # Debug information, which nobody uses, is half of the compiler's time.
