@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import fused_involution2d, involution2d
-from ..ops.arguments import IntPair, pair, same_padding
+from ..ops.arguments import IntPair, check_backend, pair, same_padding
 from .kernel_generation import RELU, ActLayer, BottleneckKernelGeneration, NormLayer, PointwiseConv
 
 
@@ -46,8 +46,8 @@ class Involution(nn.Module):
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
-        ValueError: ``group_channels`` does not divide ``channels``, a size is not possible, or ``fused`` is True and
-            the kernel generation function does not end in a 1x1 convolution.
+        ValueError: ``group_channels`` does not divide ``channels``, a size or ``backend`` is not possible, or ``fused``
+            is True and the kernel generation function does not end in a 1x1 convolution.
 
     Shape:
         (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)) with 'same' padding.
@@ -76,6 +76,7 @@ class Involution(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
+        check_backend(backend)
         group_channels = channels if group_channels is None else group_channels
         if group_channels < 1 or channels % group_channels:
             raise ValueError(

@@ -1,5 +1,6 @@
 """The toolboxes' side of the layers: what ``norm_cfg``, ``act_cfg`` and ``conv_cfg`` of a config stand for."""
 
+from collections.abc import Callable
 from functools import partial
 from inspect import isclass
 from math import gcd, prod
@@ -26,12 +27,7 @@ def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
             the few channels inside become those that do) for ``norm_layer``, ``act_cfg`` (dict, optional) for
             ``act_layer``, and ``kernel_generation`` (dict, optional).
     """
-    if 'norm_cfg' in kwargs:
-        kwargs['norm_layer'] = _norm_layer(kwargs.pop('norm_cfg'))
-    if 'act_cfg' in kwargs:
-        kwargs['act_layer'] = _act_layer(kwargs.pop('act_cfg'))
-    if isinstance(kwargs.get('kernel_generation'), dict):
-        kwargs['kernel_generation'] = _kernel_generation(**kwargs['kernel_generation'])
+    kwargs = _translate(kwargs)
     return in_place_of_conv(*args, **kwargs) if channels is None else Involution(channels, *args, **kwargs)
 
 
@@ -53,16 +49,31 @@ def _act_layer(act_cfg: dict | None):
     return partial(build_activation_layer, {**inplace, **act_cfg})
 
 
-def _kernel_generation(type: str | type, **kwargs):
-    for name, layer in (('norm_cfg', _norm_layer), ('act_cfg', _act_layer)):
-        if name in kwargs:
-            kwargs[name.replace('cfg', 'layer')] = layer(kwargs.pop(name))
-    if isclass(type):
-        return partial(type, **kwargs)
-    phi = MODELS.get(type)
+def _kernel_generation(cfg: dict | Callable[..., nn.Module] | None):
+    if not isinstance(cfg, dict):
+        return cfg
+    arguments = dict(cfg)
+    name = arguments.pop('type')
+    phi = name if isclass(name) else MODELS.get(name)
     if phi is None:
-        raise KeyError(f'kernel_generation must name a registered module, but its type is {type!r}: register it')
-    return partial(phi, **kwargs)
+        raise KeyError(f'kernel_generation must name a registered module, but its type is {name!r}: register it')
+    return partial(phi, **_translate(arguments))
+
+
+# The toolboxes' words, the layers', and what brings the value of the one to the other's.
+WORDS = {
+    'norm_cfg': ('norm_layer', _norm_layer),
+    'act_cfg': ('act_layer', _act_layer),
+    'kernel_generation': ('kernel_generation', _kernel_generation),
+}
+
+
+def _translate(arguments: dict) -> dict:
+    translated = {}
+    for name, value in arguments.items():
+        new_name, translate = WORDS.get(name, (name, lambda unchanged: unchanged))
+        translated[new_name] = translate(value)
+    return translated
 
 
 def to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:

@@ -12,7 +12,6 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ..checkpoint import check, load, missing, widen
-from ..ops import BACKENDS
 from ..registry import register_model
 from .involution import build_involution
 
@@ -185,8 +184,6 @@ class RedNet(BaseModule):
             raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, but is {out_indices!r}')
         if not -1 <= frozen_stages <= num_stages:
             raise ValueError(f'frozen_stages must be from -1 to {num_stages}, but is {frozen_stages!r}')
-        if backend is not None and backend not in BACKENDS:
-            raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
         entries = _entries(init_cfg)
         given = [entry for entry in entries if not _is_pretrained(entry) or entry.get('checkpoint', '') is not None]
         self._lacks_checkpoint = len(given) < len(entries)
@@ -231,7 +228,6 @@ class RedNet(BaseModule):
             )
             self.add_module(f'layer{i + 1}', stage)
             in_channels = Bottleneck.expansion * mid_channels
-        self.feat_dim = in_channels
         self.num_stages = num_stages
         self._freeze()
 

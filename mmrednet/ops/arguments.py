@@ -7,6 +7,8 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
+from .backends import BACKENDS
+
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Of the tensors by their names: dimensions, and what an error says of them.
 LAYOUTS = {
@@ -63,6 +65,12 @@ def output_size(
         for size, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
     )
     return height, width
+
+
+def check_backend(backend: str | None) -> None:
+    """Raises ValueError where there is no backend of that name."""
+    if backend is not None and backend not in BACKENDS:
+        raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
 
 
 def check_ranks(**tensors: Tensor | None) -> None:

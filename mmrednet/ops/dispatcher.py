@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
-# What torch.library.register_autograd builds on too. The public torch.autograd.Function cannot be applied below
-# torch.func's transforms, and register_autograd takes neither forward-mode gradients nor those transforms.
+# What torch.func makes of each torch.autograd.Function. The public class cannot be applied below the dispatcher while
+# torch.func's transforms are at work, and register_autograd takes neither those nor forward-mode gradients.
 from torch.autograd.function import _SingleLevelFunction
+from torch.library import Library, register_fake, register_vmap
 
 OPERATORS = torch.ops.mmrednet
-LIBRARY = torch.library.Library('mmrednet', 'DEF')
+LIBRARY = Library('mmrednet', 'DEF')
 GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'  # ends every schema
 
 
@@ -65,8 +66,8 @@ def register(operator: type[Operator]) -> type[Operator]:
     operator.forward = staticmethod(below_autograd)  # type: ignore[method-assign, assignment]
     LIBRARY.impl(name, operator.compute, 'CompositeExplicitAutograd')
     LIBRARY.impl(name, differentiable, 'Autograd')
-    torch.library.register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)
-    torch.library.register_vmap(f'mmrednet::{name}', operator.vmap, lib=LIBRARY)
+    register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)
+    register_vmap(f'mmrednet::{name}', operator.vmap, lib=LIBRARY)
     for device in ('CPU', 'CUDA', 'XPU', 'MPS'):
         if operator.tensors and hasattr(torch._C.DispatchKey, f'Autocast{device}'):
             LIBRARY.impl(name, _autocast(operator, device), f'Autocast{device}')
@@ -79,7 +80,7 @@ def _transforms_active() -> bool:
 
 
 def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
-    # torch.library.register_autocast casts to one dtype for good; this is the dtype that autocast has now.
+    # The public register_autocast casts to one dtype for good; this is the dtype that autocast has now.
     below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f'Autocast{device}'))
 
     def cast_and_call(*args) -> Tensor:

@@ -6,8 +6,17 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .arguments import IntPair, check_ranks, check_shapes, check_tensors, generated_shape, pair, same_padding
-from .backends import BACKENDS, find, reference
+from .arguments import (
+    IntPair,
+    check_backend,
+    check_ranks,
+    check_shapes,
+    check_tensors,
+    generated_shape,
+    pair,
+    same_padding,
+)
+from .backends import find, reference
 from .backends.pytorch import generate_kernel
 from .dispatcher import (
     GEOMETRY,
@@ -66,8 +75,7 @@ def fused_involution2d(
         arguments = dict(stride=stride, padding=padding, dilation=dilation, backend=backend)
         given = (input, features, weight, bias)
         return handle_torch_function(fused_involution2d, given[:3], *given, kernel_size, **arguments)
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
+    check_backend(backend)
     kernel_size, stride = pair('kernel_size', kernel_size, 1), pair('stride', stride, 1)
     dilation = pair('dilation', dilation, 1)
     padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)

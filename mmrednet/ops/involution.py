@@ -9,6 +9,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .arguments import (
     IntPair,
+    check_backend,
     check_grad_output,
     check_ranks,
     check_shapes,
@@ -16,7 +17,7 @@ from .arguments import (
     pair,
     same_padding,
 )
-from .backends import BACKENDS, find, reference
+from .backends import find, reference
 from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, map_over_batch, register
 
 
@@ -65,8 +66,7 @@ def involution2d(
     if has_torch_function((input, kernel)):
         arguments = dict(stride=stride, padding=padding, dilation=dilation, backend=backend)
         return handle_torch_function(involution2d, (input, kernel), input, kernel, **arguments)
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
+    check_backend(backend)
     check_ranks(input=input, kernel=kernel)
     stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
     if padding is None:
@@ -83,6 +83,12 @@ def involution2d(
 
 class Bilinear(Operator):
     """An operator that is linear in each of its first two arguments, whose first dimension is the batch."""
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        first, second, *ctx.rest = inputs
+        ctx.save_for_backward(first, second)
+        ctx.save_for_forward(first, second)
 
     @classmethod
     def jvp(cls, ctx, first_tangent, second_tangent, *_):
@@ -118,18 +124,11 @@ class Involution2d(Bilinear):
         return out
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        input, kernel, *ctx.geometry = inputs
-        ctx.rest = ctx.geometry
-        ctx.save_for_backward(input, kernel)
-        ctx.save_for_forward(input, kernel)
-
-    @staticmethod
     def backward(ctx, grad):
         input, kernel = ctx.saved_tensors
         grad_input = grad_kernel = None
         if ctx.needs_input_grad[0]:
-            grad_input = call(OPERATORS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
+            grad_input = call(OPERATORS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.rest)
         if ctx.needs_input_grad[1]:
             grad_kernel = call(
                 OPERATORS.involution2d_grad_kernel.default,
@@ -137,7 +136,7 @@ class Involution2d(Bilinear):
                 input,
                 kernel.shape[1],
                 kernel.shape[2:4],
-                *ctx.geometry,
+                *ctx.rest,
             )
         return grad_input, grad_kernel, *[None] * len(ctx.rest)
 
@@ -164,18 +163,12 @@ class GradInput(Bilinear):
         return out
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad_output, kernel, _, *ctx.geometry = inputs
-        ctx.rest = inputs[2:]
-        ctx.save_for_backward(grad_output, kernel)
-        ctx.save_for_forward(grad_output, kernel)
-
-    @staticmethod
     def backward(ctx, grad):
         grad_output, kernel = ctx.saved_tensors
+        _, *geometry = ctx.rest
         grad_grad_output = grad_kernel = None
         if ctx.needs_input_grad[0]:
-            grad_grad_output = call(OPERATORS.involution2d.default, grad, kernel, *ctx.geometry)
+            grad_grad_output = call(OPERATORS.involution2d.default, grad, kernel, *geometry)
         if ctx.needs_input_grad[1]:
             grad_kernel = call(
                 OPERATORS.involution2d_grad_kernel.default,
@@ -183,7 +176,7 @@ class GradInput(Bilinear):
                 grad,
                 kernel.shape[1],
                 kernel.shape[2:4],
-                *ctx.geometry,
+                *geometry,
             )
         return grad_grad_output, grad_kernel, *[None] * len(ctx.rest)
 
@@ -214,22 +207,14 @@ class GradKernel(Bilinear):
         return out
 
     @staticmethod
-    def setup_context(ctx, inputs, output):
-        grad_output, input, _, _, *ctx.geometry = inputs
-        ctx.rest = inputs[2:]
-        ctx.save_for_backward(grad_output, input)
-        ctx.save_for_forward(grad_output, input)
-
-    @staticmethod
     def backward(ctx, grad):
         grad_output, input = ctx.saved_tensors
+        _, _, *geometry = ctx.rest
         grad_grad_output = grad_input = None
         if ctx.needs_input_grad[0]:
-            grad_grad_output = call(OPERATORS.involution2d.default, input, grad, *ctx.geometry)
+            grad_grad_output = call(OPERATORS.involution2d.default, input, grad, *geometry)
         if ctx.needs_input_grad[1]:
-            grad_input = call(
-                OPERATORS.involution2d_grad_input.default, grad_output, grad, input.shape[2:], *ctx.geometry
-            )
+            grad_input = call(OPERATORS.involution2d_grad_input.default, grad_output, grad, input.shape[2:], *geometry)
         return grad_grad_output, grad_input, *[None] * len(ctx.rest)
 
 

@@ -2,9 +2,11 @@ import mmseg.models.necks
 import pytest
 import torch
 from helpers import RELEASED, hide, run_python
+from mmengine.hub import get_config
 from mmseg.registry import MODELS
 
 from mmrednet.layers import Involution
+from mmrednet.models.rednet import RedNet
 
 SCOPE = 'mmseg'
 
@@ -38,3 +40,19 @@ for name in ('mmrednet.InvolutionFPN', 'InvolutionFPN'):
     neck = MODELS.build(dict(type=name, in_channels=[16], out_channels=16, num_outs=1))
     assert isinstance(neck, FPN), type(neck).__mro__
 """)
+
+
+def test_readme_s_backbone_in_a_config_of_mmseg():
+    """mmseg's base configs name a ResNet's checkpoint beside the backbone, which the README takes away."""
+    config = get_config('mmseg::fcn/fcn_r50-d8_4xb2-40k_cityscapes-512x1024.py')
+    backbone = dict(
+        type='mmrednet.RedNet',
+        depth=26,
+        out_indices=(0, 1, 2, 3),
+        init_cfg=dict(type='Pretrained', checkpoint='rednet26.pth', prefix='backbone.'),
+    )
+    config.merge_from_dict(dict(model=dict(backbone=dict(_delete_=True, **backbone))))
+    with pytest.raises(ValueError, match='pretrained=None'):
+        MODELS.build(config.model)
+    config.model.pretrained = None
+    assert isinstance(MODELS.build(config.model).backbone, RedNet)

@@ -36,7 +36,7 @@ def answer(tmp_path, monkeypatch):
 
     load.source = source
     load.compilations = lambda: (tmp_path / 'calls').read_text().count('compiled')
-    load.library = lambda folder='cache': next((tmp_path / folder).glob('*.so'))
+    load.file = lambda folder='cache': next((tmp_path / folder).glob('*.so'))
     return load
 
 
@@ -119,7 +119,7 @@ def in_a_process(function, *arguments):
 def test_a_library_that_was_cut_off_is_compiled_anew_once(answer, length):
     """Where pages are missing the loader would stop the process, without an error."""
     assert in_a_process(answer) == 0
-    library = answer.library()
+    library = answer.file()
     whole = library.read_bytes()
     library.write_bytes(whole[: length if isinstance(length, int) else int(length * len(whole))])
     assert in_a_process(answer) == in_a_process(answer) == 0
@@ -129,11 +129,11 @@ def test_a_library_that_was_cut_off_is_compiled_anew_once(answer, length):
 
 def test_another_library_is_compiled_anew(answer, tmp_path):
     assert in_a_process(answer) == 0
-    library = answer.library()
+    library = answer.file()
     answer.source.write_text('extern "C" int question() { return 0; }')
     with pytest.raises(AttributeError, match='answer'):
         answer('other')
-    shutil.copyfile(answer.library('other'), library)
+    shutil.copyfile(answer.file('other'), library)
     answer.source.write_text('extern "C" int answer() { return 42; }')
     assert in_a_process(answer) == 0
     assert answer() == 42 and answer.compilations() == 3
@@ -141,7 +141,7 @@ def test_another_library_is_compiled_anew(answer, tmp_path):
 
 def test_what_others_can_write_is_not_loaded(answer, tmp_path, capfd):
     assert in_a_process(answer) == 0
-    cache, library = tmp_path / 'cache', answer.library()
+    cache, library = tmp_path / 'cache', answer.file()
     assert cache.stat().st_mode & 0o777 == 0o700
     library.chmod(0o777)
     assert in_a_process(answer) == 0
@@ -163,7 +163,7 @@ def test_what_others_can_write_is_not_loaded(answer, tmp_path, capfd):
 @pytest.mark.parametrize('of', ('folder', 'file'))
 def test_what_belongs_to_another_user_is_not_loaded(answer, tmp_path, of, capfd):
     assert in_a_process(answer) == 0
-    os.chown(tmp_path / 'cache' if of == 'folder' else answer.library(), 65534, 65534)
+    os.chown(tmp_path / 'cache' if of == 'folder' else answer.file(), 65534, 65534)
     assert in_a_process(answer) == 0
     assert answer.compilations() == 2
     assert ('written by others' in capfd.readouterr().err) == (of == 'folder')

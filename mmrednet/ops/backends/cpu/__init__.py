@@ -35,25 +35,20 @@ ARGUMENTS = {
     'stride': 2,
     'padding': 2,
     'dilation': 2,
+    'features': 1,
+    'weight': 1,
+    'bias': 1,
+    'reduced': 1,
+    'features_strides': 4,
 }
-# Those behind them, which are zeros unless the kernel is generated.
-GENERATION = {'features': 1, 'weight': 1, 'bias': 1, 'reduced': 1, 'features_strides': 4}
-_SIZES = ARGUMENTS | GENERATION
-_OFFSETS = dict(zip(_SIZES, accumulate(_SIZES.values(), initial=0), strict=False))
+_OFFSETS = dict(zip(ARGUMENTS, accumulate(ARGUMENTS.values(), initial=0), strict=False))
 FLAGS = (
     f'-DARGUMENTS={" ".join(f"FIELD({name}, {8 * offset})" for name, offset in _OFFSETS.items())}',
-    f'-DARGUMENTS_SIZE={8 * sum(_SIZES.values())}',
+    f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
 )
-
-
-def _packer(sizes: dict[str, int]) -> Callable[..., bytes]:
-    """Returns a function that packs fields by name, written out as dataclasses write theirs: a loop takes too long."""
-    values = ', '.join(name if size == 1 else f'*{name}' for name, size in sizes.items())
-    return eval(f'lambda {", ".join(sizes)}: pack({values})', {'pack': struct.Struct(f'{sum(sizes.values())}q').pack})
-
-
-_pack, _pack_generation = _packer(ARGUMENTS), _packer(GENERATION)
-_NO_GENERATION = bytes(8 * sum(GENERATION.values()))
+_PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
+# The last five, where the kernel is not generated.
+_NO_GENERATION = {'features': 0, 'weight': 0, 'bias': 0, 'reduced': 0, 'features_strides': (0,) * 4}
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
@@ -84,7 +79,7 @@ def fused_involution2d(
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
-    generation = _pack_generation(
+    generation = dict(
         features=features.data_ptr(),
         weight=weight.data_ptr(),
         bias=0 if bias is None else bias.data_ptr(),
@@ -102,10 +97,10 @@ def _call(
     kernel_shape: tuple[int, ...],
     kernel_strides: tuple[int, ...],
     geometry: tuple[Pair, ...],
-    generation: bytes = _NO_GENERATION,
+    generation: dict = _NO_GENERATION,
 ) -> None:
     stride, padding, dilation = geometry
-    arguments = _pack(
+    arguments = dict(
         threads=torch.get_num_threads(),
         output=output.data_ptr(),
         input=input.data_ptr(),
@@ -118,8 +113,13 @@ def _call(
         stride=stride,
         padding=padding,
         dilation=dilation,
+        **generation,
     )
-    load()[function, input.dtype](arguments + generation)
+    values: list[int] = []
+    for name, size in ARGUMENTS.items():
+        value = arguments[name]
+        values += (value,) if size == 1 else value
+    load()[function, input.dtype](_PACK(*values))
 
 
 @cache

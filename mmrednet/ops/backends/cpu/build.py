@@ -41,10 +41,8 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
     try:
         library = _cached(path, source, command)
         return ctypes.CDLL(str(path))
-    except (
-        OSError,
-        NotImplementedError,
-    ) as error:  # the latter is what FileLock raises where a file system has no locks
+    # FileLock raises the latter where a file system has no locks.
+    except (OSError, NotImplementedError) as error:
         _say(
             f'mmrednet: the cache folder {folder} cannot be written or run from ({error}); set MMREDNET_CACHE_DIR to a '
             'folder that is yours alone. Until then each process makes a library of its own'
