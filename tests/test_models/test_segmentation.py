@@ -1,3 +1,5 @@
+import copy
+
 import mmseg.models.necks
 import pytest
 import torch
@@ -53,6 +55,6 @@ def test_readme_s_backbone_in_a_config_of_mmseg():
     )
     config.merge_from_dict(dict(model=dict(backbone=dict(_delete_=True, **backbone))))
     with pytest.raises(ValueError, match='pretrained=None'):
-        MODELS.build(config.model)
+        MODELS.build(copy.deepcopy(config.model))  # mmseg writes into it
     config.model.pretrained = None
     assert isinstance(MODELS.build(config.model).backbone, RedNet)
