@@ -1,0 +1,30 @@
+"""The command line: ``python -m mmrednet COMMAND``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from .commands import COMMANDS, CommandError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command that ``argv`` (default: the process's arguments) names and returns its exit status."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog='mmrednet', description='Involution (CVPR 2021) for OpenMMLab.')
+    subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
+    for name, summary in COMMANDS.items():
+        subparser = subparsers.add_parser(name, help=summary, description=f'{summary[0].upper()}{summary[1:]}.')
+        if name in argv[:1]:  # the others' modules, and the toolboxes under them, are not imported
+            command = import_module(f'.commands.{name.replace("-", "_")}', __package__)
+            command.add_arguments(subparser)
+    args = parser.parse_args(argv)
+    try:
+        return command.run(args) or 0
+    except CommandError as error:
+        print(f'mmrednet {args.command}: error: {error}', file=sys.stderr)
+        return 2
+
+
+if __name__ == '__main__':
+    sys.exit(main())

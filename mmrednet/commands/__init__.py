@@ -1,0 +1,10 @@
+"""What ``python -m mmrednet`` can do: one module for each command, which is imported when the command is called.
+
+A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit status (None: 0).
+"""
+
+COMMANDS = {}
+
+
+class CommandError(Exception):
+    """Something that the user can mend: printed as one line, without a traceback; the exit status is 2."""
