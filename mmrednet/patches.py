@@ -5,6 +5,7 @@ added. torch's safe loading knows no type of mmengine's checkpoints: those are n
 """
 
 from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -39,19 +40,18 @@ def _history_buffer_method(owner: type, name: str):
 
 # mmengine's checkpoints hold the message hub's log buffers, whose types torch >= 2.6 loads only when they are known as
 # safe: without this, `mim test` and `--resume` fail with "Weights only load failed". Loading itself stays safe.
-torch.serialization.add_safe_globals(
-    [
-        HistoryBuffer,
-        (_history_buffer_method, 'builtins.getattr'),
-        np.ndarray,
-        np.dtype,
-        *(type(np.dtype(name)) for name in ('float64', 'int64')),
-        # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for. NumPy 2
-        # renamed it, and checkpoints name the one of the version that saved them.
-        *(
-            (function, f'numpy.{core}.multiarray.{function.__name__}')
-            for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
-            for core in ('core', '_core')
-        ),
-    ]
-)
+_SAFE: list[Any] = [
+    HistoryBuffer,
+    (_history_buffer_method, 'builtins.getattr'),
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(name)) for name in ('float64', 'int64')),
+    # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for. NumPy 2
+    # renamed it, and checkpoints name the one of the version that saved them.
+    *(
+        (function, f'numpy.{core}.multiarray.{function.__name__}')  # type: ignore[union-attr]
+        for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0])
+        for core in ('core', '_core')
+    ),
+]
+torch.serialization.add_safe_globals(_SAFE)

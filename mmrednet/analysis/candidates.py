@@ -62,10 +62,11 @@ def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Ca
         depth (int): The RedNet's depth. Defaults to 50.
         size (tuple[int, int]): Height and width of the image. Defaults to (224, 224).
     """
-    cases = {}
+    cases: dict[Case, None] = {}
 
     def see(layer: Involution, args: tuple[Tensor], out: Tensor) -> None:
-        case = Case(layer.out_channels, tuple(args[0].shape[2:]), layer.kernel_size, layer.stride, layer.groups)
+        height, width = args[0].shape[2:]
+        case = Case(layer.out_channels, (height, width), layer.kernel_size, layer.stride, layer.groups)
         cases[case] = None
 
     with torch.device('meta'), torch.no_grad():
@@ -272,9 +273,9 @@ def network_step(
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
     model = build_model(load_config(row)).to_empty(device=device)
     for module in model.modules():
-        if hasattr(module, 'reset_parameters'):
-            module.reset_parameters()
-    model.to(memory_format=memory_format)
+        if callable(reset := getattr(module, 'reset_parameters', None)):
+            reset()
+    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
     images = torch.randn(batch, 3, *size, device=device).to(memory_format=memory_format)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     if phase != 'training':

@@ -44,7 +44,8 @@ def _fused_involution(args, out) -> int:
 
 
 def _convolution(args, out) -> int:
-    input, weight, bias, transposed = *args[:3], args[6]
+    input, weight, bias = args[:3]
+    transposed = args[6]
     # A transposed convolution applies its taps once for every element of the input.
     return (input if transposed else out).numel() * weight[0].numel() + (0 if bias is None else out.numel())
 

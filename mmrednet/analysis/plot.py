@@ -48,7 +48,7 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
         axes[0].set_ylim(73, 80)
         axes[0].set_ylabel("Top-1 on ImageNet (%), the paper's figures")
         axes[1].legend(loc='lower right', frameon=False)
-        paths = tuple(Path(path).with_suffix(suffix) for suffix in ('.png', '.svg'))
+        paths = Path(path).with_suffix('.png'), Path(path).with_suffix('.svg')
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
             # Without a date the same figures give the same file.
@@ -73,15 +73,14 @@ def plot_results(results: Sequence[Result], path: str | Path) -> Path:
 
     # Shapes share a panel; where there are none, the passes do.
     group = next(label for label in ('shape', 'what', 'pass') if label in results[0].labels)
-    panels = {}
+    panels: dict[str, dict[str | int, list[Result]]] = {}
     for case in by_case(results):
         labels = dict(case[0].labels)
         name = labels.pop(group)
-        panels.setdefault(', '.join(f'batch {v}' if k == 'batch' else str(v) for k, v in labels.items()), {})[name] = (
-            case
-        )
+        title = ', '.join(f'batch {v}' if k == 'batch' else str(v) for k, v in labels.items())
+        panels.setdefault(title, {})[name] = case
     candidates = list(dict.fromkeys(result.candidate for result in results))
-    colours = dict(zip(candidates, plt.get_cmap('tab10').colors, strict=False))
+    colours = dict(zip(candidates, plt.get_cmap('tab10')(range(10)), strict=False))
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
     with plt.rc_context({'font.size': 8}):

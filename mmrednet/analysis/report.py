@@ -124,7 +124,7 @@ def format_results(results: Sequence[Result], style: str, about: Mapping[str, st
         }
         for r in results
     ]
-    tables = {}
+    tables: dict[tuple, list[tuple]] = {}
     for case in by_case(results):
         labels, ratios = case[0].labels, _ratios(case)
         rows = tables.setdefault((len(labels), *labels, *(r.candidate for r in case), *ratios), [])

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -186,7 +187,7 @@ def _forward(model: nn.Module, images: Tensor) -> None:
     model(images, mode='tensor')
 
 
-def _detect(model: nn.Module, images: Tensor) -> None:
+def _detect(model: Any, images: Tensor) -> None:
     """Runs a two-stage detector but for choosing boxes, which takes data."""
     features = model.extract_feat(images)
     model.rpn_head(features)

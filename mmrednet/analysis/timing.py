@@ -51,7 +51,7 @@ class Result:
 
 def by_case(results: Sequence[Result]) -> list[list[Result]]:
     """Returns the results with equal labels together, which are those of the candidates in one case."""
-    cases = {}
+    cases: dict[tuple, list[Result]] = {}
     for result in results:
         cases.setdefault(tuple(result.labels.items()), []).append(result)
     return list(cases.values())
@@ -83,7 +83,8 @@ def time_in_turns(
     for name, step in steps.items():
         _seconds(step, 1, device)
         calls[name] = ceil(BLOCK / _seconds(step, 1, device)) if device.type == 'cpu' else 1
-    samples, spent, order = {name: [] for name in steps}, 0.0, random.Random(0)
+    samples: dict[str, list[float]] = {name: [] for name in steps}
+    spent, order = 0.0, random.Random(0)
     while (done := len(next(iter(samples.values())))) < rounds[1] and (done < rounds[0] or spent < budget):
         for name in order.sample(list(steps), len(steps)):
             seconds = _seconds(steps[name], calls[name], device)
@@ -95,10 +96,10 @@ def time_in_turns(
 def _seconds(step: Step, calls: int, device: torch.device) -> float:
     """Returns the time that some calls take together."""
     if device.type == 'cpu':
-        start = time.perf_counter()
+        begin = time.perf_counter()
         for _ in range(calls):
             step()
-        return time.perf_counter() - start
+        return time.perf_counter() - begin
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         # Meanwhile the host runs ahead, so that the events enclose the kernels and not their launches.

@@ -67,7 +67,7 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
         (rename(f'{section}.{key}').removeprefix('state_dict.'), value) for key, value in old.items()
     )
     # Module versions, by which modules mend their own old names.
-    state_dict._metadata = getattr(old, '_metadata', OrderedDict())
+    state_dict._metadata = getattr(old, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     meta = converted['meta'] = dict(converted.get('meta') or {})
     for key in list(meta):
         _, moved, name = rename(f'meta.{key}').partition('meta.dataset_meta.')

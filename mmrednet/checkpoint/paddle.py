@@ -5,6 +5,7 @@ and two immutable types here stand for what an array needs, and any other name i
 """
 
 import pickle
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,7 +32,7 @@ class _Array:
     """Stands for numpy.ndarray and for the function that makes an empty one, which its state then fills."""
 
     def __init__(self, *_) -> None:
-        self.value = None
+        self.value: np.ndarray | None = None
 
     def __setstate__(self, state) -> None:
         _, shape, dtype, fortran, data = state
@@ -59,14 +60,14 @@ class _Unpickler(pickle.Unpickler):
         return ALLOWED[module, name]
 
 
-def read(path: str) -> dict[str, Tensor]:
+def read(path: str | Path) -> dict[str, Tensor]:
     """Reads the parameters by the names that the file has.
 
     Matrices become PyTorch's (out, in), where Paddle's linear layers have (in, out). Beside each ``_mean`` comes the
     ``num_batches_tracked`` of PyTorch's norm layers, 0, which Paddle does not count.
 
     Args:
-        path (str): The file.
+        path (str or Path): The file.
 
     Returns:
         dict: Tensors by name, on the CPU.
@@ -79,7 +80,7 @@ def read(path: str) -> dict[str, Tensor]:
         entries = _Unpickler(file).load()
     if not isinstance(entries, dict):
         raise pickle.UnpicklingError('it holds no dict of arrays')
-    parameters = {}
+    parameters: dict[str, Tensor] = {}
     for name, entry in entries.items():
         if name == INTERNAL_NAMES:
             continue

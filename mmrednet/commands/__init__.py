@@ -3,7 +3,7 @@
 A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit status (None: 0).
 """
 
-COMMANDS = {}
+COMMANDS: dict[str, str] = {}
 
 
 class CommandError(Exception):

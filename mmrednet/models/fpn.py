@@ -27,6 +27,9 @@ class InvolutionFPNMixin:
         tensors (N, out_channels, H_j, W_j).
     """
 
+    lateral_convs: nn.ModuleList
+    fpn_convs: nn.ModuleList
+
     def __init__(self, *args, involution_cfg: dict = dict(), **kwargs) -> None:
         super().__init__(*args, **kwargs)
         for level in range(len(self.lateral_convs)):
@@ -44,6 +47,7 @@ def build_involution_fpn(*args, **kwargs) -> nn.Module:
     """
     scope = DefaultScope.get_current_instance()
     name = None if scope is None else scope.scope_name
+    toolbox: str | None
     if name in (None, 'mmengine', 'mmrednet'):
         toolbox = next((t for t in TOOLBOXES if find_spec(t) is not None), 'mmdet')
     else:

@@ -129,6 +129,8 @@ class RedNet(BaseModule):
         (1, 2048, 8, 8)
     """
 
+    is_init: bool
+    init_cfg: dict | list | None
     arch_settings = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
     def __init__(
