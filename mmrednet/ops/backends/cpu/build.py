@@ -129,7 +129,7 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
 def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
     """Returns the library that is at ``path``, after compiling it where it is not. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_private(path.parent)
+    check_private(path.parent)
     if library := _read(path):
         return library
     with FileLock(path.with_suffix('.lock')):
@@ -148,7 +148,7 @@ def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
 def _read(path: Path) -> bytes | None:
     """Returns the library that is at ``path``. None: it is not there, or not whole, or not this one, or not ours."""
     try:
-        _check_private(path)
+        check_private(path)
         content = path.read_bytes()
     except OSError:
         return None
@@ -161,7 +161,7 @@ def _seal(path: Path, library: bytes) -> bytes:
     return hashlib.sha256(path.name.encode() + library).digest()
 
 
-def _check_private(path: Path) -> None:
+def check_private(path: Path) -> None:
     """Raises OSError where another user could have put this file or folder there, or something into it."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
