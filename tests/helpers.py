@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from mmrednet.ops import fused_involution2d, involution2d
 from mmrednet.ops.arguments import output_size, pair, same_padding
@@ -127,6 +128,17 @@ def check(operator, actual, tensors, grad_output, geometry):
         assert a.shape == e.shape
         error = (a.to('cpu', torch.float64) - e).abs()
         assert (error <= tolerance * s + 1e-300).all(), f'{f"gradient {i}" if i else "output"}: {(error / s).max()}'
+
+
+class ConstantKernel(nn.Module):
+    """A kernel generation function of a user's own: the same kernel for every pixel."""
+
+    def __init__(self, channels, groups, kernel_size, stride, padding, dilation, scale=1.0):
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((1, groups * kernel_size[0] * kernel_size[1], 1, 1), scale))
+
+    def forward(self, x):
+        return self.weight.expand(x.shape[0], -1, *x.shape[2:])
 
 
 def registry(scope):
