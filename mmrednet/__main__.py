@@ -1,6 +1,7 @@
 """The command line: ``python -m mmrednet COMMAND``."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -24,6 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f'mmrednet {args.command}: error: {error}', file=sys.stderr)
         return 2
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 1
 
 
 if __name__ == '__main__':

@@ -20,6 +20,7 @@ from urllib.parse import urlparse
 import torch
 from mmengine.runner import CheckpointLoader
 
+from .. import patches  # noqa: F401  (names what mmengine's checkpoints hold as safe)
 from . import paddle
 from .download import check_sha256, fetch
 from .layout import convert

@@ -3,7 +3,10 @@
 A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit status (None: 0).
 """
 
-COMMANDS: dict[str, str] = {}
+COMMANDS: dict[str, str] = {
+    'info': 'prints what works here and what does not, for a bug report',
+    'predict': 'classifies, detects or segments what photographs show',
+}
 
 
 class CommandError(Exception):

@@ -1,0 +1,444 @@
+"""Photographs in, what they show out: a table, and with ``--out`` pictures. The toolboxes' inferencers do the work."""
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from glob import escape, glob
+from importlib import import_module
+from io import StringIO
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+from ..requirements import require
+from . import CommandError
+
+DEFAULT = 'rednet50_in1k'
+# What of a folder is taken for photographs.
+ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+# mmseg looks at every pixel in Python to place the names: its pictures are made smaller.
+LONGEST_SIDE = 1024
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add = parser.add_argument
+    add('photos', nargs='+', metavar='PHOTO', help="a file, a folder or a pattern such as 'trip/**/*.jpg'")
+    config = parser.add_mutually_exclusive_group()
+    config.add_argument(
+        '--model', metavar='NAME', help=f'a model of mmrednet; public weights are downloaded once (default: {DEFAULT})'
+    )
+    config.add_argument('--config', metavar='C', help='or the path of a config')
+    add(
+        '--checkpoint',
+        metavar='F',
+        help='its weights, a file or address: .pth (one that mmengine saved holds its config), .pdparams, .safetensors',
+    )
+    add('--out', type=Path, metavar='FOLDER', help='writes pictures there')
+    add('--json', type=Path, metavar='FILE', help='writes the results there, unrounded')
+    add('--device', metavar='D', help='cpu, cuda, cuda:1, ... (default: the best that there is)')
+    add('--score-threshold', type=_fraction, metavar='T', help='least score (default: 0.3 of detections, else 0)')
+    add(
+        '--top',
+        type=_positive,
+        metavar='K',
+        help='most results of a photograph (default: 5 of classification, else all)',
+    )
+    add(
+        '--batch-size',
+        type=_positive,
+        default=1,
+        metavar='N',
+        help='photographs of one size that go together (default: 1)',
+    )
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f'must be from 0 to 1, but is {text}')
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, but is {text}')
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predicts. Returns 2 where a photograph could not be, which does not stop the others."""
+    failed = False
+
+    def fail(text: str) -> None:
+        nonlocal failed
+        failed = True
+        print(f'mmrednet predict: error: {text}', file=sys.stderr)
+
+    photos = _find_photos(args.photos, fail)
+    width = max((len(photo) for photo in photos), default=0)
+    task, results, pictures = None, [], set[Path]()
+    for batch in _batches(_read(photos, fail), args.batch_size):
+        if task is None:  # not before there is a photograph to look at, since weights may have to be downloaded
+            with _quiet():
+                task = _build_task(args)
+            print(f'{"file":{width}}  {task.header}')
+        try:
+            with _quiet():
+                found = [(sample, task.select(sample)) for sample in task.predict([image for _, image in batch])]
+        except Exception as error:  # anything, where an image is too small for the network or too large for the memory
+            for photo, image in batch:
+                height, breadth = image.shape[:2]
+                fail(f'{photo} ({breadth}x{height}) could not be predicted ({_line(error)}): give it in another size')
+            continue
+        for (photo, image), (sample, rows) in zip(batch, found, strict=True):
+            for line in map(task.format, rows) if rows else ('nothing',):
+                print(f'{photo:{width}}  {line}', flush=True)
+            results.append(dict(file=photo, task=task.name, results=rows))
+            if args.out:
+                with _quiet():
+                    picture = task.draw(image, sample)
+                _write_picture(_picture_path(args.out, photo, pictures), picture)
+    if args.json:
+        _write(args.json, (json.dumps(results, indent=1) + '\n').encode())
+    return 2 if failed else 0
+
+
+def _find_photos(arguments: Iterable[str], fail: Callable[[str], None]) -> list[str]:
+    """Returns the files that the arguments stand for, each once, in their order."""
+    photos: list[str] = []
+    for argument in arguments:
+        path = os.path.expanduser(argument)
+        if os.path.isdir(path):
+            found = [file for file in glob(f'{escape(path)}/*') if file.lower().endswith(ENDINGS)]
+            if not found:
+                fail(f"{argument} is a folder without images: for those in its folders give '{argument}/**/*.jpg'")
+        elif os.path.exists(path):
+            found = [path]
+        else:
+            found = [file for file in glob(path, recursive=True) if os.path.isfile(file)]
+            if not found:
+                fail(f'{argument} is no file or folder, and no pattern of one: give the path of a photograph')
+        photos += sorted(found)
+    return list(dict.fromkeys(photos))
+
+
+def _read(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
+    """Yields paths and images (H, W, 3) in BGR as the toolboxes' loader has them: turned as EXIF says, of 8 bits."""
+    try:
+        require('mmcv')
+    except ImportError as error:
+        raise CommandError(_line(error)) from error
+    import mmcv
+
+    for photo in photos:
+        try:
+            image, reason = mmcv.imread(photo), 'it is damaged, or of another format'
+        except Exception as error:  # the file system's, and OpenCV's
+            image, reason = None, _line(error)
+        if image is None:
+            fail(f'{photo} cannot be read as an image ({reason}): give it as JPEG or PNG')
+        else:
+            yield photo, image
+
+
+def _batches(images: Iterator[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:
+    """Yields what follows each other and has one size, since a batch is one tensor."""
+    for _, alike in groupby(images, lambda item: item[1].shape):
+        while batch := list(islice(alike, size)):
+            yield batch
+
+
+def _build_task(args: argparse.Namespace) -> '_Task':
+    """Builds the model, and fills it once it is known that the weights fit."""
+    try:
+        require('mmengine')
+        return _build(args)
+    except CommandError:
+        raise
+    except Exception as error:  # a config can name anything
+        raise CommandError(_line(error)) from error
+
+
+def _build(args: argparse.Namespace) -> '_Task':
+    import torch
+    from mmengine.config import Config
+    from mmengine.device import get_device
+
+    from ..checkpoint import check, load
+
+    device = args.device or get_device()
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise CommandError(f'--device {device} cannot be used ({_line(error)}): give another, such as cpu') from error
+    path, source = args.config, args.checkpoint
+    if path is None and (args.model or source is None):
+        path, published = _find_model(args.model or DEFAULT)
+        source = source or published
+    if source is None:
+        raise CommandError(f'{args.model or path} has no public weights: give its checkpoint with --checkpoint')
+    checkpoint = None
+    if path is None:
+        checkpoint = load(source)
+        config = _config_in(checkpoint, source)
+    elif os.path.isfile(path):
+        config = Config.fromfile(path)
+    else:
+        raise CommandError(f'--config {path} is no file: give the path of a config, or the name of one with --model')
+    task = _make_task(config, path or source, device, args)
+    checkpoint = checkpoint or load(source)
+    model = task.inferencer.model
+    remedy = 'Give the config that it was trained with (--config or --model), or a checkpoint of this one'
+    model.load_state_dict(check(model, checkpoint['state_dict'], source, remedy), strict=False)
+    task.set_names(*_names(config, checkpoint, model))
+    return task
+
+
+def _config_in(checkpoint: dict, source: str):
+    from mmengine.config import Config
+
+    text = checkpoint['meta'].get('cfg')
+    if not text:
+        raise CommandError(
+            f'{source} holds no config: give its model with --config, or by name with --model '
+            f'({DEFAULT} for a RedNet-50 of ImageNet)'
+        )
+    if '://' in source:
+        raise CommandError(
+            f'{source} holds a config, which can run code: give --config or --model beside it, or, if you trust who '
+            'made it, download it and give its path'
+        )
+    return Config.fromstring(text, '.py')
+
+
+def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_Task':
+    scope = config.get('default_scope')
+    if scope not in TASKS:
+        raise CommandError(f'{source} is for {scope}: predict takes configs whose default_scope is one of {[*TASKS]}')
+    require(scope)
+    try:
+        return TASKS[scope](config, device, args)
+    except CommandError:
+        raise
+    except Exception as error:
+        raise CommandError(f'{source} cannot be built ({_line(error)}): correct the config') from error
+
+
+def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:
+    """Returns names and colours of the classes: the checkpoint's, else those of the config's data set, else numbers."""
+    import numpy as np
+
+    dataset = config.test_dataloader.dataset
+    kind = import_module(f'{config.default_scope}.registry').DATASETS.get(dataset.type)
+    ours = {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
+    # An RPN has one class, and stands beside the head that has all.
+    count = max(getattr(module, 'num_classes', None) or 0 for module in model.modules())
+    metas = [meta for meta in (checkpoint['meta'].get('dataset_meta', {}), ours) if meta.get('classes')]
+    meta = next((meta for meta in metas if len(meta['classes']) == count), {})
+    if metas and not meta:
+        known = len(metas[0]['classes'])
+        print(
+            f'mmrednet predict: the model has {count} classes, and {known} names are known: numbers stand for them',
+            file=sys.stderr,
+        )
+    names = [str(name) for name in meta.get('classes', range(count))]
+    colors = meta.get('palette')
+    if colors is None or len(colors) != count:
+        colors = np.random.RandomState(42).randint(0, 256, (count, 3))
+    return names, [tuple(map(int, color)) for color in colors]
+
+
+class _Task:
+    """A toolbox's inferencer, what is listed of its results, and how they are drawn."""
+
+    name = header = ''
+
+    def __init__(self, inferencer, visualizer, args: argparse.Namespace) -> None:
+        self.inferencer, self.visualizer, self.top, self.threshold = (
+            inferencer,
+            visualizer,
+            args.top,
+            args.score_threshold,
+        )
+
+    def set_names(self, names: Sequence[str], colors: list) -> None:
+        self.names = names
+        self.visualizer.dataset_meta = dict(classes=names, palette=colors)
+
+    def predict(self, images: list) -> Any:
+        """Returns the toolbox's data sample of each image."""
+        return self.inferencer(images, return_datasamples=True, batch_size=len(images))
+
+    def select(self, sample) -> list[dict]:
+        """Leaves in a sample what is asked for, and returns it, the best first."""
+        raise NotImplementedError
+
+    def format(self, row: dict) -> str:
+        raise NotImplementedError
+
+    def draw(self, image, sample):
+        """Returns the picture (H, W, 3) in RGB."""
+        self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False)
+        return self.visualizer.get_image()
+
+
+class _Classification(_Task):
+    name, header = 'classification', 'score  what'
+
+    def __init__(self, config, device: str, args: argparse.Namespace) -> None:
+        from mmpretrain import ImageClassificationInferencer
+        from mmpretrain.visualization import UniversalVisualizer
+
+        inferencer = ImageClassificationInferencer(config, pretrained=False, device=device)
+        super().__init__(inferencer, UniversalVisualizer(), args)
+
+    def select(self, sample) -> list[dict]:
+        scores, labels = sample.pred_score.sort(descending=True)
+        count = min(self.top or 5, int((scores >= (self.threshold or 0)).sum()))
+        sample.set_pred_label(labels[:count])
+        return [
+            dict(label=label, what=self.names[label], score=score)
+            for label, score in zip(labels[:count].tolist(), scores[:count].tolist(), strict=True)
+        ]
+
+    def format(self, row: dict) -> str:
+        return f'{row["score"]:.3f}  {row["what"]}'
+
+    def draw(self, image, sample):
+        return self.visualizer.visualize_cls(image[..., ::-1], sample, draw_gt=False)
+
+
+class _Detection(_Task):
+    name, header = 'detection', f'score  {"x1 y1 x2 y2":19}  what'
+
+    def __init__(self, config, device: str, args: argparse.Namespace) -> None:
+        from mmdet.apis import DetInferencer
+        from mmdet.visualization import DetLocalVisualizer
+
+        super().__init__(DetInferencer(config, device=device), DetLocalVisualizer(), args)
+
+    def predict(self, images: list) -> list:
+        return super().predict(images)['predictions']
+
+    def select(self, sample) -> list[dict]:
+        found = sample.pred_instances
+        found = found[found.scores >= (0.3 if self.threshold is None else self.threshold)]
+        found = sample.pred_instances = found[found.scores.argsort(descending=True)[: self.top]]
+        return [
+            dict(label=label, what=self.names[label], score=score, box=box)
+            for label, score, box in zip(
+                found.labels.tolist(), found.scores.tolist(), found.bboxes.tolist(), strict=True
+            )
+        ]
+
+    def format(self, row: dict) -> str:
+        return f'{row["score"]:.3f}  {" ".join(f"{side:.0f}" for side in row["box"]):19}  {row["what"]}'
+
+    def draw(self, image, sample):
+        self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, pred_score_thr=0)
+        return self.visualizer.get_image()
+
+
+class _Segmentation(_Task):
+    name, header = 'segmentation', 'share  what'
+
+    def __init__(self, config, device: str, args: argparse.Namespace) -> None:
+        from mmseg.apis import MMSegInferencer
+        from mmseg.visualization import SegLocalVisualizer
+
+        if args.score_threshold is not None:
+            raise CommandError('--score-threshold is for classification and detection: a segmentation has no scores')
+        super().__init__(MMSegInferencer(config, device=device), SegLocalVisualizer(alpha=0.5), args)
+
+    def predict(self, images: list) -> list:
+        found = super().predict(images)
+        return found if isinstance(found, list) else [found]
+
+    def select(self, sample) -> list[dict]:
+        labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
+        shares, order = (counts / counts.sum()).sort(descending=True)
+        return [
+            dict(label=label, what=self.names[label], share=share)
+            for label, share in zip(labels[order].tolist(), shares.tolist(), strict=True)
+        ][: self.top]
+
+    def format(self, row: dict) -> str:
+        return f'{row["share"]:5.1%}  {row["what"]}'
+
+    def draw(self, image, sample):
+        import mmcv
+        from mmengine.structures import PixelData
+        from mmseg.structures import SegDataSample
+        from torch.nn.functional import interpolate
+
+        # mmseg looks at every pixel in Python to place the names.
+        image = mmcv.imrescale(image, min(1, LONGEST_SIDE / max(image.shape[:2])))
+        labels = interpolate(sample.pred_sem_seg.data[None].double(), image.shape[:2]).long()[0]
+        return super().draw(image, SegDataSample(pred_sem_seg=PixelData(data=labels)))
+
+
+# By the scope of the configs.
+TASKS = {'mmpretrain': _Classification, 'mmdet': _Detection, 'mmseg': _Segmentation}
+
+
+def _picture_path(folder: Path, photo: str, taken: set[Path]) -> Path:
+    """Returns where a picture goes: photographs of one name, from several folders, get a number."""
+    stem = f'{Path(photo).stem}_prediction'
+    path, number = folder / f'{stem}.png', 1
+    while path in taken:
+        number += 1
+        path = folder / f'{stem}_{number}.png'
+    taken.add(path)
+    return path
+
+
+def _write_picture(path: Path, picture) -> None:
+    import cv2
+
+    _write(path, cv2.imencode('.png', picture[..., ::-1])[1].tobytes())
+
+
+def _write(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            part = Path(folder, path.name)
+            part.write_bytes(data)
+            part.replace(path)
+    except OSError as error:
+        raise CommandError(f'{path} could not be written ({error}): make room there, or give another place') from error
+
+
+@contextmanager
+def _quiet():
+    """Keeps the toolboxes' progress bars, logs and warnings from the table; our own warnings get through."""
+    from mmengine.logging import MMLogger
+
+    MMLogger.get_current_instance().setLevel('ERROR')
+    with warnings.catch_warnings(), redirect_stdout(StringIO()):
+        warnings.simplefilter('ignore')
+        warnings.filterwarnings('default', module='mmrednet')
+        yield
+
+
+def _line(error: Exception) -> str:
+    """Returns an error in one line, with its type where the text may not say what is wrong."""
+    text = '; '.join(line.strip() for line in str(error).splitlines() if line.strip()).replace(':;', ':')
+    told = isinstance(error, CommandError | ImportError | OSError | ValueError) and text
+    return text if told else f'{type(error).__name__}: {text}'.removesuffix(': ')
+
+
+def _find_model(name: str) -> tuple[str, str | None]:
+    """Returns the config and the public weights of a model's name."""
+    from ..analysis.tables import CONFIGS
+
+    path = next(CONFIGS.glob(f'mm*/{name.removesuffix("_in1k")}.py'))
+    return str(path), f'mmrednet://{path.stem}' if path.parent.name == 'mmpretrain' else None
