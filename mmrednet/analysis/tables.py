@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,10 +10,9 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from ..configs import CONFIGS
 from ..models.rednet import RedNet
 from .flops import count_flops
-
-CONFIGS = Path(__file__).parents[2] / 'configs'
 
 
 # Compared and hashed by identity: options are a dict.

@@ -4,6 +4,7 @@ A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit
 """
 
 COMMANDS: dict[str, str] = {
+    'config': "prints the path of a config, or all configs' names",
     'info': 'prints what works here and what does not, for a bug report',
     'predict': 'classifies, detects or segments what photographs show',
 }
