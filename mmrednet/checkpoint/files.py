@@ -123,7 +123,8 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
         remedy = f'delete the downloaded copy {path} and start again' if remote else 'copy or download it again'
         raise ValueError(
             f'nothing was loaded of {location}, which cannot be read ({_reason(error)}): if it is incomplete, '
-            f"{remedy}, if its ending is not its format's (.pdparams, .safetensors or .pth), rename it"
+            f"{remedy}, if its ending is not its format's (.pdparams, .safetensors or .pth), rename it, if it "
+            'holds code, do not use it'
         ) from error
 
 
