@@ -12,17 +12,19 @@ from glob import escape, glob
 from importlib import import_module
 from io import StringIO
 from itertools import groupby, islice
+from math import inf
 from pathlib import Path
 from typing import Any
 
+from ..configs import find
 from ..requirements import require
 from . import CommandError
 
 DEFAULT = 'rednet50_in1k'
 # What of a folder is taken for photographs.
 ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
-# mmseg looks at every pixel in Python to place the names: its pictures are made smaller.
-LONGEST_SIDE = 1024
+# Of pictures, in pixels: letters need some room, and mmseg looks at every pixel in Python to place the names.
+LEAST_SIDE, LONGEST_SIDE = 320, 1024
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -82,7 +84,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'mmrednet predict: error: {text}', file=sys.stderr)
 
     photos = _find_photos(args.photos, fail)
-    width = max((len(photo) for photo in photos), default=0)
+    width = max((len(_shown(photo)) for photo in photos), default=0)
     task, results, pictures = None, [], set[Path]()
     for batch in _batches(_read(photos, fail), args.batch_size):
         if task is None:  # not before there is a photograph to look at, since weights may have to be downloaded
@@ -99,7 +101,7 @@ def run(args: argparse.Namespace) -> int:
             continue
         for (photo, image), (sample, rows) in zip(batch, found, strict=True):
             for line in map(task.format, rows) if rows else ('nothing',):
-                print(f'{photo:{width}}  {line}', flush=True)
+                print(f'{_shown(photo):{width}}  {line}', flush=True)
             results.append(dict(file=photo, task=task.name, results=rows))
             if args.out:
                 with _quiet():
@@ -129,8 +131,14 @@ def _find_photos(arguments: Iterable[str], fail: Callable[[str], None]) -> list[
     return list(dict.fromkeys(photos))
 
 
+def _shown(photo: str) -> str:
+    """Returns a path that can be printed whatever bytes the file's name has."""
+    return photo.encode(errors='backslashreplace').decode()
+
+
 def _read(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
     """Yields paths and images (H, W, 3) in BGR as the toolboxes' loader has them: turned as EXIF says, of 8 bits."""
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # of damaged images we tell
     try:
         require('mmcv')
     except ImportError as error:
@@ -139,9 +147,9 @@ def _read(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[tuple[
 
     for photo in photos:
         try:
-            image, reason = mmcv.imread(photo), 'it is damaged, or of another format'
-        except Exception as error:  # the file system's, and OpenCV's
-            image, reason = None, _line(error)
+            image, reason = mmcv.imread(photo), 'it is damaged, or in no format that OpenCV reads'
+        except Exception as error:  # the file system's, which tell, and OpenCV's, which do not
+            image, reason = None, _line(error) if isinstance(error, OSError) else 'it is empty or damaged'
         if image is None:
             fail(f'{photo} cannot be read as an image ({reason}): give it as JPEG or PNG')
         else:
@@ -168,10 +176,9 @@ def _build_task(args: argparse.Namespace) -> '_Task':
 
 def _build(args: argparse.Namespace) -> '_Task':
     import torch
-    from mmengine.config import Config
     from mmengine.device import get_device
 
-    from ..checkpoint import check, load
+    from ..checkpoint import IMAGENET, check, load
 
     device = args.device or get_device()
     try:
@@ -180,25 +187,35 @@ def _build(args: argparse.Namespace) -> '_Task':
         raise CommandError(f'--device {device} cannot be used ({_line(error)}): give another, such as cpu') from error
     path, source = args.config, args.checkpoint
     if path is None and (args.model or source is None):
-        path, published = _find_model(args.model or DEFAULT)
-        source = source or published
+        path = find(args.model or DEFAULT)
+        if source is None and (name := Path(path).stem) in IMAGENET:
+            source = f'mmrednet://{name}'
     if source is None:
         raise CommandError(f'{args.model or path} has no public weights: give its checkpoint with --checkpoint')
     checkpoint = None
     if path is None:
         checkpoint = load(source)
         config = _config_in(checkpoint, source)
-    elif os.path.isfile(path):
-        config = Config.fromfile(path)
     else:
-        raise CommandError(f'--config {path} is no file: give the path of a config, or the name of one with --model')
+        config = _read_config(path)
     task = _make_task(config, path or source, device, args)
     checkpoint = checkpoint or load(source)
     model = task.inferencer.model
-    remedy = 'Give the config that it was trained with (--config or --model), or a checkpoint of this one'
+    remedy = 'give the config that it was trained with (--config or --model), or a checkpoint of this one'
     model.load_state_dict(check(model, checkpoint['state_dict'], source, remedy), strict=False)
     task.set_names(*_names(config, checkpoint, model))
     return task
+
+
+def _read_config(path: str):
+    from mmengine.config import Config
+
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError as error:
+        raise CommandError(f'{_line(error)}: give the path of a config, or the name of one with --model') from error
+    except Exception as error:  # Python's, of a file that is run
+        raise CommandError(f'the config {path} cannot be read ({_line(error)}): correct it') from error
 
 
 def _config_in(checkpoint: dict, source: str):
@@ -219,10 +236,13 @@ def _config_in(checkpoint: dict, source: str):
 
 
 def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_Task':
+    from mmengine.registry import init_default_scope
+
     scope = config.get('default_scope')
     if scope not in TASKS:
-        raise CommandError(f'{source} is for {scope}: predict takes configs whose default_scope is one of {[*TASKS]}')
+        raise CommandError(f'the default_scope of {source} is {scope!r}, and must be one of {[*TASKS]}: correct it')
     require(scope)
+    init_default_scope(scope)
     try:
         return TASKS[scope](config, device, args)
     except CommandError:
@@ -312,7 +332,9 @@ class _Classification(_Task):
         return f'{row["score"]:.3f}  {row["what"]}'
 
     def draw(self, image, sample):
-        return self.visualizer.visualize_cls(image[..., ::-1], sample, draw_gt=False)
+        # The letters' size is the image's: on a small one they could not be read.
+        size = max(LEAST_SIDE, min(image.shape[:2]))
+        return self.visualizer.visualize_cls(image[..., ::-1], sample, draw_gt=False, resize=size)
 
 
 class _Detection(_Task):
@@ -342,6 +364,12 @@ class _Detection(_Task):
         return f'{row["score"]:.3f}  {" ".join(f"{side:.0f}" for side in row["box"]):19}  {row["what"]}'
 
     def draw(self, image, sample):
+        image, scale = _resized(image)
+        if scale != 1 and len(sample.pred_instances):
+            found = sample.pred_instances = sample.pred_instances.clone()
+            found.bboxes = found.bboxes * scale
+            if 'masks' in found:
+                found.masks = _resized_maps(found.masks, image).bool()
         self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, pred_score_thr=0)
         return self.visualizer.get_image()
 
@@ -373,19 +401,32 @@ class _Segmentation(_Task):
         return f'{row["share"]:5.1%}  {row["what"]}'
 
     def draw(self, image, sample):
-        import mmcv
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
-        from torch.nn.functional import interpolate
 
-        # mmseg looks at every pixel in Python to place the names.
-        image = mmcv.imrescale(image, min(1, LONGEST_SIDE / max(image.shape[:2])))
-        labels = interpolate(sample.pred_sem_seg.data[None].double(), image.shape[:2]).long()[0]
-        return super().draw(image, SegDataSample(pred_sem_seg=PixelData(data=labels)))
+        image, _ = _resized(image, LONGEST_SIDE)
+        labels = PixelData(data=_resized_maps(sample.pred_sem_seg.data, image).long())
+        return super().draw(image, SegDataSample(pred_sem_seg=labels))
 
 
 # By the scope of the configs.
 TASKS = {'mmpretrain': _Classification, 'mmdet': _Detection, 'mmseg': _Segmentation}
+
+
+def _resized(image, longest: float = inf) -> tuple[Any, float]:
+    """Returns an image that is neither too small for letters nor too large to draw in, and how many times as large."""
+    import mmcv
+
+    height, width = image.shape[:2]
+    scale = min(max(1, LEAST_SIDE / min(height, width)), longest / max(height, width))
+    return mmcv.imrescale(image, scale), scale
+
+
+def _resized_maps(maps, image):
+    """Returns maps (C, H, W) of the size of an image."""
+    from torch.nn.functional import interpolate
+
+    return interpolate(maps[None].float(), image.shape[:2])[0]
 
 
 def _picture_path(folder: Path, photo: str, taken: set[Path]) -> Path:
@@ -434,11 +475,3 @@ def _line(error: Exception) -> str:
     text = '; '.join(line.strip() for line in str(error).splitlines() if line.strip()).replace(':;', ':')
     told = isinstance(error, CommandError | ImportError | OSError | ValueError) and text
     return text if told else f'{type(error).__name__}: {text}'.removesuffix(': ')
-
-
-def _find_model(name: str) -> tuple[str, str | None]:
-    """Returns the config and the public weights of a model's name."""
-    from ..analysis.tables import CONFIGS
-
-    path = next(CONFIGS.glob(f'mm*/{name.removesuffix("_in1k")}.py'))
-    return str(path), f'mmrednet://{path.stem}' if path.parent.name == 'mmpretrain' else None
