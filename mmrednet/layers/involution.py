@@ -7,6 +7,7 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from ..ops import fused_involution2d, involution2d
 from ..ops.arguments import IntPair, check_backend, pair, same_padding
@@ -149,7 +150,8 @@ class Involution(nn.Module):
         x = self.projection(x)
         geometry = self.stride, self.padding, self.dilation
         fused = not torch.is_grad_enabled() if self.fused is None else self.fused
-        span = self.span() if fused else None
+        # Hooks, also those of all modules, want to see W1 called.
+        span = self.span() if fused and not _has_any_global_hook() else None
         if span is None:
             return involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend)
         features = x if self._sees_pixels else self._cells(x)
@@ -172,7 +174,7 @@ class Involution(nn.Module):
     def span(self) -> nn.Conv2d | None:
         """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
         module = self.get_submodule(self._stages[-1])
-        conv = module.conv if isinstance(module, PointwiseConv) and module.is_plain else module
+        conv = module.conv if type(module) is PointwiseConv and module.is_plain else module
         if type(conv) is not nn.Conv2d or _is_hooked(module) or _is_hooked(conv):
             return None
         plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
@@ -206,9 +208,9 @@ def _is_plain_sequence(module: nn.Module) -> bool:
 
 
 def _is_hooked(module: nn.Module) -> bool:
-    return bool(
-        module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    )
+    hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+    # Libraries that offload or patch modules put a forward on the instance.
+    return bool(hooks) or 'forward' in vars(module)
 
 
 def in_place_of_conv(

@@ -218,6 +218,21 @@ def test_not_fused_where_hooks_want_the_kernels(calls):
     assert seen == [(1, 49, 5, 6)]
 
 
+def test_not_fused_where_a_hook_of_all_modules_or_a_patched_forward_wants_the_kernels(calls):
+    layer, seen = Involution(16), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module) and None)
+    try:
+        with torch.no_grad():
+            expected = layer(torch.ones(1, 16, 5, 6))
+    finally:
+        handle.remove()
+    assert layer.conv2.conv in seen
+    layer.conv2.conv.forward = lambda x: 2 * nn.Conv2d.forward(layer.conv2.conv, x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(torch.ones(1, 16, 5, 6)), 2 * expected)
+    assert calls == ['involution2d', 'involution2d']
+
+
 def test_cannot_be_fused():
     with pytest.raises(ValueError, match='fused.*1x1 convolution.*ConstantKernel'):
         Involution(16, fused=True, kernel_generation=ConstantKernel)
