@@ -2,10 +2,11 @@ import sys
 from configparser import ConfigParser
 
 import pytest
-from helpers import ROOT, hide, run_python
+from helpers import ROOT, ConstantKernel, hide, run_python
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
+from mmrednet.models.involution import build_involution
 from mmrednet.registry import MODELS
 from mmrednet.requirements import MINIMUM
 
@@ -88,8 +89,8 @@ def test_a_broken_toolbox_is_said_and_stops_nobody_who_uses_another(fault, tmp_p
 
 def test_a_scope_that_nobody_knows_is_named():
     with (
-        DefaultScope.overwrite_default_scope('mmpose'),
-        pytest.raises(ValueError, match="mmseg.*'mmpose'.*_scope_"),
+        DefaultScope.overwrite_default_scope('nowhere'),
+        pytest.raises(ValueError, match="mmseg.*'nowhere'.*_scope_"),
     ):
         MODELS.get('mmrednet.InvolutionFPN')([16], 16, 1)
 
@@ -115,3 +116,12 @@ def test_an_old_or_missing_package_names_the_mending_command(version, word, monk
     with pytest.raises(ImportError, match=rf'mmcv>=2.1.*{word}.*pip install') as info:
         require('mmcv')
     assert word in str(info.value)
+
+
+def test_a_kernel_generation_function_of_a_toolbox_is_found_by_its_bare_name():
+    from mmdet.registry import MODELS as MMDET_MODELS
+
+    MMDET_MODELS.register_module(module=ConstantKernel, force=True)
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        layer = build_involution(channels=16, kernel_generation=dict(type='ConstantKernel'))
+    assert isinstance(layer.kernel_generation, ConstantKernel)

@@ -9,7 +9,7 @@ from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from torch import nn
 
 from ..layers import BottleneckKernelGeneration, Involution, LinearKernelGeneration, in_place_of_conv
-from ..registry import MODELS, register_model
+from ..registry import MMENGINE_MODELS, register_model
 
 register_model()(BottleneckKernelGeneration)
 register_model()(LinearKernelGeneration)
@@ -54,7 +54,9 @@ def _kernel_generation(cfg: dict | Callable[..., nn.Module] | None):
         return cfg
     arguments = dict(cfg)
     name = arguments.pop('type')
-    phi = name if isclass(name) else MODELS.get(name)
+    # A bare name is looked up where the config's scope looks, as mmcv does with norm layers.
+    with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
+        phi = name if isclass(name) else registry.get(name)
     if phi is None:
         raise KeyError(f'kernel_generation must name a registered module, but its type is {name!r}: register it')
     return partial(phi, **_translate(arguments))

@@ -62,7 +62,7 @@ def fused_involution2d(
         stride (int or pair): As in :func:`mmrednet.ops.involution2d`, like all that follow. Defaults to 1.
         padding (int or pair, optional): Zero padding in pixels. Defaults to None, 'same'.
         dilation (int or pair): Distance between taps in pixels. Defaults to 1.
-        backend (str, optional): 'reference', 'torch', 'cpu', 'cuda' or None. Defaults to None.
+        backend (str, optional): As in :func:`involution2d`. Defaults to None.
 
     Returns:
         Tensor: ``Y``, of shape (N, C, Ho, Wo).
