@@ -29,6 +29,6 @@ def find(name: str) -> str:
         if short in (full, full.partition('/')[2]):
             return str(CONFIGS / f'{full}.py')
     stems = {full.partition('/')[2]: full for full in known}
-    near = get_close_matches(short.rpartition('/')[2], stems, 3, 0.5)
-    hint = f'do you mean {", ".join(stems[stem] for stem in near)}?' if near else '`python -m mmrednet config` lists all'
+    near = ', '.join(stems[stem] for stem in get_close_matches(short.rpartition('/')[2], stems, 3, 0.5))
+    hint = f'do you mean {near}?' if near else '`python -m mmrednet config` lists all'
     raise ValueError(f'no config is named {name!r}: {hint}')

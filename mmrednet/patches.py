@@ -1,7 +1,8 @@
 """What we change in other packages, process-wide, and why: all of it stands here. ``mmrednet.registry`` imports it.
 
 mmengine counts FLOPs by a private table of operators, the only one that `mim run <toolbox> get_flops` reads: ours are
-added. torch's safe loading knows no type of mmengine's checkpoints: those are named as safe, and no others.
+added. torch's safe loading knows no type of mmengine's checkpoints: those are named as safe, and no others. mmengine
+reads configs by name of a fixed list of packages, and its inferencers of their toolbox alone: ours are added.
 """
 
 from pickle import UnpicklingError
@@ -11,8 +12,12 @@ import numpy as np
 import torch
 from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_ACT_OPS, _DEFAULT_SUPPORTED_FLOP_OPS
 from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
+from mmengine.config import Config
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
 
+from . import configs
 from .ops.flops import fused_multiply_adds, multiply_adds
 
 
@@ -55,3 +60,19 @@ _SAFE: list[Any] = [
     ),
 ]
 torch.serialization.add_safe_globals(_SAFE)
+
+# For `mmrednet::mmdet/...`. mmengine looks in the folder of a module whose name is no distribution's. Where mmrednet is
+# installed in place, the distribution's name would not lead to the package.
+MODULE2PACKAGE['mmrednet'] = 'mmrednet.registry'
+
+_load_model_from_metafile = BaseInferencer._load_model_from_metafile
+
+
+def _load_named_model(inferencer, name: str) -> tuple[Config, str | None]:
+    """Finds our detectors and segmentors, which have no public weights, before the toolbox's own models."""
+    if (full := f'{inferencer.scope}/{name}') in configs.names():
+        return Config.fromfile(configs.find(full)), None
+    return _load_model_from_metafile(inferencer, name)
+
+
+BaseInferencer._load_model_from_metafile = _load_named_model

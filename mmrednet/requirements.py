@@ -25,6 +25,7 @@ class Toolbox(NamedTuple):
 TOOLBOXES = {
     'mmdet': Toolbox('mmrednet.models.detection', ('mmdet', 'mmdet3d', 'mmrotate', 'mmyolo')),
     'mmseg': Toolbox('mmrednet.models.segmentation', ('mmseg',)),
+    'mmpretrain': Toolbox('mmrednet.models.classification', ()),  # an FPN is nothing for classifiers
 }
 
 

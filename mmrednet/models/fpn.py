@@ -49,7 +49,7 @@ def build_involution_fpn(*args, **kwargs) -> nn.Module:
     name = None if scope is None else scope.scope_name
     toolbox: str | None
     if name in (None, 'mmengine', 'mmrednet'):
-        toolbox = next((t for t in TOOLBOXES if find_spec(t) is not None), 'mmdet')
+        toolbox = next((t for t, (_, scopes) in TOOLBOXES.items() if scopes and find_spec(t)), 'mmdet')
     else:
         toolbox = next((t for t, (_, scopes) in TOOLBOXES.items() if name in scopes), None)
     if toolbox is None:
