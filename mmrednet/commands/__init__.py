@@ -7,6 +7,7 @@ COMMANDS: dict[str, str] = {
     'config': "prints the path of a config, or all configs' names",
     'info': 'prints what works here and what does not, for a bug report',
     'predict': 'classifies, detects or segments what photographs show',
+    'visualize': 'draws the kernels that an involution generates for images',
 }
 
 

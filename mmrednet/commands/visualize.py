@@ -1,0 +1,124 @@
+"""What an involution learned: the paper's Figure 3 of one's own images, and the kernels at places in them."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from io import BytesIO
+from pathlib import Path
+from typing import NoReturn
+
+from ..requirements import require
+from . import CommandError
+from .predict import TASKS, _find_photos, _line, _quiet, _read, _read_config, _write
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add = parser.add_argument
+    add('images', nargs='+', metavar='IMAGE', help='a file, a folder or a pattern; all go into one picture')
+    add('--config', required=True, metavar='C', help='config of a classifier, detector or segmentor, or its name')
+    add('--checkpoint', metavar='F', help='its weights, a file or address (default: those that training starts from)')
+    add('--layer', metavar='NAME', help="name of an involution (default: that of the paper's Figure 3)")
+    add('--groups', nargs='+', type=int, metavar='G', help='which groups, from 0 (default: all)')
+    add(
+        '--at',
+        nargs='+',
+        type=_point,
+        default=[],
+        metavar='X,Y',
+        help='draws the kernels at these places, in pixels of the image, too',
+    )
+    add('--out', type=Path, required=True, metavar='FOLDER', help='where the pictures go')
+
+
+def _point(text: str) -> tuple[float, float]:
+    x, y = text.split(',')
+    return float(x), float(y)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draws."""
+    images = list(_read(_find_photos(args.images, _refuse), _refuse))
+    try:
+        with _quiet():
+            pictures = _draw(args, images)
+    except CommandError:
+        raise
+    except Exception as error:  # a config can name anything
+        raise CommandError(_line(error)) from error
+    for path, figure in pictures:
+        data = BytesIO()
+        figure.savefig(data, format='png')
+        _write(path, data.getvalue())
+        print(path)
+
+
+def _refuse(text: str) -> NoReturn:
+    raise CommandError(text)
+
+
+def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path, object]]:
+    from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
+    from ..analysis.view import find_view, ramps
+
+    config = _read_config(args.config)
+    model, pipeline = _build(config, args.checkpoint), _build_pipeline(config)
+    layer = find_involution(model, args.layer)
+    seen = []
+    for path, image in images:
+        packed, probe = (
+            pipeline(dict(img=pixels, img_path=path, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2]))
+            for pixels in (image, ramps(*image.shape[:2]))
+        )
+        batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+        kernel, padded = generate_kernel(model, batch, layer)
+        view = find_view(probe['inputs'].numpy().transpose(1, 2, 0), image.shape[:2], padded)
+        seen.append(Seen(image[..., ::-1], view, kernel[0]))
+    title = f'{layer}: sum of the {kernel.shape[2]}x{kernel.shape[3]} kernel at each place'
+    pictures = [(args.out / f'{layer}_heat_maps.png', draw_heat_maps(seen, args.groups, title))]
+    for number, ((path, _), one) in enumerate(zip(images, seen, strict=True), 1) if args.at else ():
+        figure = draw_kernels(one, args.at, args.groups, f'{layer}: the kernels at places in {Path(path).name}')
+        pictures.append((args.out / f'{layer}_kernels_{number}_{Path(path).stem}.png', figure))
+    return pictures
+
+
+def _build(config, checkpoint: str | None):
+    """Returns the config's model, filled, in evaluation mode."""
+    from mmengine.device import get_device
+    from mmengine.registry import init_default_scope
+
+    from ..checkpoint import check, load
+
+    scope = config.get('default_scope')
+    if scope not in TASKS:
+        raise CommandError(f"the config's default_scope is {scope!r}, and must be one of {[*TASKS]}: correct it")
+    require(scope)
+    init_default_scope(scope)
+    if 'data_preprocessor' in config:  # where mmpretrain's configs have it, and the runner finds it
+        config.model.setdefault('data_preprocessor', config.data_preprocessor)
+    model = import_module(f'{scope}.registry').MODELS.build(config.model)
+    if checkpoint is None:
+        print('mmrednet visualize: no --checkpoint: the weights are those that training starts from', file=sys.stderr)
+        model.init_weights()
+    else:
+        remedy = 'give the config that it was trained with, or a checkpoint of this one'
+        model.load_state_dict(check(model, load(checkpoint)['state_dict'], checkpoint, remedy), strict=False)
+    return model.to(get_device()).eval()
+
+
+def _build_pipeline(config):
+    """Returns the config's test pipeline without what loads images and annotations."""
+    from mmengine.dataset import Compose
+
+    dataset = config.test_dataloader.dataset
+    while 'pipeline' not in dataset:  # it wraps another
+        dataset = dataset.dataset
+    names = [kind if isinstance(kind, str) else kind.__name__ for kind in (step['type'] for step in dataset.pipeline)]
+    return Compose(
+        [
+            step
+            for step, name in zip(dataset.pipeline, names, strict=True)
+            if not name.rpartition('.')[2].startswith('Load')
+        ]
+    )
