@@ -1,18 +1,21 @@
 #!/usr/bin/env bash
-# Fills .venv with all that the demo and the tests need. It can be run again at any time, and then skips what is done.
+# Fills .venv with all that the demo and the tests need, from OpenMMLab's packages; with FAMILY=onedl, .venv-onedl from
+# the OneDL forks. It can be run again at any time, and then skips what is done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-TORCH=2.11.0
-TORCHVISION=0.26.0
-MMCV=2.1.0
+# What the ordinary index serves for CUDA 13 (where there is no GPU, too), and its last torch for CUDA 12, in which safe
+# loading has no known hole either.
+TORCH=2.11.0 TORCHVISION=0.26.0
+TORCH12=2.10.0 TORCHVISION12=0.25.0
+CUPY=14.2.0
 
 say() { printf '[setup] %s\n' "$*"; }
 stop() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 
 # step NAME KEY TEXT COMMAND...: runs the command, unless it has run before with the same key.
 step() {
-    local stamp=".venv/.$1" key=$2 text=$3
+    local stamp="$venv/.$1" key=$2 text=$3
     shift 3
     [ "$(cat "$stamp" 2>/dev/null)" = "$key" ] && return
     say "$text"
@@ -39,7 +42,7 @@ check_compiler() {
 }
 
 make_venv() {
-    "$python" -m venv --clear .venv || stop "$python makes no virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
+    "$python" -m venv --clear "$venv" || stop "$python makes no virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
 }
 
 # Given twice, --quiet leaves errors alone: some machines warn of hundreds of index locations.
@@ -58,7 +61,7 @@ build_mmcv() {
         # Debug information, which nobody uses, is half of the compiler's time.
         env "CFLAGS=${CFLAGS-} -g0" MMCV_WITH_OPS=1 "FORCE_CUDA=$force_cuda" "CUDA_VISIBLE_DEVICES=${gpus-}" \
             python -m pip wheel --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-            --wheel-dir "$build" "mmcv==$MMCV"
+            --wheel-dir "$build" "$mmcv"
         # A rename is atomic: an interrupted build leaves nothing that looks finished.
         mv -T "$build" "$wheels"
         trap - EXIT
@@ -66,38 +69,72 @@ build_mmcv() {
     install --no-deps --force-reinstall "$wheels"/*.whl
 }
 
-install_toolboxes() { install -r tools/requirements.txt; }
+install_toolboxes() {
+    # Two builds of CuPy get in each other's way.
+    python -m pip uninstall --quiet --quiet --yes cupy-cuda12x cupy-cuda13x
+    install -r "$requirements" "cupy-cuda${cuda}x==$CUPY"
+}
 
-install_mmrednet() { install --no-build-isolation --no-deps --editable .; }
+install_mmrednet() {
+    local packages
+    install --no-build-isolation --no-deps --editable .
+    # mim looks for packages where pip installs them. In RECORD first, so that pip removes the link, not what it leads to.
+    packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
+    echo 'mmrednet,,' >>"$packages"/mmrednet-*.dist-info/RECORD
+    ln -sfn "$PWD/mmrednet" "$packages/mmrednet"
+}
 
-if [ -x .venv/bin/python ] && .venv/bin/python -m pip --version >/dev/null 2>&1; then
-    supported .venv/bin/python || stop "The Python in .venv is not 3.10, 3.11 or 3.12: remove .venv and run this again"
-    python=.venv/bin/python
+# The number before the first point, in what stands behind a pattern.
+major() { sed -n "s/.*$1 *\([0-9][0-9]*\)\..*/\1/p" | head -n 1; }
+
+# The driver and nvcc say which CUDA: with either of them at 12, a build for 13 would see no GPU or lack mmcv's operators.
+look_for_gpu() {
+    local report driver compiler
+    report=$(nvidia-smi 2>/dev/null) || return 0
+    driver=$(major 'CUDA[A-Z ]* Version *:' <<<"$report")
+    compiler=$(nvcc --version 2>/dev/null | major release) || true
+    if [ "${driver:-13}" -lt 12 ]; then
+        say "A GPU, but its driver knows CUDA $driver alone, and torch needs 12: update the driver and run this again to use the GPU."
+        return
+    fi
+    if [ "$driver" = 12 ] || [ "$compiler" = 12 ]; then
+        cuda=12 TORCH=$TORCH12 TORCHVISION=$TORCHVISION12
+    fi
+    if [ "$compiler" = "$cuda" ]; then
+        gpus=${CUDA_VISIBLE_DEVICES-0} force_cuda=1 target='the CPU and CUDA' minutes='30 minutes on 2 cores'
+    else
+        say "A GPU, but no nvcc of CUDA $cuda${compiler:+ (it is of $compiler)}: mmcv's operators are built for the CPU alone. For training on the GPU, install that toolkit and run this again."
+    fi
+}
+
+case ${FAMILY-} in
+    '') venv=.venv mmcv=mmcv==2.1.0 requirements=tools/requirements-openmmlab.txt toolboxes='mmpretrain, mmdet, mmsegmentation' ;;
+    onedl) venv=.venv-onedl mmcv=onedl-mmcv==2.3.6 requirements=tools/requirements-onedl.txt toolboxes='the OneDL forks' ;;
+    *) stop "FAMILY is '$FAMILY': onedl names the OneDL forks; without FAMILY it is OpenMMLab's packages" ;;
+esac
+
+if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
+    supported "$venv/bin/python" || stop "The Python in $venv is not 3.10, 3.11 or 3.12: remove $venv and run this again"
+    python=$venv/bin/python
 else
     find_python
 fi
 check_compiler
 
-gpus='' force_cuda=0 target='the CPU' minutes='4 minutes on 2 cores'
-if nvidia-smi -L >/dev/null 2>&1; then
-    if command -v nvcc >/dev/null; then
-        gpus=${CUDA_VISIBLE_DEVICES-0} force_cuda=1 target='the CPU and CUDA' minutes='30 minutes on 2 cores'
-    else
-        say "A GPU, but no nvcc: mmcv's operators are built for the CPU alone. For training on the GPU, install CUDA's toolkit and run this again."
-    fi
-fi
+cuda=13 gpus='' force_cuda=0 target='the CPU' minutes='4 minutes on 2 cores'
+look_for_gpu
 
-if [ "$python" != .venv/bin/python ]; then
-    say "Making .venv with $("$python" --version) (seconds)"
+if [ "$python" != "$venv/bin/python" ]; then
+    say "Making $venv with $("$python" --version) (seconds)"
     make_venv
 fi
 # shellcheck disable=SC1091
-source .venv/bin/activate
+source "$venv/bin/activate"
 
 tag=$(python -c 'import sys; print(f"cp{sys.version_info[0]}{sys.version_info[1]}")')-$(uname -m)
-mmcv_key=mmcv-$MMCV-torch-$TORCH-$tag-$([ "$force_cuda" = 1 ] && echo cuda || echo cpu)
+mmcv_key=${mmcv/==/-}-torch-$TORCH-$tag-$([ "$force_cuda" = 1 ] && echo cuda || echo cpu)
 step torch "$TORCH $TORCHVISION" "Installing torch $TORCH (about 2 minutes, 5 GB)" install_torch
-step mmcv "$mmcv_key" "Installing mmcv $MMCV with its operators for $target (about $minutes, once per user; then seconds)" build_mmcv
-step toolboxes "$(cksum <tools/requirements.txt)" 'Installing mmpretrain, mmdet, mmsegmentation and CuPy (about 2 minutes)' install_toolboxes
+step mmcv "$mmcv_key" "Installing ${mmcv/==/ } with its operators for $target (about $minutes, once per user; then seconds)" build_mmcv
+step toolboxes "$cuda $(cat tools/requirements.txt "$requirements" | cksum)" "Installing $toolboxes and CuPy (about 2 minutes)" install_toolboxes
 step mmrednet "$(cksum <setup.cfg)$PWD" 'Installing mmrednet in place (seconds)' install_mmrednet
-say 'Ready: .venv holds all that is needed'
+say "Ready: $venv holds all that is needed"
