@@ -1,6 +1,6 @@
 """The involution operator. It needs torch; its CUDA kernels also CuPy, its native CPU kernels a C++ compiler."""
 
-from . import flops  # noqa: F401
+from . import flops, onnx  # noqa: F401
 from .backends import BACKENDS
 from .fused import fused_involution2d
 from .involution import involution2d

@@ -1,0 +1,66 @@
+"""What ``torch.onnx.export`` makes of the operators: ONNX's standard operators, which every runtime has.
+
+The exporter looks in torch's own table for a decomposition of each operator that it cannot translate. Nothing of ONNX
+is imported here, and whoever exports a network with our layers gets this without asking for it.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch._decomp import register_decomposition
+
+from .backends import Pair
+from .backends.pytorch import generate_kernel
+from .fused import FusedInvolution2d
+from .involution import Involution2d
+
+
+def _involution2d(
+    input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
+) -> Tensor:
+    """Sums tap by tap, for sizes that are not known yet."""
+    products = _products(input, kernel, stride, padding, dilation)
+    total = next(products)
+    waiting = next(products, None)
+    # ONNX Runtime computes, of what a sum is made from, that first which is written last. With each product before the
+    # sum of those before it, a product is added at once; the other way round all Kh * Kw of them are in memory.
+    while waiting is not None:
+        product, waiting = waiting, next(products, None)
+        total = total + product
+    return total.reshape(*input.shape[:2], *kernel.shape[4:]).to(input.dtype)
+
+
+def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Iterator[Tensor]:
+    """Yields for each tap its kernel values times the pixels that it finds, (N * G, C / G, Ho, Wo)."""
+    groups, kh, kw, ho, wo = kernel.shape[1:]
+    dtype = torch.float32 if input.itemsize < 4 else input.dtype
+    # Padded to whole strides, each slice has a length that the exporter can prove, and the pixels of one phase of the
+    # stride are made neighbours once, not for each tap.
+    last_row, last_column = (kh - 1) * dilation[0] // stride[0], (kw - 1) * dilation[1] // stride[1]
+    rows, columns = ho + last_row, wo + last_column
+    bottom = rows * stride[0] - input.shape[2] - padding[0]
+    right = columns * stride[1] - input.shape[3] - padding[1]
+    padded = F.pad(input.to(dtype), (padding[1], right, padding[0], bottom))
+    padded = padded.reshape(-1, input.shape[1] // groups, rows, stride[0], columns, stride[1])
+    phases = [row.unbind() for row in padded.permute(3, 5, 0, 1, 2, 4).unbind()]
+    values = kernel.to(dtype).reshape(-1, kh * kw, ho, wo).split(1, 1)
+    for v in range(kw):
+        left, phase_x = divmod(v * dilation[1], stride[1])
+        shifted = [row[phase_x][:, :, :, left : left - last_column or None] for row in phases]
+        for u in range(kh):
+            top, phase_y = divmod(u * dilation[0], stride[0])
+            yield shifted[phase_y][:, :, top : top - last_row or None] * values[u * kw + v]
+
+
+def _fused_involution2d(
+    input: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int], *geometry
+) -> Tensor:
+    return _involution2d(input, generate_kernel(features, weight, bias, kernel_size), *geometry)
+
+
+for _operator, _decomposition in ((Involution2d, _involution2d), (FusedInvolution2d, _fused_involution2d)):
+    register_decomposition(_operator.overload)(_decomposition)
+    # Without a meta function, torch.compile would take the shapes from the decomposition.
+    register_decomposition(_operator.overload, type='meta')(_operator.fake)
