@@ -7,6 +7,7 @@ from logging import WARNING
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, PretrainedInit, initialize, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as recompute
@@ -161,6 +162,11 @@ class RedNet(BaseModule):
         init_cfg: dict | list | None = None,
         **unknown,
     ) -> None:
+        if '_delete_' in unknown:
+            raise TypeError(
+                'RedNet has no argument _delete_: in a new-style config, update() keeps it and the arguments of the '
+                'backbone before; call model.merge(...), which obeys it, or assign model.backbone = dict(...)'
+            )
         if unknown:
             raise TypeError(
                 f'RedNet has no argument {next(iter(unknown))!r}: where it takes the place of another backbone in a '
@@ -285,6 +291,29 @@ class RedNet(BaseModule):
             self._freeze()
         return self
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Says how deep a parameter lies, for learning rates that decay with depth, as mmpretrain's ResNet does.
+
+        Args:
+            param_name (str): The parameter's name in the model.
+            prefix (str): How the names of the backbone's parameters begin there. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The layer, from 0 for the stem, and the number of layers, of which the head is the last.
+        """
+        blocks = self.arch_settings[self.depth]
+        # Neighbouring blocks that are one layer.
+        spans = (blocks[0], *((4, 4) if self.depth == 152 else (2, 3)), blocks[3])
+        layers = [-(-count // span) for count, span in zip(blocks, spans, strict=True)]
+        total = sum(layers) + 2
+        if not param_name.startswith(prefix):
+            return total - 1, total
+        stage, _, rest = param_name.removeprefix(prefix).partition('.')
+        if not stage.startswith('layer'):
+            return 0, total
+        i = int(stage.removeprefix('layer')) - 1
+        return 1 + sum(layers[:i]) + int(rest.partition('.')[0]) // spans[i], total
+
     def expect_checkpoint(self) -> None:
         """Freezes what is to be frozen already before a checkpoint is loaded, which a wrapper of the model may need."""
         self.pretrained = True
@@ -353,7 +382,9 @@ def _entries(init_cfg: dict | list | None) -> list[dict]:
 
 
 def _is_pretrained(entry: dict) -> bool:
-    return entry.get('type') in ('Pretrained', PretrainedInit)
+    # By name, by class or, in a new-style config that was dumped, by the class's path.
+    kind = entry.get('type')
+    return (WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind) is PretrainedInit
 
 
 def _make_stem(
