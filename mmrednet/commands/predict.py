@@ -12,7 +12,6 @@ from glob import escape, glob
 from importlib import import_module
 from io import StringIO
 from itertools import groupby, islice
-from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -44,30 +43,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--out', type=Path, metavar='FOLDER', help='writes pictures there')
     add('--json', type=Path, metavar='FILE', help='writes the results there, unrounded')
     add('--device', metavar='D', help='cpu, cuda, cuda:1, ... (default: the best that there is)')
-    add('--score-threshold', type=_fraction, metavar='T', help='least score (default: 0.3 of detections, else 0)')
+    add('--score-threshold', type=fraction, metavar='T', help='least score (default: 0.3 of detections, else 0)')
     add(
         '--top',
-        type=_positive,
+        type=count,
         metavar='K',
         help='most results of a photograph (default: 5 of classification, else all)',
     )
     add(
         '--batch-size',
-        type=_positive,
+        type=count,
         default=1,
         metavar='N',
         help='photographs of one size that go together (default: 1)',
     )
 
 
-def _fraction(text: str) -> float:
+def fraction(text: str) -> float:
+    """Reads a number from 0 to 1."""
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f'must be from 0 to 1, but is {text}')
     return value
 
 
-def _positive(text: str) -> int:
+def count(text: str) -> int:
+    """Reads a number of 1 or more."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f'must be at least 1, but is {text}')
@@ -93,19 +94,20 @@ def run(args: argparse.Namespace) -> int:
             print(f'{"file":{width}}  {task.header}')
         try:
             with _quiet():
-                found = [(sample, task.select(sample)) for sample in task.predict([image for _, image in batch])]
+                found = []
+                for (_, image), sample in zip(batch, task.predict([image for _, image in batch]), strict=True):
+                    rows = task.select(sample)
+                    found.append((rows, task.draw(image, sample) if args.out else None))
         except Exception as error:  # anything, where an image is too small for the network or too large for the memory
             for photo, image in batch:
                 height, breadth = image.shape[:2]
                 fail(f'{photo} ({breadth}x{height}) could not be predicted ({_line(error)}): give it in another size')
             continue
-        for (photo, image), (sample, rows) in zip(batch, found, strict=True):
+        for (photo, _), (rows, picture) in zip(batch, found, strict=True):
             for line in map(task.format, rows) if rows else ('nothing',):
                 print(f'{_shown(photo):{width}}  {line}', flush=True)
             results.append(dict(file=photo, task=task.name, results=rows))
-            if args.out:
-                with _quiet():
-                    picture = task.draw(image, sample)
+            if picture is not None:
                 _write_picture(_picture_path(args.out, photo, pictures), picture)
     if args.json:
         _write(args.json, (json.dumps(results, indent=1) + '\n').encode())
@@ -118,13 +120,14 @@ def _find_photos(arguments: Iterable[str], fail: Callable[[str], None]) -> list[
     for argument in arguments:
         path = os.path.expanduser(argument)
         if os.path.isdir(path):
-            found = [file for file in glob(f'{escape(path)}/*') if file.lower().endswith(ENDINGS)]
+            files = filter(os.path.isfile, glob(os.path.join(escape(path), '*')))
+            found = [file for file in files if file.lower().endswith(ENDINGS)]
             if not found:
                 fail(f"{argument} is a folder without images: for those in its folders give '{argument}/**/*.jpg'")
         elif os.path.exists(path):
             found = [path]
         else:
-            found = [file for file in glob(path, recursive=True) if os.path.isfile(file)]
+            found = list(filter(os.path.isfile, glob(path, recursive=True)))
             if not found:
                 fail(f'{argument} is no file or folder, and no pattern of one: give the path of a photograph')
         photos += sorted(found)
@@ -232,7 +235,12 @@ def _config_in(checkpoint: dict, source: str):
             f'{source} holds a config, which can run code: give --config or --model beside it, or, if you trust who '
             'made it, download it and give its path'
         )
-    return Config.fromstring(text, '.py')
+    try:
+        return Config.fromstring(text, '.py')
+    except Exception as error:
+        raise CommandError(
+            f'the config in {source} cannot be read ({_line(error)}): give --config or --model'
+        ) from error
 
 
 def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_Task':
@@ -259,19 +267,19 @@ def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:
     kind = import_module(f'{config.default_scope}.registry').DATASETS.get(dataset.type)
     ours = {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
     # An RPN has one class, and stands beside the head that has all.
-    count = max(getattr(module, 'num_classes', None) or 0 for module in model.modules())
-    metas = [meta for meta in (checkpoint['meta'].get('dataset_meta', {}), ours) if meta.get('classes')]
-    meta = next((meta for meta in metas if len(meta['classes']) == count), {})
+    size = max(getattr(module, 'num_classes', None) or 0 for module in model.modules())
+    metas = [meta for meta in (checkpoint['meta'].get('dataset_meta') or {}, ours) if meta.get('classes')]
+    meta = next((meta for meta in metas if len(meta['classes']) == size), {})
     if metas and not meta:
         known = len(metas[0]['classes'])
         print(
-            f'mmrednet predict: the model has {count} classes, and {known} names are known: numbers stand for them',
+            f'mmrednet predict: the model has {size} classes, and {known} names are known: numbers stand for them',
             file=sys.stderr,
         )
-    names = [str(name) for name in meta.get('classes', range(count))]
+    names = [str(name) for name in meta.get('classes', range(size))]
     colors = meta.get('palette')
-    if colors is None or len(colors) != count:
-        colors = np.random.RandomState(42).randint(0, 256, (count, 3))
+    if colors is None or len(colors) != size:
+        colors = np.random.RandomState(42).randint(0, 256, (size, 3))
     return names, [tuple(map(int, color)) for color in colors]
 
 
@@ -281,12 +289,8 @@ class _Task:
     name = header = ''
 
     def __init__(self, inferencer, visualizer, args: argparse.Namespace) -> None:
-        self.inferencer, self.visualizer, self.top, self.threshold = (
-            inferencer,
-            visualizer,
-            args.top,
-            args.score_threshold,
-        )
+        self.inferencer, self.visualizer = inferencer, visualizer
+        self.top, self.threshold = args.top, args.score_threshold
 
     def set_names(self, names: Sequence[str], colors: list) -> None:
         self.names = names
@@ -332,9 +336,7 @@ class _Classification(_Task):
         return f'{row["score"]:.3f}  {row["what"]}'
 
     def draw(self, image, sample):
-        # The letters' size is the image's: on a small one they could not be read.
-        size = max(LEAST_SIDE, min(image.shape[:2]))
-        return self.visualizer.visualize_cls(image[..., ::-1], sample, draw_gt=False, resize=size)
+        return self.visualizer.visualize_cls(_resized(image)[..., ::-1], sample, draw_gt=False)
 
 
 class _Detection(_Task):
@@ -364,10 +366,10 @@ class _Detection(_Task):
         return f'{row["score"]:.3f}  {" ".join(f"{side:.0f}" for side in row["box"]):19}  {row["what"]}'
 
     def draw(self, image, sample):
-        image, scale = _resized(image)
-        if scale != 1 and len(sample.pred_instances):
-            found = sample.pred_instances = sample.pred_instances.clone()
-            found.bboxes = found.bboxes * scale
+        old, image, found = image.shape, _resized(image), sample.pred_instances
+        if image.shape != old and len(found):
+            height, width = (new / old for new, old in zip(image.shape, old[:2], strict=False))
+            found.bboxes = found.bboxes * found.bboxes.new_tensor((width, height, width, height))
             if 'masks' in found:
                 found.masks = _resized_maps(found.masks, image).bool()
         self.visualizer.add_datasample('', image[..., ::-1], sample, draw_gt=False, pred_score_thr=0)
@@ -404,7 +406,7 @@ class _Segmentation(_Task):
         from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
-        image, _ = _resized(image, LONGEST_SIDE)
+        image = _resized(image, shrink=True)
         labels = PixelData(data=_resized_maps(sample.pred_sem_seg.data, image).long())
         return super().draw(image, SegDataSample(pred_sem_seg=labels))
 
@@ -413,13 +415,15 @@ class _Segmentation(_Task):
 TASKS = {'mmpretrain': _Classification, 'mmdet': _Detection, 'mmseg': _Segmentation}
 
 
-def _resized(image, longest: float = inf) -> tuple[Any, float]:
-    """Returns an image that is neither too small for letters nor too large to draw in, and how many times as large."""
+def _resized(image, shrink: bool = False):
+    """Returns an image that is not too small for letters, nor, if it may shrink, too large to draw in."""
     import mmcv
 
     height, width = image.shape[:2]
-    scale = min(max(1, LEAST_SIDE / min(height, width)), longest / max(height, width))
-    return mmcv.imrescale(image, scale), scale
+    most = LONGEST_SIDE / max(height, width)
+    scale = max(1, min(LEAST_SIDE / min(height, width), most))
+    scale = min(scale, most) if shrink else scale
+    return mmcv.imresize(image, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def _resized_maps(maps, image):
