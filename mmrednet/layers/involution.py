@@ -126,6 +126,8 @@ class Involution(nn.Module):
         for name, stage in stages.items():
             self.add_module(name, stage)
         self._stages = tuple(stages)
+        # A module, since mmengine's efficient_conv_bn_eval asks of which module each BatchNorm's input comes.
+        self.output = nn.Identity()
         if fused and self.span() is None:
             raise ValueError(
                 'fused must be None or False where the kernel generation function does not end in a plain 1x1 '
@@ -153,13 +155,12 @@ class Involution(nn.Module):
         # Hooks, also those of all modules, want to see W1 called.
         span = self.span() if fused and not _has_any_global_hook() else None
         if span is None:
-            return involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend)
+            return self.output(involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend))
         features = x if self._sees_pixels else self._cells(x)
         for name in self._stages[:-1]:
             features = self.get_submodule(name)(features)
-        return fused_involution2d(
-            x, features, span.weight, span.bias, self.kernel_size, *geometry, backend=self.backend
-        )
+        out = fused_involution2d(x, features, span.weight, span.bias, self.kernel_size, *geometry, backend=self.backend)
+        return self.output(out)
 
     def _cells(self, x: Tensor) -> Tensor:
         """Returns one pixel for each output pixel, (N, channels, Ho, Wo)."""

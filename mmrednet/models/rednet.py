@@ -314,6 +314,29 @@ class RedNet(BaseModule):
         i = int(stage.removeprefix('layer')) - 1
         return 1 + sum(layers[:i]) + int(rest.partition('.')[0]) // spans[i], total
 
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
+        """Says how deep a parameter lies, for learning rates that decay with depth, as mmpretrain's ResNet does.
+
+        Args:
+            param_name (str): The parameter's name in the model.
+            prefix (str): How the names of the backbone's parameters begin there. Defaults to ''.
+
+        Returns:
+            tuple[int, int]: The layer, from 0 for the stem, and the number of layers, of which the head is the last.
+        """
+        blocks = self.arch_settings[self.depth]
+        # Neighbouring blocks that are one layer.
+        spans = (blocks[0], *((4, 4) if self.depth == 152 else (2, 3)), blocks[3])
+        layers = [-(-count // span) for count, span in zip(blocks, spans, strict=True)]
+        total = sum(layers) + 2
+        if not param_name.startswith(prefix):
+            return total - 1, total
+        stage, _, rest = param_name.removeprefix(prefix).partition('.')
+        if not stage.startswith('layer'):
+            return 0, total
+        i = int(stage.removeprefix('layer')) - 1
+        return 1 + sum(layers[:i]) + int(rest.partition('.')[0]) // spans[i], total
+
     def expect_checkpoint(self) -> None:
         """Freezes what is to be frozen already before a checkpoint is loaded, which a wrapper of the model may need."""
         self.pretrained = True

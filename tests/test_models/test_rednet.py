@@ -232,6 +232,19 @@ def test_a_missing_checkpoint_is_named(tmp_path):
         model.init_weights()
 
 
+@pytest.mark.parametrize('depth', (50, 101, 152))
+def test_layers_of_layer_wise_decay_are_those_of_resnet(depth):
+    from mmpretrain.models import ResNet
+
+    resnet, rednet = ResNet(depth), RedNet(depth)
+    names = ['head.fc.weight', 'backbone.conv1.weight']
+    names += [f'backbone.{name}' for name, _ in resnet.named_parameters() if name.endswith('conv1.weight')]
+    for name in names:
+        expected = resnet.get_layer_depth(name, 'backbone.')
+        own = name.replace('backbone.conv1', 'backbone.stem.0.conv')
+        assert rednet.get_layer_depth(own, 'backbone.') == expected, name
+
+
 @pytest.mark.parametrize(
     ('arguments', 'words'),
     [
