@@ -113,7 +113,8 @@ def _check_data_root(dataset) -> None:
     for key in ('dataset', 'datasets'):
         _check_data_root(dataset.get(key))
     root = dataset.get('data_root')
-    if root and '://' not in root and not os.path.isdir(root):
+    # What backend_args name knows whether it is there, under its own path.
+    if root and '://' not in root and not dataset.get('backend_args') and not os.path.isdir(root):
         raise FileNotFoundError(
             f'data_root of the data set {dataset.get("type")} is {root!r}, where no folder is: '
             'put the data there, link it there, or set data_root in the config'
