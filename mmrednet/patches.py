@@ -2,9 +2,11 @@
 
 mmengine counts FLOPs by a private table of operators, the only one that `mim run <toolbox> get_flops` reads: ours are
 added. torch's safe loading knows no type of mmengine's checkpoints: those are named as safe, and no others. mmengine
-reads configs by name of a fixed list of packages, and its inferencers of their toolbox alone: ours are added.
+reads configs by name of a fixed list of packages, and its inferencers of their toolbox alone: ours are added. OneDL's
+mmengine forgets what is safe, and looks for OneDL's mmseg under OpenMMLab's name: both are mended.
 """
 
+from importlib.util import find_spec
 from pickle import UnpicklingError
 from typing import Any
 
@@ -16,6 +18,7 @@ from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
+from mmengine.runner import checkpoint as _checkpoint
 
 from . import configs
 from .ops.flops import fused_multiply_adds, multiply_adds
@@ -61,9 +64,22 @@ _SAFE: list[Any] = [
 ]
 torch.serialization.add_safe_globals(_SAFE)
 
+if hasattr(_checkpoint, 'get_torch_safe_globals'):  # OneDL's
+    # It names types of its own for each checkpoint and takes them away after it, though they were known before. One is
+    # getattr itself, which leads to any code.
+    _names_for_one_checkpoint = _checkpoint.get_torch_safe_globals
+    _checkpoint.get_torch_safe_globals = lambda: [
+        name
+        for name in _names_for_one_checkpoint()
+        if name is not getattr and name not in torch.serialization.get_safe_globals()
+    ]
+
 # For `mmrednet::mmdet/...`. mmengine looks in the folder of a module whose name is no distribution's. Where mmrednet is
 # installed in place, the distribution's name would not lead to the package.
 MODULE2PACKAGE['mmrednet'] = 'mmrednet.registry'
+# So for `mmseg::...`, too: mmengine looks for the distribution mmsegmentation, which is onedl-mmsegmentation in OneDL.
+if find_spec('mmseg') is not None:
+    MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 _load_model_from_metafile = BaseInferencer._load_model_from_metafile
 

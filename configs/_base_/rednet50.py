@@ -9,3 +9,5 @@ rednet50 = dict(
     init_cfg=dict(type='Pretrained', checkpoint=None, prefix='backbone.'),
 )
 runner_type = 'mmrednet.Runner'
+# Comes before a base of mmseg's, which mmengine finds with OneDL's packages after this alone.
+__import__('mmrednet.patches')

@@ -1,4 +1,4 @@
-_base_ = ['mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py', '../_base_/rednet50.py']
+_base_ = ['../_base_/rednet50.py', 'mmseg::sem_fpn/fpn_r50_4xb2-80k_cityscapes-512x1024.py']
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(pretrained=None, backbone=dict(_delete_=True, norm_cfg=norm_cfg, **_base_.rednet50))
