@@ -37,7 +37,7 @@ def convert(checkpoint: dict) -> tuple[dict, dict[str, str]]:
 
     Args:
         checkpoint (dict): A checkpoint as it was loaded: with ``state_dict``, with ``pdparams`` (see
-            :mod:`mmrednet.checkpoint.paddle`) or parameters alone. It stays as it is.
+            ``mmrednet.checkpoint.paddle``) or parameters alone. It stays as it is.
 
     Returns:
         tuple: The checkpoint with ``state_dict`` and ``meta``, and what was renamed, from old to new path in it.

@@ -1,0 +1,20 @@
+"""Sphinx's settings. ``sphinx-build -W --keep-going -c docs . build/site`` makes the site, build/site/docs/index.html.
+
+Its root is the repository's, so that the pages' links lead to the same places here and there.
+"""
+
+from mmrednet import __version__
+
+project = 'mmrednet'
+release = __version__
+extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
+root_doc = 'docs/index'
+include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/*.md']
+html_theme = 'furo'
+html_title = 'mmrednet'
+autodoc_member_order = 'bysource'
+autodoc_typehints = 'none'  # the docstrings say them
+myst_heading_anchors = 3
+# Types and other packages' names; ours have to be there.
+nitpicky = True
+nitpick_ignore_regex = [('py:.*', r'(?!mmrednet\.).*')]
