@@ -10,7 +10,7 @@ import torch
 
 from mmrednet.analysis.benchmark import benchmark_memory, benchmark_network, benchmark_operator
 from mmrednet.analysis.candidates import MODELS, PHASES, fpn_case, rednet_cases
-from mmrednet.analysis.plot import plot_results
+from mmrednet.analysis.plot import plot_results, plot_roofline
 from mmrednet.analysis.report import FORMATS, describe_machine, format_results
 from mmrednet.analysis.timing import Result
 
@@ -53,7 +53,10 @@ def parse_args() -> argparse.Namespace:
 
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
-    commands.add_parser('operator', parents=[common], help="the operator at RedNet-50's and the FPN's shapes")
+    operator = commands.add_parser(
+        'operator', parents=[common], help="the operator at RedNet-50's and the FPN's shapes"
+    )
+    operator.add_argument('--roofline', metavar='PATH', help='draw times against the bytes moved to PATH too')
     network = commands.add_parser('network', parents=[common, models], help='whole networks, inference and training')
     network.add_argument('--phases', nargs='+', choices=PHASES, default=PHASES, help='default: all')
     commands.add_parser('memory', parents=[common, models], help='peak memory of the operator and of networks')
@@ -82,6 +85,8 @@ def main() -> None:
     print(format_results(results, args.format, {'command': command, **describe_machine(args.device)}))
     if args.plot:
         plot_results(results, args.plot)
+    if getattr(args, 'roofline', None):
+        plot_roofline(results, args.roofline)
 
 
 def measure(args: argparse.Namespace) -> Iterator[Result]:

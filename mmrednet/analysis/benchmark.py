@@ -1,12 +1,13 @@
 """Time and memory of the operator and of whole networks, each beside what it has to be compared with."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 
 import torch
 
 from . import naive_cuda
-from .candidates import MODELS, PHASES, Case, network_step, operator_step, working_backends
+from .candidates import MODELS, PHASES, Case, bytes_moved, network_step, operator_step, working_backends
 from .timing import Result, Step, peak_memory, time_in_turns
 
 
@@ -45,7 +46,8 @@ def benchmark_operator(
                     generated = ('apart', 'fused') if phase == 'forward' else ()
                     steps = {name: operator_step(name, *setting) for name in (*candidates, *generated)}
                     labels = dict(shape=str(case), **_labels(batch, dtype, channels_last, phase))
-                    yield from _timed(labels, steps, device, budget)
+                    moved = bytes_moved(case, batch, dtype, phase)
+                    yield from (replace(result, bytes=moved) for result in _timed(labels, steps, device, budget))
 
 
 def benchmark_network(

@@ -119,6 +119,12 @@ class _Problem:
     def output_shape(self) -> tuple[int, ...]:
         return (self.batch, self.case.channels, *self.case.output_size)
 
+    @property
+    def moved(self) -> int:
+        """The values that have to be read and written: see :func:`operator_step`."""
+        passes = 1 if self.phase == 'forward' else 2
+        return passes * (prod(self.input_shape) + prod(self.kernel_shape)) + prod(self.output_shape)
+
     def randn(self, *shape: int) -> Tensor:
         memory_format = torch.channels_last if self.channels_last and len(shape) == 4 else torch.contiguous_format
         return torch.randn(shape, device=self.device).to(dtype=self.dtype, memory_format=memory_format)
@@ -139,9 +145,7 @@ class _Problem:
 
 
 def _floor(problem: _Problem) -> Step:
-    passes = 1 if problem.phase == 'forward' else 2
-    moved = passes * (prod(problem.input_shape) + prod(problem.kernel_shape)) + prod(problem.output_shape)
-    source = torch.ones(ceil(moved / 2), dtype=problem.dtype, device=problem.device)
+    source = torch.ones(ceil(problem.moved / 2), dtype=problem.dtype, device=problem.device)
     return partial(torch.empty_like(source).copy_, source)
 
 
@@ -193,6 +197,11 @@ CANDIDATES: dict[str, Callable[[_Problem], Step]] = {
     'apart': partial(_generating, function=_apart),
     'fused': partial(_generating, function=fused_involution2d),
 }
+
+
+def bytes_moved(case: Case, batch: int, dtype: torch.dtype, phase: str) -> int:
+    """Returns the bytes that the candidate 'floor' of :func:`operator_step` reads and writes."""
+    return _Problem(case, batch, dtype, 'cpu', False, phase).moved * dtype.itemsize
 
 
 def operator_step(

@@ -96,7 +96,7 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], names: Sequence[str] = 
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(4.2 * len(names), 3.4), dpi=150, layout='constrained')
-    axes = figure.subplots(1, len(names), squeeze=False)[0]
+    axes = figure.subplots(1, len(names), squeeze=False, sharex=True)[0]
     for axis, name in zip(axes, names, strict=True):
         for number, (run, curves) in enumerate(runs.items()):
             # A run without this curve keeps its colour in the other panels.

@@ -1,8 +1,9 @@
-"""Pictures: the paper's Figure 2, and measurements as bars."""
+"""Pictures: the paper's Figure 2, and measurements as bars and as a roofline."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from ..ops import BACKENDS
 from .tables import Complexity, Row
 from .timing import Result, by_case
 
@@ -115,4 +116,54 @@ def plot_results(results: Sequence[Result], path: str | Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
         plt.close(figure)
+    return path
+
+
+def plot_roofline(results: Sequence[Result], path: str | Path) -> Path:
+    """Draws the operator's times against the bytes that it has to move, over the times that copies of these take.
+
+    Each pass and type has a panel, and in it each backend a point for each shape and batch size. The line is what the
+    bytes take at the fastest copy's bandwidth; copies that fit into the caches are faster than others. What generates
+    kernels too, or has none, moves other bytes and is left out.
+
+    Args:
+        results (Sequence[Result]): What :func:`.benchmark.benchmark_operator` measured.
+        path (str or Path): The picture's path; its suffix says the format.
+
+    Raises:
+        ValueError: There is no copy, 'floor', among the results.
+    """
+    from matplotlib.figure import Figure
+
+    floors = [result for result in results if result.candidate == 'floor' and result.bytes]
+    if not floors:
+        raise ValueError("results must hold the candidate 'floor', as those of benchmark_operator do")
+    panels: dict[str, list[Result]] = {}
+    for result in results:
+        if result.candidate in ('floor', 'naive', *BACKENDS):
+            title = ', '.join(str(v) for k, v in result.labels.items() if k not in ('shape', 'batch'))
+            panels.setdefault(title, []).append(result)
+    colours = {name: f'C{i}' for i, name in enumerate(('naive', *BACKENDS))}
+    figure = Figure(figsize=(4.5 * len(panels) + 1.5, 3.8), layout='constrained')
+    axes = figure.subplots(1, len(panels), squeeze=False, sharex=True, sharey=True)[0]
+    for axis, (title, panel) in zip(axes, panels.items(), strict=True):
+        for candidate in dict.fromkeys(result.candidate for result in panel):
+            points = sorted((r.bytes or 0, r.median) for r in panel if r.candidate == candidate)
+            moved, times = [size / 2**20 for size, _ in points], [time for _, time in points]
+            if candidate == 'floor':
+                peak = max(size / time for size, time in points)
+                axis.plot(moved, times, '+', color='black', label='a copy of the bytes')
+                axis.plot(moved, [size / peak for size, _ in points], color='black', label='at the fastest copy')
+                title += f'\nfastest copy: {peak / 1e6:.1f} GB/s'  # bytes per ms are kB per s
+            else:
+                axis.plot(moved, times, '.', color=colours[candidate], label=candidate)
+        axis.set(xscale='log', yscale='log', xlabel='MiB to be read and written')
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+        axis.spines[['top', 'right']].set_visible(False)
+    axes[0].set_ylabel(results[0].unit)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
     return path

@@ -121,6 +121,7 @@ def format_results(results: Sequence[Result], style: str, about: Mapping[str, st
             'median': r.median,
             'iqr': r.iqr,
             'samples': len(r.samples),
+            **({} if r.bytes is None else {'bytes': r.bytes}),
         }
         for r in results
     ]

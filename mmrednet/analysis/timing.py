@@ -27,12 +27,14 @@ class Result:
         candidate (str): Whose figures these are: a backend or a model, for example.
         unit (str): 'ms' or 'MiB'.
         samples (tuple[float, ...]): The figures, in the order in which they were taken.
+        bytes (int, optional): What an involution has to read and write in this case. Defaults to None, not known.
     """
 
     labels: Mapping[str, str | int]
     candidate: str
     unit: str
     samples: tuple[float, ...]
+    bytes: int | None = None
 
     def quantile(self, q: float) -> float:
         """Returns what a part ``q`` of the samples is below, interpolated linearly."""
