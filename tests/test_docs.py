@@ -1,16 +1,31 @@
-"""The Python in the documents runs as it stands there."""
+"""The documents hold: their Python runs as it stands there, from top to bottom, and their links lead somewhere."""
 
 import re
 
 import pytest
 from helpers import ROOT
 
+PAGES = sorted((*ROOT.glob('*.md'), *ROOT.glob('docs/*.md')))
 
-@pytest.mark.parametrize('path', ('docs/architecture.md', 'README.md'))
+
+def python_blocks(path):
+    return re.findall(r'^```python\n(.*?)^```', path.read_text(), re.DOTALL | re.MULTILINE)
+
+
+@pytest.mark.parametrize('path', filter(python_blocks, PAGES), ids=lambda path: path.name)
 def test_python_blocks_run(path):
-    blocks = re.findall(r'```python\n(.*?)```', (ROOT / path).read_text(), re.DOTALL)
-    # Without an import it is a part of a config.
-    blocks = [block for block in blocks if 'import' in block]
-    assert blocks
-    for block in blocks:
-        exec(compile(block, path, 'exec'), {})
+    names = {}
+    for block in python_blocks(path):
+        exec(compile(block, str(path), 'exec'), names)
+
+
+@pytest.mark.parametrize('path', PAGES, ids=lambda path: path.name)
+def test_links_lead_somewhere(path):
+    for target in re.findall(r'\]\((?!https?:)([^)\s]+)\)', path.read_text()):
+        name, _, anchor = target.partition('#')
+        file = path.parent / name if name else path
+        assert file.exists(), target
+        if anchor:
+            headings = re.findall(r'^#+ (.*)', file.read_text(), re.MULTILINE)
+            # As GitHub makes them: lower case, no punctuation, hyphens for spaces.
+            assert anchor in {re.sub(r'[^\w\- ]', '', h.lower()).replace(' ', '-') for h in headings}, target
