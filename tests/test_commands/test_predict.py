@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import resource
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -212,6 +213,20 @@ def test_bad_photographs_do_not_stop_the_others(trained, photos, capfd):
     for name in bad:
         assert sum(line.startswith(f'mmrednet predict: error: {name} ') and 'give' in line for line in err) == 1
     assert len(json.loads(Path('results.json').read_text())) == 2
+
+
+def test_a_full_disk_leaves_no_half_picture(trained, photos, capfd):
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    # A larger file cannot be written; a picture of 320x384 pixels is.
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 15, old[1]))
+    try:
+        status = main(['predict', 'trip', '--checkpoint', str(trained['mmpretrain'][1]), '--out', 'pictures'])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+    assert status == 2
+    (line,) = said(capfd)[1]
+    assert 'pictures/a_prediction.png could not be written' in line and 'make room' in line
+    assert os.listdir('pictures') == []
 
 
 def test_public_weights_and_the_names_of_imagenet(photos, monkeypatch, capfd):
