@@ -3,12 +3,14 @@
 import os
 import sys
 from collections.abc import Sequence
+from logging import WARNING
 
 import torch
 from mmengine.device import get_device
 from mmengine.dist import is_distributed, master_only
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.logging import print_log
+from mmengine.model import BaseTTAModel, is_model_wrapper, revert_sync_batchnorm
 from mmengine.runner import Runner as MMEngineRunner
 from mmengine.runner import find_latest_checkpoint
 from mmengine.utils import ProgressBar
@@ -17,6 +19,12 @@ from torch import nn
 from .checkpoint import READ_HERE, check, convert, load, missing, widen
 from .models.rednet import FROM_SCRATCH, RedNet
 from .registry import HOOKS, RUNNERS
+
+
+def connect_cpus() -> None:
+    """Has the processes of CPUs talk through gloo, where mmengine asks for a GPU for each."""
+    if get_device() == 'cpu' and not is_distributed():
+        torch.distributed.init_process_group('gloo')
 
 
 @RUNNERS.register_module()
@@ -30,8 +38,8 @@ class Runner(MMEngineRunner):
 
     def setup_env(self, env_cfg: dict) -> None:
         """Sets up the environment as mmengine does, and the processes of CPUs with gloo."""
-        if self.distributed and get_device() == 'cpu' and not is_distributed():
-            torch.distributed.init_process_group('gloo')
+        if self.distributed:
+            connect_cpus()
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
@@ -44,10 +52,23 @@ class Runner(MMEngineRunner):
             for backbone in backbones:
                 backbone.expect_checkpoint()
         if self.distributed and get_device() == 'cpu':
+            model = self._without_sync_bn(model)
             unused = self.cfg.get('find_unused_parameters', False)
             defaults = dict(device_ids=None, broadcast_buffers=False, find_unused_parameters=unused)
             model_wrapper_cfg = {**defaults, **(model_wrapper_cfg or {})}
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def _without_sync_bn(self, model: nn.Module) -> nn.Module:
+        """PyTorch synchronises BatchNorm on GPUs only, and would stop in the first iteration."""
+        asked_for = self.cfg.pop('sync_bn', None)
+        if asked_for or any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
+            print_log(
+                'SyncBN needs GPUs: on CPUs its layers are BatchNorm, and each process has the statistics of its own '
+                'images',
+                logger='current',
+                level=WARNING,
+            )
+        return revert_sync_batchnorm(model)
 
     def _starts_from_checkpoint(self) -> bool:
         if not self._resume:
