@@ -9,7 +9,8 @@ from ..requirements import TOOLBOXES, require
 require('mmengine')
 require('mmcv')
 
-from . import fpn, involution, rednet  # noqa: E402, F401
+from . import fpn, involution  # noqa: E402, F401
+from .rednet import RedNet as RedNet  # noqa: E402
 
 for _name, _toolbox in TOOLBOXES.items():
     if find_spec(_name) is None:
