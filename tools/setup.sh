@@ -76,12 +76,11 @@ install_toolboxes() {
 }
 
 install_mmrednet() {
-    local packages
+    local packages=("$venv"/lib/python*/site-packages)
     install --no-build-isolation --no-deps --editable .
     # mim looks for packages where pip installs them. In RECORD first, so that pip removes the link, not what it leads to.
-    packages=$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')
-    echo 'mmrednet,,' >>"$packages"/mmrednet-*.dist-info/RECORD
-    ln -sfn "$PWD/mmrednet" "$packages/mmrednet"
+    echo 'mmrednet,,' >>"${packages[0]}"/mmrednet-*.dist-info/RECORD
+    ln -sfn "$PWD/mmrednet" "${packages[0]}/mmrednet"
 }
 
 # The number before the first point, in what stands behind a pattern.
