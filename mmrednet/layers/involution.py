@@ -7,11 +7,19 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
+from torch.nn.modules import module
 
 from ..ops import fused_involution2d, involution2d
 from ..ops.arguments import IntPair, check_backend, pair, same_padding
 from .kernel_generation import RELU, ActLayer, BottleneckKernelGeneration, NormLayer, PointwiseConv
+
+# torch 2.5 has no function that asks whether there are any.
+GLOBAL_HOOKS = (
+    module._global_forward_pre_hooks,
+    module._global_forward_hooks,
+    module._global_backward_pre_hooks,
+    module._global_backward_hooks,
+)
 
 
 class Involution(nn.Module):
@@ -153,7 +161,7 @@ class Involution(nn.Module):
         geometry = self.stride, self.padding, self.dilation
         fused = not torch.is_grad_enabled() if self.fused is None else self.fused
         # Hooks, also those of all modules, want to see W1 called.
-        span = self.span() if fused and not _has_any_global_hook() else None
+        span = self.span() if fused and not any(GLOBAL_HOOKS) else None
         if span is None:
             return self.output(involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend))
         features = x if self._sees_pixels else self._cells(x)
