@@ -94,6 +94,8 @@ class RedNet(BaseModule):
         dilations (Sequence[int]): Dilation of each stage. Defaults to (1, 1, 1, 1).
         contract_dilation (bool): Whether a dilated stage's first block has half of its dilation, as in the toolboxes'
             ResNet. Defaults to False.
+        multi_grid (Sequence[int], optional): Dilation of each block of the last stage, as in mmseg's ResNet. Defaults
+            to None: the stage's.
         out_indices (Sequence[int]): Stages, from 0, whose outputs are returned. Defaults to (3,).
         kernel_size (int): Window of the trunk's involutions. Defaults to 7.
         group_channels (int, optional): Channels that share a kernel; None: all of them. Defaults to 16.
@@ -146,6 +148,7 @@ class RedNet(BaseModule):
         strides: Sequence[int] = (1, 2, 2, 2),
         dilations: Sequence[int] = (1, 1, 1, 1),
         contract_dilation: bool = False,
+        multi_grid: Sequence[int] | None = None,
         out_indices: Sequence[int] = (3,),
         kernel_size: int = 7,
         group_channels: int | None = 16,
@@ -188,6 +191,12 @@ class RedNet(BaseModule):
         for name, value in (('strides', strides), ('dilations', dilations)):
             if len(value) < num_stages or min(value) < 1:
                 raise ValueError(f'{name} must hold a positive int for each of {num_stages} stages, but is {value!r}')
+        if multi_grid is not None and (
+            len(multi_grid) < self.arch_settings[depth][num_stages - 1] or min(multi_grid) < 1
+        ):
+            raise ValueError(
+                f'multi_grid must hold a positive int for each block of the last stage, but is {multi_grid!r}'
+            )
         if len(out_indices) == 0 or not all(0 <= i < num_stages for i in out_indices):
             raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, but is {out_indices!r}')
         if not -1 <= frozen_stages <= num_stages:
@@ -223,13 +232,16 @@ class RedNet(BaseModule):
         in_channels = stem_channels
         for i in range(num_stages):
             mid_channels = base_channels * 2**i
+            block_dilations = [dilations[i]] * self.arch_settings[depth][i]
+            if contract_dilation and dilations[i] > 1:
+                block_dilations[0] //= 2
+            if multi_grid is not None and i == num_stages - 1:
+                block_dilations = list(multi_grid[: len(block_dilations)])
             stage = _make_stage(
-                self.arch_settings[depth][i],
                 in_channels,
                 mid_channels,
                 strides[i],
-                dilations[i],
-                contract_dilation,
+                block_dilations,
                 with_cp,
                 norm_cfg,
                 dict(kernel_size=kernel_size, **involution_cfg),
@@ -290,29 +302,6 @@ class RedNet(BaseModule):
         if mode:
             self._freeze()
         return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Says how deep a parameter lies, for learning rates that decay with depth, as mmpretrain's ResNet does.
-
-        Args:
-            param_name (str): The parameter's name in the model.
-            prefix (str): How the names of the backbone's parameters begin there. Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The layer, from 0 for the stem, and the number of layers, of which the head is the last.
-        """
-        blocks = self.arch_settings[self.depth]
-        # Neighbouring blocks that are one layer.
-        spans = (blocks[0], *((4, 4) if self.depth == 152 else (2, 3)), blocks[3])
-        layers = [-(-count // span) for count, span in zip(blocks, spans, strict=True)]
-        total = sum(layers) + 2
-        if not param_name.startswith(prefix):
-            return total - 1, total
-        stage, _, rest = param_name.removeprefix(prefix).partition('.')
-        if not stage.startswith('layer'):
-            return 0, total
-        i = int(stage.removeprefix('layer')) - 1
-        return 1 + sum(layers[:i]) + int(rest.partition('.')[0]) // spans[i], total
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Says how deep a parameter lies, for learning rates that decay with depth, as mmpretrain's ResNet does.
@@ -426,42 +415,24 @@ def _make_stem(
 
 
 def _make_stage(
-    depth: int,
     in_channels: int,
     mid_channels: int,
     stride: int,
-    dilation: int,
-    contract_dilation: bool,
+    dilations: Sequence[int],
     with_cp: bool,
     norm_cfg: dict,
     involution_cfg: dict,
 ) -> nn.Sequential:
+    """Makes a block for each of ``dilations``; the first has the stride."""
     out_channels = Bottleneck.expansion * mid_channels
     downsample = None
     if stride != 1 or in_channels != out_channels:
         downsample = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), build_norm_layer(norm_cfg, out_channels)[1]
         )
-    first_dilation = dilation // 2 if contract_dilation and dilation > 1 else dilation
-    blocks = [
-        Bottleneck(
-            in_channels,
-            mid_channels,
-            stride,
-            downsample,
-            with_cp,
-            norm_cfg,
-            dict(dilation=first_dilation, **involution_cfg),
-        )
-    ]
-    blocks += [
-        Bottleneck(
-            out_channels,
-            mid_channels,
-            with_cp=with_cp,
-            norm_cfg=norm_cfg,
-            involution_cfg=dict(dilation=dilation, **involution_cfg),
-        )
-        for _ in range(depth - 1)
-    ]
+    blocks = []
+    for dilation in dilations:
+        involution = dict(dilation=dilation, **involution_cfg)
+        blocks.append(Bottleneck(in_channels, mid_channels, stride, downsample, with_cp, norm_cfg, involution))
+        in_channels, stride, downsample = out_channels, 1, None
     return nn.Sequential(*blocks)

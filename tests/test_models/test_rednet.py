@@ -56,6 +56,23 @@ def test_dilated_stages():
     assert model.layer4[0].conv2.dilation == (2, 2)
 
 
+@pytest.mark.parametrize('contract_dilation', (False, True))
+@pytest.mark.parametrize('multi_grid', (None, (1, 2, 4)))
+def test_blocks_are_dilated_as_those_of_mmseg(contract_dilation, multi_grid):
+    from mmseg.models.backbones import ResNet
+
+    arguments = dict(
+        strides=(1, 2, 2, 1), dilations=(1, 1, 2, 4), contract_dilation=contract_dilation, multi_grid=multi_grid
+    )
+    with torch.device('meta'):
+        networks = RedNet(50, **arguments), ResNet(50, **arguments)
+    dilations, expected = (
+        [[block.conv2.dilation for block in getattr(network, f'layer{i}')] for i in (1, 2, 3, 4)]
+        for network in networks
+    )
+    assert dilations == expected
+
+
 def test_options_reach_the_involutions():
     phi = dict(type='mmrednet.LinearKernelGeneration')
     model = RedNet(
