@@ -10,3 +10,18 @@ def default_scope(request):
         from mmengine.registry import init_default_scope
 
         init_default_scope(scope)
+
+
+def pytest_addoption(parser):
+    parser.addoption('--run-slow', action='store_true', help='run the tests marked slow too')
+
+
+def pytest_configure(config):
+    config.addinivalue_line('markers', 'slow: takes minutes; skipped without --run-slow')
+
+
+def pytest_collection_modifyitems(config, items):
+    if not config.getoption('--run-slow'):
+        for item in items:
+            if item.get_closest_marker('slow'):
+                item.add_marker(pytest.mark.skip(reason='slow: --run-slow runs it'))
