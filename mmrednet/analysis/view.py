@@ -96,16 +96,17 @@ def find_view(probe: np.ndarray, size: Sequence[int], padded: tuple[int, int]) -
     shown = (probe[..., 2] > _LIGHT + 5) & (probe[..., :2] < _WHITE - 5).all(-1)
     found = []
     for axis, (channel, length) in enumerate(((1, size[0]), (0, size[1]))):
-        places = np.flatnonzero(shown.any(1 - axis))
-        values = np.ma.array(probe[..., channel], mask=~shown).mean(1 - axis)[places].data
-        inner = slice(len(places) // 8, -(len(places) // 8) or None)  # near a border, resizing repeats pixels
-        if len(places) < 2:
+        # A row for each place along the axis.
+        values = np.ma.array(probe[..., channel], mask=~shown).swapaxes(0, axis)
+        places = np.flatnonzero(values.count(1))
+        inner = places[len(places) // 8 : -(len(places) // 8) or None]  # near a border, resizing repeats pixels
+        if len(inner) < 2:
             break
-        slope, first = np.polyfit(places[inner], values[inner], 1)
+        slope, first = np.polyfit(inner, values[inner].mean(1).data, 1)
+        if abs(values[inner] - (slope * inner + first)[:, None]).max() > _ERROR:
+            break
         pixels = (length - 1) / (_LIGHT - _DARK)
         scale, offset = slope * pixels, (first - _DARK) * pixels
-        if abs(slope * places[inner] + first - values[inner]).max() > _ERROR or not scale:
-            break
         ends = sorted(scale * (place + side) + offset for place, side in ((places[0], -0.5), (places[-1], 0.5)))
         found.append((scale, offset, (max(ends[0], -0.5), min(ends[1], length - 0.5))))
     if len(found) < 2:
