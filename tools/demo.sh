@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # From nothing to a trained model: sets up .venv, renders a small data set, trains and tests a model on it, and draws what
 # it finds. `--task det` (the default): Faster R-CNN with RedNet-50 and the involution FPN; `--task seg`: Semantic FPN with
-# both; `--task cls`: RedNet-26. It can be interrupted and run again at any time.
+# both; `--task cls`: RedNet-26. FAMILY=onedl takes the OneDL forks. It can be interrupted and run again at any time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,16 +11,21 @@ if [ $# -gt 0 ]; then
     [ $# = 2 ] && [ "$1" = --task ] || usage
     task=$2
 fi
+# OneDL's mim wants its distributions' names.
 case $task in
-    cls) toolbox=mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='3 minutes' ;;
-    det) toolbox=mmdet config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='8 minutes' ;;
-    seg) toolbox=mmseg config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='8 minutes' ;;
+    cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='3 minutes' ;;
+    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='8 minutes' ;;
+    seg) toolbox=mmseg fork=onedl-mmsegmentation config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='8 minutes' ;;
     *) usage ;;
 esac
-work=work_dirs/demo_$task
+[ -z "${FAMILY-}" ] || toolbox=$fork
+work=work_dirs/demo_$task${FAMILY:+_$FAMILY}
 
 bash tools/setup.sh
-source .venv/bin/activate
+# shellcheck disable=SC1090
+source ".venv${FAMILY:+-$FAMILY}/bin/activate"
+# What mim and mmengine say of their own imports.
+export PYTHONWARNINGS='ignore:pkg_resources is deprecated'
 say() { printf '\n[demo] %s\n' "$*"; }
 
 if [ ! -f data/demo/done ]; then
@@ -34,10 +39,25 @@ if [ ! -f "$work/done" ]; then
     touch "$work/done"
 fi
 checkpoint=$(cat "$work/last_checkpoint")
-say "Testing $checkpoint on the validation images, and drawing what it finds (seconds)"
+
+# testing COMMAND...: keeps what it prints for a file, of which a person needs the figures alone, unless it fails.
+log=$work/test.log
+testing() { "$@" >>"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
+: >"$log"
+say "Testing $checkpoint on the validation images, and drawing what it finds (a minute; all that it prints is in $log)"
 if [ "$task" = det ]; then
-    mim test mmdet "$config" --checkpoint "$checkpoint" --work-dir "$work"
-    python tools/draw_detections.py "$config" "$checkpoint" "$work/detections.png"
+    pictures=$work/detections.png
+    testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work"
+    testing python tools/draw_detections.py "$config" "$checkpoint" "$pictures"
 else
-    mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work" --show-dir "$work/pictures"
+    pictures=$work/pictures
+    testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work" --show-dir "$pictures"
 fi
+
+say 'On the validation images:'
+grep -E '^ ?(Average|[+|])|accuracy/|mIoU' "$log" | sed 's/.*(test) *//'
+say "What it finds is drawn in $pictures
+Next, from here:
+    source .venv${FAMILY:+-$FAMILY}/bin/activate
+    python -m mmrednet predict YOUR_PHOTO.jpg --config $config --checkpoint $checkpoint --out predictions
+    README.md says how to train on COCO, Cityscapes and ImageNet, and how to use RedNet in a config of your own"

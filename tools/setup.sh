@@ -70,8 +70,8 @@ build_mmcv() {
 }
 
 install_toolboxes() {
-    # Two builds of CuPy get in each other's way.
-    python -m pip uninstall --quiet --quiet --yes cupy-cuda12x cupy-cuda13x
+    # Of CuPy for 12 and for 13, the other would be in the way.
+    python -m pip uninstall --quiet --quiet --yes "cupy-cuda$((25 - cuda))x"
     install -r "$requirements" "cupy-cuda${cuda}x==$CUPY"
 }
 
@@ -107,10 +107,11 @@ look_for_gpu() {
 }
 
 case ${FAMILY-} in
-    '') venv=.venv mmcv=mmcv==2.1.0 requirements=tools/requirements-openmmlab.txt toolboxes='mmpretrain, mmdet, mmsegmentation' ;;
-    onedl) venv=.venv-onedl mmcv=onedl-mmcv==2.3.6 requirements=tools/requirements-onedl.txt toolboxes='the OneDL forks' ;;
-    *) stop "FAMILY is '$FAMILY': onedl names the OneDL forks; without FAMILY it is OpenMMLab's packages" ;;
+    '') mmcv=mmcv==2.1.0 toolboxes='mmpretrain, mmdet, mmsegmentation' ;;
+    onedl) mmcv=onedl-mmcv==2.3.6 toolboxes='the other OneDL forks' ;;
+    *) stop "FAMILY is '$FAMILY': it should be onedl, for the OneDL forks, or unset, for OpenMMLab's packages" ;;
 esac
+venv=.venv${FAMILY:+-$FAMILY} requirements=tools/requirements-${FAMILY:-openmmlab}.txt
 
 if [ -x "$venv/bin/python" ] && "$venv/bin/python" -m pip --version >/dev/null 2>&1; then
     supported "$venv/bin/python" || stop "The Python in $venv is not 3.10, 3.11 or 3.12: remove $venv and run this again"

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Sets up .venv where needed and runs the tests; arguments go to pytest.
+# Sets up .venv where needed (with FAMILY=onedl: .venv-onedl) and runs the tests; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup.sh
-source .venv/bin/activate
+# shellcheck disable=SC1090
+source ".venv${FAMILY:+-$FAMILY}/bin/activate"
 exec python -m pytest "$@"

@@ -1,0 +1,140 @@
+"""What the set-up installs on which machine, and what OneDL's packages get wrong."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, run_python
+
+# Stands for Python: makes a folder like a virtual environment and writes down what pip is asked for.
+PYTHON = """#!/bin/bash
+case "$*" in
+    '-m venv --clear '*)
+        mkdir -p "$4"/{bin,lib/python3/site-packages/mmrednet-0.dist-info} && cp "$0" "$4/bin/python"
+        echo "PATH=$PWD/$4/bin:\\$PATH" >"$4/bin/activate" ;;
+    '-m pip --version') ;;
+    '-m pip wheel '*) echo "$* $FORCE_CUDA" >>pip.log && touch "${*: -2:1}/mmcv.whl" ;;
+    '-m pip '*) echo "$*" >>pip.log ;;
+    *) exec {real} "$@" ;;
+esac
+"""
+SMI = '| NVIDIA-SMI 550.54.14    Driver Version: 550.54.14    CUDA Version: {}     |'
+NVCC = 'Cuda compilation tools, release {}, V{}.131'
+
+
+@pytest.fixture
+def set_up(tmp_path):
+    """Runs the set-up where these programs print that, and returns what it says and what pip is asked for."""
+    (tmp_path / 'tools').mkdir()
+    for path in [*(ROOT / 'tools').glob('requirements*.txt'), ROOT / 'tools' / 'setup.sh']:
+        shutil.copy(path, tmp_path / 'tools')
+    shutil.copy(ROOT / 'setup.cfg', tmp_path)
+    programs = tmp_path / 'programs'
+    programs.mkdir()
+
+    def run(family=None, **prints):
+        scripts = {name.replace('_', '-'): f"#!/bin/sh\necho '{text}'\n" for name, text in prints.items() if text}
+        for name, script in {'python3.11': PYTHON.replace('{real}', sys.executable), **scripts}.items():
+            (programs / name).write_text(script)
+            (programs / name).chmod(0o755)
+        environment = dict(PATH=f'{programs}{os.pathsep}/usr/bin:/bin', HOME=str(tmp_path), CXX='true')
+        if family is not None:
+            environment['FAMILY'] = family
+        done = subprocess.run(
+            ['bash', 'tools/setup.sh'], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
+        )
+        log = tmp_path / 'pip.log'
+        return done, log.read_text() if log.exists() else ''
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ('driver', 'compiler', 'torch', 'cupy', 'force_cuda', 'words'),
+    (
+        (None, None, '2.11.0', 'cuda13x', 0, 'for the CPU '),
+        ('13.0', '13.0', '2.11.0', 'cuda13x', 1, 'for the CPU and CUDA'),
+        ('13.0', None, '2.11.0', 'cuda13x', 0, 'no nvcc of CUDA 13:'),
+        ('12.4', '12.6', '2.10.0', 'cuda12x', 1, 'for the CPU and CUDA'),
+        ('12.8', None, '2.10.0', 'cuda12x', 0, 'no nvcc of CUDA 12:'),
+        ('12.8', '13.0', '2.10.0', 'cuda12x', 0, 'no nvcc of CUDA 12 (it is of 13)'),
+        ('13.0', '12.6', '2.10.0', 'cuda12x', 1, 'for the CPU and CUDA'),
+        ('11.4', '12.6', '2.11.0', 'cuda13x', 0, 'update the driver'),
+    ),
+)
+def test_the_driver_and_nvcc_decide_for_which_cuda_all_is_built(
+    set_up, driver, compiler, torch, cupy, force_cuda, words
+):
+    done, asked = set_up(nvidia_smi=driver and SMI.format(driver), nvcc=compiler and NVCC.format(compiler, compiler))
+    assert done.returncode == 0, done.stderr
+    assert f' torch=={torch} ' in asked
+    assert f' cupy-{cupy}==' in asked
+    assert f' mmcv==2.1.0 {force_cuda}\n' in asked
+    assert f'mmcv-2.1.0-torch-{torch}-' in asked
+    assert words in done.stdout
+
+
+def test_what_is_done_is_not_done_again(set_up):
+    first, asked = set_up()
+    again, asked_again = set_up()
+    assert first.returncode == again.returncode == 0
+    assert asked_again == asked
+    assert again.stdout.splitlines() == ['[setup] Ready: .venv holds all that is needed']
+
+
+def test_mim_finds_the_package_and_pip_the_link(set_up, tmp_path):
+    assert set_up()[0].returncode == 0
+    packages = tmp_path / '.venv/lib/python3.11/site-packages'
+    assert (packages / 'mmrednet').readlink() == tmp_path / 'mmrednet'
+    assert (packages / 'mmrednet-0.1.0.dist-info/RECORD').read_text() == 'mmrednet,,\n'
+
+
+def test_another_driver_exchanges_what_is_built_for_cuda(set_up):
+    set_up(nvidia_smi=SMI.format('13.0'))
+    _, asked = set_up(nvidia_smi=SMI.format('12.8'))
+    second = asked[asked.index('torch==2.10.0') :]
+    assert second.index('--yes cupy-cuda13x') < second.index('cupy-cuda12x==')
+
+
+def test_the_other_family_has_an_environment_of_its_own(set_up, tmp_path):
+    done, asked = set_up(family='onedl')
+    assert done.returncode == 0, done.stderr
+    assert ' onedl-mmcv==2.3.6 0\n' in asked
+    assert ' -r tools/requirements-onedl.txt ' in asked
+    assert (tmp_path / '.venv-onedl').is_dir() and not (tmp_path / '.venv').exists()
+
+
+def test_a_family_that_nobody_knows_is_refused_with_those_that_are_known(set_up):
+    done, asked = set_up(family='mmlab')
+    assert done.returncode == 1 and not asked
+    assert "FAMILY is 'mmlab'" in done.stderr and 'onedl' in done.stderr
+
+
+def test_our_configs_find_mmsegs_whatever_its_distribution_is_named():
+    run_python(
+        'from mmengine.config import Config\n'
+        'from mmengine.config.utils import MODULE2PACKAGE\n'
+        "MODULE2PACKAGE['mmseg'] = 'a name that is not installed'\n"
+        'from glob import glob\n'
+        f"for path in glob('{ROOT}/configs/mmseg/*.py'):\n"
+        "    assert Config.fromfile(path).model.type == 'EncoderDecoder'"
+    )
+
+
+def test_safe_names_outlast_those_of_one_checkpoint_and_getattr_is_none(tmp_path):
+    """OneDL's mmengine has a function of this name, whose names it takes away after each checkpoint."""
+    run_python(
+        'import torch\n'
+        'from mmengine.logging import HistoryBuffer\n'
+        'from mmengine.runner import checkpoint\n'
+        'checkpoint.get_torch_safe_globals = lambda: [HistoryBuffer, getattr, slice]\n'
+        'import mmrednet.registry\n'
+        f'path = {str(tmp_path / "log.pth")!r}\n'
+        'torch.save(HistoryBuffer([1.0], [1]), path)\n'
+        'with torch.serialization.safe_globals(checkpoint.get_torch_safe_globals()):\n'
+        '    names = torch.serialization.get_safe_globals()\n'
+        'assert slice in names and getattr not in names\n'
+        'assert torch.load(path, weights_only=True).mean() == 1'
+    )

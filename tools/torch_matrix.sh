@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the tests of mmrednet.ops and mmrednet.layers, which need torch alone, on the versions of torch that are named:
+#     bash tools/torch_matrix.sh 2.5.1 2.15.0
+# Each is installed whole (5 GB, minutes) in a temporary folder and removed again; PYTHON names the Python. Prints a row
+# of a table for each; exit status 1 where one fails.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+[ $# -gt 0 ] || { echo 'usage: bash tools/torch_matrix.sh VERSION...' >&2; exit 2; }
+
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+# Kernels that are compiled against a torch which goes away are not worth keeping.
+export MMREDNET_CACHE_DIR=$folder/cache
+failed=0
+printf '| Python | torch | CUDA | NumPy | tests of ops and layers |\n| --- | --- | --- | --- | --- |\n'
+for version; do
+    "${PYTHON:-python3.11}" -m venv --clear "$folder/venv"
+    python=$folder/venv/bin/python
+    "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-cache-dir "torch==$version" numpy pytest
+    # The kernels for CUDA on the CPU, under sanitizers, are the same for every torch.
+    "$python" -m pytest -q -p no:cacheprovider tests/test_ops tests/test_layers \
+        --ignore tests/test_ops/test_cuda_emulation.py >"$folder/log" 2>&1 || { failed=1; cat "$folder/log" >&2; }
+    "$python" -c 'import sys, platform, numpy, torch
+print("|", " | ".join((platform.python_version(), torch.__version__, str(torch.version.cuda), numpy.__version__, *sys.argv[1:])), "|")' "$(tail -n 1 "$folder/log")"
+done
+exit $failed
