@@ -167,8 +167,9 @@ class RedNet(BaseModule):
     ) -> None:
         if '_delete_' in unknown:
             raise TypeError(
-                'RedNet has no argument _delete_: in a new-style config, update() keeps it and the arguments of the '
-                'backbone before; call model.merge(...), which obeys it, or assign model.backbone = dict(...)'
+                'RedNet has no argument _delete_: mmengine obeys it in neither an entry of a list nor update() of a '
+                'new-style config, where the arguments of the backbone before remain: write the list anew, or call '
+                'model.merge(...)'
             )
         if unknown:
             raise TypeError(
