@@ -256,7 +256,9 @@ def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_
     except CommandError:
         raise
     except Exception as error:
-        raise CommandError(f'{source} cannot be built ({_line(error)}): correct the config') from error
+        raise CommandError(
+            f'{source} cannot be built ({_line(error)}): correct the config, or install what it needs'
+        ) from error
 
 
 def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:

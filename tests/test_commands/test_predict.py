@@ -265,7 +265,7 @@ def test_public_weights_and_the_names_of_imagenet(photos, monkeypatch, capfd):
 
 
 @pytest.mark.parametrize(
-    ('classes', 'names'), ((None, CLASSES), (('d', 't', 's'), ('d', 't', 's')), (('a', 'b'), CLASSES), ((), CLASSES))
+    ('classes', 'names'), ((None, CLASSES), (('d', 't', 's'), ('d', 't', 's')), (('a', 'b'), CLASSES))
 )
 def test_names_of_classes(classes, names, trained, photos, capfd):
     """The checkpoint's where they are as many as the model's, else the config's."""
