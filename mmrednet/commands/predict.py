@@ -469,11 +469,16 @@ def _quiet():
     """Keeps the toolboxes' progress bars, logs and warnings from the table; our own warnings get through."""
     from mmengine.logging import MMLogger
 
-    MMLogger.get_current_instance().setLevel('ERROR')
-    with warnings.catch_warnings(), redirect_stdout(StringIO()):
-        warnings.simplefilter('ignore')
-        warnings.filterwarnings('default', module='mmrednet')
-        yield
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel('ERROR')
+    try:
+        with warnings.catch_warnings(), redirect_stdout(StringIO()):
+            warnings.simplefilter('ignore')
+            warnings.filterwarnings('default', module='mmrednet')
+            yield
+    finally:
+        logger.setLevel(level)
 
 
 def _line(error: Exception) -> str:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from helpers import ROOT, registry
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from mmrednet.__main__ import main
@@ -26,6 +27,15 @@ CONFIGS = {
     'mmdet': 'mmdet/faster_rcnn_rednet50_invfpn_demo.py',
     'mmseg': 'mmseg/semantic_fpn_rednet50_invfpn_demo.py',
 }
+
+
+@pytest.fixture(autouse=True, scope='module')
+def default_scope_as_before():
+    """The inferencers set the process's default scope, which is none of other modules' business."""
+    before = dict(DefaultScope._instance_dict)
+    yield
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
 
 
 def noise(height, width, seed):
