@@ -11,7 +11,9 @@ from . import patches  # noqa: F401
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmrednet', locations=['mmrednet.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmrednet', locations=['mmrednet.engine'])
 STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmrednet', locations=['mmrednet.strategies'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmrednet', locations=['mmrednet.engine'])
+HOOKS = Registry(
+    'hook', parent=MMENGINE_HOOKS, scope='mmrednet', locations=['mmrednet.engine', 'mmrednet.analysis.hook']
+)
 
 
 def register_model(name: str | None = None):
