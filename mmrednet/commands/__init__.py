@@ -6,6 +6,7 @@ A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit
 COMMANDS: dict[str, str] = {
     'config': "prints the path of a config, or all configs' names",
     'curves': 'draws the loss and the metrics of training runs',
+    'export': 'writes a model for ONNX Runtime, OpenVINO or torch alone, and checks it',
     'info': 'prints what works here and what does not, for a bug report',
     'predict': 'classifies, detects or segments what photographs show',
     'visualize': 'draws the kernels that an involution generates for images',

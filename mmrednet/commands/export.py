@@ -1,0 +1,106 @@
+"""A model of a config in the file format of another runtime, held against PyTorch."""
+
+import argparse
+import os
+import tempfile
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..requirements import require
+from . import CommandError
+from .predict import TASKS, _line, _quiet, _read_config, count
+
+FORMATS = ('onnx', 'torch-export', 'aotinductor', 'torchscript', 'openvino')
+DTYPES = ('float32', 'float16')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds what the command takes."""
+    add = parser.add_argument
+    add('config', metavar='CONFIG', help='config of a classifier, detector or segmentor')
+    add('checkpoint', nargs='?', metavar='CHECKPOINT', help='its weights, a file or address (default: random ones)')
+    add('--format', choices=FORMATS, required=True, help='what the file is')
+    add('--out', type=Path, metavar='F', required=True, help='the file, with the ending of its format')
+    add(
+        '--size',
+        type=count,
+        nargs=2,
+        default=(224, 224),
+        metavar=('H', 'W'),
+        help='around which size the export is checked; the file takes any (default: 224 224)',
+    )
+    add('--dtype', choices=DTYPES, default='float32', help='of weights, images and outputs (default: float32)')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Exports, checks, and prints the differences and both run times."""
+    try:
+        require('mmengine')
+        _export(args)
+    except CommandError:
+        raise
+    except Exception as error:  # a config can name anything
+        raise CommandError(_line(error)) from error
+
+
+def _export(args: argparse.Namespace) -> None:
+    from .. import export
+
+    size: tuple[int, int] = tuple(args.size)
+    dtype = export.DTYPES[args.dtype]
+    export.check_format(args.format, args.out)
+    if not args.out.parent.is_dir():
+        raise CommandError(f'--out: there is no folder {args.out.parent}: make it, or name another')
+    with _quiet():
+        config = _read_config(args.config)
+        network = export.Dense(_build(config, args.checkpoint)).to(dtype)
+    # Beside the file, so that it appears there whole and checked, or not at all.
+    with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
+        path = Path(folder, args.out.name)
+        with _quiet():
+            _write(network, args, path, size)
+            runs = export.FORMATS[args.format].load(path)
+        print(f'{"images":>16}  {"difference":>10}  {"PyTorch":>10}  {args.format:>12}')
+        for found in export.compare(network, runs, size):
+            shape = 'x'.join(map(str, (found.size[0], 3, *found.size[1:])))
+            print(
+                f'{shape:>16}  {found.difference:10.1e}  {found.pytorch * 1e3:7.1f} ms  {found.exported * 1e3:9.1f} ms',
+                flush=True,
+            )
+            if not found.difference <= export.TOLERANCE[dtype]:
+                raise CommandError(
+                    f'the export is wrong at {shape}: it differs from PyTorch in float64 by {found.difference:.1e} of '
+                    f'the range of an output, more than {export.TOLERANCE[dtype]:g}; nothing was written'
+                )
+        for file in Path(folder).iterdir():
+            os.replace(file, args.out.parent / file.name)
+    print(args.out)
+
+
+def _write(network: Any, args: argparse.Namespace, path: Path, size: tuple[int, int]) -> None:
+    from ..export import export
+
+    try:
+        export(network, args.format, path, size)
+    except Exception as error:  # the exporters raise whatever they meet
+        raise CommandError(f'{args.config} cannot be exported as {args.format}: {_line(error)}') from error
+
+
+def _build(config, checkpoint: str | None):
+    """Returns the config's model, filled, on the CPU."""
+    from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import init_default_scope
+
+    from ..checkpoint import check, load
+
+    scope = config.get('default_scope')
+    if scope not in TASKS:
+        raise CommandError(f"the config's default_scope is {scope!r}, and must be one of {[*TASKS]}: correct it")
+    require(scope)
+    init_default_scope(scope)
+    model = import_module(f'{scope}.registry').MODELS.build(config.model)
+    if checkpoint is not None:
+        remedy = 'give the config that it was trained with, or a checkpoint of this one'
+        model.load_state_dict(check(model, load(checkpoint)['state_dict'], checkpoint, remedy), strict=False)
+    return revert_sync_batchnorm(model)
