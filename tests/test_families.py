@@ -12,7 +12,8 @@ from helpers import ROOT, run_python
 PYTHON = """#!/bin/bash
 case "$*" in
     '-m venv --clear '*)
-        mkdir -p "$4"/{bin,lib/python3/site-packages/mmrednet-0.dist-info} && cp "$0" "$4/bin/python"
+        installed=$4/lib/python3.11/site-packages/mmrednet-0.1.0.dist-info
+        mkdir -p "$4/bin" "$installed" && cp "$0" "$4/bin/python" && touch "$installed/RECORD"
         echo "PATH=$PWD/$4/bin:\\$PATH" >"$4/bin/activate" ;;
     '-m pip --version') ;;
     '-m pip wheel '*) echo "$* $FORCE_CUDA" >>pip.log && touch "${*: -2:1}/mmcv.whl" ;;
