@@ -7,14 +7,15 @@ from mmrednet import __version__
 
 project = 'mmrednet'
 release = __version__
-extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
+extensions = ['myst_nb', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon', 'sphinx.ext.viewcode']
 root_doc = 'docs/index'
-include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/*.md']
+include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/*.md', 'docs/*.ipynb']
 html_theme = 'furo'
 html_title = 'mmrednet'
 autodoc_member_order = 'bysource'
 autodoc_typehints = 'none'  # the docstrings say them
 myst_heading_anchors = 3
+nb_execution_mode = 'off'  # a test runs the notebook
 # Types and other packages' names; ours have to be there.
 nitpicky = True
 nitpick_ignore_regex = [('py:.*', r'(?!mmrednet\.).*')]

@@ -1,0 +1,24 @@
+"""The tutorial's notebook runs from top to bottom, on a few images."""
+
+import os
+import sys
+
+import nbformat
+from helpers import ROOT
+from nbclient import NotebookClient
+
+
+def test_the_tutorial_runs(tmp_path, monkeypatch):
+    monkeypatch.setenv('PATH', f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}')
+    notebook = nbformat.read(ROOT / 'docs/tutorial.ipynb', as_version=4)
+    scale = next(cell for cell in notebook.cells if 'parameters' in cell.metadata.get('tags', ()))
+    assert scale.source.count("800, 4, 'work_dirs/tutorial'") == 1
+    scale.source = scale.source.replace("800, 4, 'work_dirs/tutorial'", f'8, 1, {str(tmp_path)!r}')
+    NotebookClient(notebook, timeout=600, resources={'metadata': {'path': ROOT / 'docs'}}).execute()
+    # A command that fails stops no notebook: its results are looked for.
+    outputs = [str(output) for cell in notebook.cells for output in cell.get('outputs', ())]
+    assert any('Average Precision' in output for output in outputs)
+    assert (tmp_path / 'curves.png').stat().st_size > 0
+    assert len(list((tmp_path / 'found').glob('*.png'))) == 4
+    assert list((tmp_path / 'seen').glob('*.png'))
+    assert sum('image/png' in output for output in outputs) >= 4
