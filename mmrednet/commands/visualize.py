@@ -1,6 +1,7 @@
 """What an involution learned: the paper's Figure 3 of one's own images, and the kernels at places in them."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -8,6 +9,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NoReturn
 
+from ..configs import find
 from ..requirements import require
 from . import CommandError
 from .predict import TASKS, _find_photos, _line, _quiet, _read, _read_config, _write
@@ -33,8 +35,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _point(text: str) -> tuple[float, float]:
-    x, y = text.split(',')
-    return float(x), float(y)
+    try:
+        x, y = map(float, text.split(','))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f'must be X,Y in pixels of the image, but is {text!r}') from None
+    return x, y
 
 
 def run(args: argparse.Namespace) -> None:
@@ -62,7 +67,7 @@ def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path,
     from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
     from ..analysis.view import find_view, ramps
 
-    config = _read_config(args.config)
+    config = _read_config(args.config if os.path.isfile(args.config) else find(args.config))
     model, pipeline = _build(config, args.checkpoint), _build_pipeline(config)
     layer = find_involution(model, args.layer)
     seen = []
