@@ -51,7 +51,8 @@ class Involution(nn.Module):
         fused (bool, optional): Whether :func:`mmrednet.ops.fused_involution2d` applies the kernels as it generates
             them, for which the kernel generation function must end in a 1x1 convolution: True always, which in training
             saves the memory of the kernels and takes the time to generate them again; None where no gradients are
-            recorded. Results are the same but for rounding. Defaults to None.
+            recorded, or in evaluation mode while ``torch.jit.trace`` records. Results are the same but for rounding.
+            Defaults to None.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
@@ -159,7 +160,10 @@ class Involution(nn.Module):
         """Applies the layer to ``x`` (N, in_channels, H, W)."""
         x = self.projection(x)
         geometry = self.stride, self.padding, self.dilation
-        fused = not torch.is_grad_enabled() if self.fused is None else self.fused
+        fused = self.fused
+        if fused is None:
+            # torch.jit.trace checks itself by tracing again without gradients: what is recorded may not depend on them.
+            fused = not (self.training if torch.jit.is_tracing() else torch.is_grad_enabled())
         # Hooks, also those of all modules, want to see W1 called.
         span = self.span() if fused and not any(GLOBAL_HOOKS) else None
         if span is None:

@@ -6,7 +6,7 @@ from logging import WARNING
 
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.logging import print_log
-from mmengine.model import BaseModule, PretrainedInit, initialize, update_init_info
+from mmengine.model import BaseModule, PretrainedInit, constant_init, initialize, update_init_info
 from mmengine.registry import WEIGHT_INITIALIZERS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -272,7 +272,8 @@ class RedNet(BaseModule):
             if self.zero_init_residual:
                 for module in self.modules():
                     if isinstance(module, Bottleneck):
-                        nn.init.zeros_(module.bn3.weight)
+                        # Which leaves a norm layer without weights alone.
+                        constant_init(module.bn3, 0)
         # Last, so that what they give stays.
         initialize(self, checkpoints)
         self.is_init = True
