@@ -56,6 +56,9 @@ def parse_args() -> argparse.Namespace:
     operator = commands.add_parser(
         'operator', parents=[common], help="the operator at RedNet-50's and the FPN's shapes"
     )
+    operator.add_argument(
+        '--compiled', action='store_true', help="torch.compile's best of the plain formula too: minutes a row"
+    )
     operator.add_argument('--roofline', metavar='PATH', help='draw times against the bytes moved to PATH too')
     network = commands.add_parser('network', parents=[common, models], help='whole networks, inference and training')
     network.add_argument('--phases', nargs='+', choices=PHASES, default=PHASES, help='default: all')
@@ -100,8 +103,8 @@ def measure(args: argparse.Namespace) -> Iterator[Result]:
     batches, dtypes = args.batch or batches, [DTYPES[name] for name in args.dtype or names]
     device, last = args.device, args.channels_last
     if args.command == 'operator':
-        yield from benchmark_operator(shapes, batches, dtypes, device, last, args.budget)
-        yield from benchmark_operator(levels, [1], dtypes, device, last, args.budget)
+        for cases, sizes in ((shapes, batches), (levels, [1])):
+            yield from benchmark_operator(cases, sizes, dtypes, device, last, args.budget, args.compiled)
     elif args.command == 'network':
         yield from benchmark_network(args.models, batches, dtypes, device, last, args.phases, args.budget)
     else:

@@ -18,6 +18,7 @@ def benchmark_operator(
     device: str | torch.device = 'cpu',
     channels_last: bool = False,
     budget: float = 20.0,
+    compiled: bool = False,
 ) -> Iterator[Result]:
     """Times the operator: its backends, the depthwise convolution and the bytes-moved floor, in turns.
 
@@ -31,10 +32,13 @@ def benchmark_operator(
         device (str or torch.device): Where they lie. Defaults to 'cpu'.
         channels_last (bool): Whether they are channels-last. Defaults to False.
         budget (float): Seconds for each case, as in :func:`time_in_turns`. Defaults to 20.
+        compiled (bool): Whether to time, as 'compiled', the faster of what ``torch.compile`` makes of the plain
+            formula's two forms; compiling takes a minute or so for each case. Defaults to False.
 
     Yields:
         Result: Milliseconds of a candidate in a case.
     """
+    forms = ('compiled unfold', 'compiled taps') if compiled else ()
     backends = working_backends(device)
     for dtype in dtypes:
         naive = ('naive',) if 'cuda' in backends and dtype in naive_cuda.DTYPES and not channels_last else ()
@@ -44,10 +48,14 @@ def benchmark_operator(
                 for case in cases:
                     setting = (case, batch, dtype, device, channels_last, phase)
                     generated = ('apart', 'fused') if phase == 'forward' else ()
-                    steps = {name: operator_step(name, *setting) for name in (*candidates, *generated)}
+                    steps = {name: operator_step(name, *setting) for name in (*candidates, *generated, *forms)}
                     labels = dict(shape=str(case), **_labels(batch, dtype, channels_last, phase))
                     moved = bytes_moved(case, batch, dtype, phase)
-                    yield from (replace(result, bytes=moved) for result in _timed(labels, steps, device, budget))
+                    results = list(_timed(labels, steps, device, budget))
+                    yield from (replace(r, bytes=moved) for r in results if r.candidate not in forms)
+                    if compiled:
+                        best = min((r for r in results if r.candidate in forms), key=lambda r: r.median)
+                        yield replace(best, candidate='compiled', bytes=moved)
 
 
 def benchmark_network(

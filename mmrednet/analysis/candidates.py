@@ -1,4 +1,7 @@
-"""What is measured: the operator and what it is compared with, and whole networks (Table 2)."""
+"""What is measured: the operator and what it is compared with, and whole networks (Table 2).
+
+All but the networks needs torch alone.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -10,12 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..layers import Involution
-from ..models.rednet import RedNet
 from ..ops import BACKENDS, fused_involution2d, involution2d
 from ..ops.arguments import output_size, same_padding
+from ..ops.backends import reference
 from ..ops.backends.pytorch import generate_kernel
 from . import naive_cuda
-from .tables import ROWS, build_model, load_config
 from .timing import Step
 
 MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'RedNet-101')
@@ -32,6 +34,7 @@ class Case:
         kernel_size (tuple[int, int]): Height and width K of the window. Defaults to (7, 7).
         stride (tuple[int, int]): Vertical and horizontal stride. Defaults to (1, 1).
         groups (int): Groups G. Defaults to 1.
+        dilation (tuple[int, int]): Vertical and horizontal dilation. Defaults to (1, 1).
     """
 
     channels: int
@@ -39,20 +42,28 @@ class Case:
     kernel_size: tuple[int, int] = (7, 7)
     stride: tuple[int, int] = (1, 1)
     groups: int = 1
+    dilation: tuple[int, int] = (1, 1)
 
     @property
     def padding(self) -> tuple[int, int]:
         """The padding that 'same' stands for."""
-        return same_padding(self.kernel_size, (1, 1))
+        return same_padding(self.kernel_size, self.dilation)
 
     @property
     def output_size(self) -> tuple[int, int]:
         """Height and width of the output."""
-        return output_size(self.size, self.kernel_size, self.stride, self.padding, (1, 1))
+        return output_size(self.size, self.kernel_size, self.stride, self.padding, self.dilation)
 
     def __str__(self) -> str:
-        text = f'{self.channels}x{self.size[0]}x{self.size[1]}, K = {self.kernel_size[0]}'
-        return text if self.stride == (1, 1) else f'{text}, stride {self.stride[0]}'
+        text = f'{self.channels}x{self.size[0]}x{self.size[1]}, K = {_short(self.kernel_size)}'
+        for name in ('stride', 'dilation'):
+            if (pair := getattr(self, name)) != (1, 1):
+                text += f', {name} {_short(pair)}'
+        return text
+
+
+def _short(pair: tuple[int, int]) -> str:
+    return str(pair[0]) if pair[0] == pair[1] else f'{pair[0]}x{pair[1]}'
 
 
 def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Case]:
@@ -62,12 +73,13 @@ def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Ca
         depth (int): The RedNet's depth. Defaults to 50.
         size (tuple[int, int]): Height and width of the image. Defaults to (224, 224).
     """
+    from ..models.rednet import RedNet
+
     cases: dict[Case, None] = {}
 
     def see(layer: Involution, args: tuple[Tensor], out: Tensor) -> None:
         height, width = args[0].shape[2:]
-        case = Case(layer.out_channels, (height, width), layer.kernel_size, layer.stride, layer.groups)
-        cases[case] = None
+        cases[layer_case(layer, (height, width))] = None
 
     with torch.device('meta'), torch.no_grad():
         model = RedNet(depth).eval()
@@ -76,6 +88,16 @@ def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Ca
                 layer.register_forward_hook(see)
         model(torch.empty(1, 3, *size))
     return list(cases)
+
+
+def layer_case(layer: Involution, size: tuple[int, int]) -> Case:
+    """Returns the involution of a layer whose input has a height and a width."""
+    return Case(layer.out_channels, size, layer.kernel_size, layer.stride, layer.groups, layer.dilation)
+
+
+def stage_cases() -> list[Case]:
+    """Returns the involution of each of RedNet-50's four stages at 224x224, without stride."""
+    return [Case(64 << i, (56 >> i, 56 >> i), groups=4 << i) for i in range(4)]
 
 
 def fpn_case(size: tuple[int, int]) -> Case:
@@ -152,12 +174,13 @@ def _floor(problem: _Problem) -> Step:
 def _depthwise(problem: _Problem) -> Step:
     case = problem.case
     weight = problem.randn(case.channels, 1, *case.kernel_size)
-    convolve = partial(F.conv2d, stride=case.stride, padding=case.padding, groups=case.channels)
+    geometry = dict(stride=case.stride, padding=case.padding, dilation=case.dilation)
+    convolve = partial(F.conv2d, **geometry, groups=case.channels)
     return problem.step(convolve, (problem.randn(*problem.input_shape), weight))
 
 
 def _naive(problem: _Problem) -> Step:
-    geometry = problem.case.stride, problem.case.padding, (1, 1)
+    geometry = problem.case.stride, problem.case.padding, problem.case.dilation
     kernel, input, output = problem.kernel(), problem.randn(*problem.input_shape), problem.randn(*problem.output_shape)
     grad_input, grad_kernel = torch.empty_like(input), torch.empty_like(kernel)
 
@@ -172,7 +195,7 @@ def _naive(problem: _Problem) -> Step:
 
 
 def _backend(problem: _Problem, name: str) -> Step:
-    involve = partial(involution2d, stride=problem.case.stride, backend=name)
+    involve = partial(involution2d, stride=problem.case.stride, dilation=problem.case.dilation, backend=name)
     return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()))
 
 
@@ -180,13 +203,43 @@ def _generating(problem: _Problem, function: Callable[..., Tensor]) -> Step:
     case, channels = problem.case, problem.kernel_shape[1]
     features = problem.randn(problem.batch, max(case.channels // 4, 1), *case.output_size)
     weight, bias = problem.randn(channels, features.shape[1], 1, 1), problem.randn(channels)
-    involve = partial(function, kernel_size=case.kernel_size, stride=case.stride)
+    involve = partial(function, kernel_size=case.kernel_size, stride=case.stride, dilation=case.dilation)
     return problem.step(involve, (problem.randn(*problem.input_shape), features, weight, bias))
 
 
-def _apart(input, features, weight, bias, kernel_size, stride) -> Tensor:
+def _apart(input, features, weight, bias, kernel_size, stride, dilation) -> Tensor:
     """Does what ``fused_involution2d`` does, one after the other."""
-    return involution2d(input, generate_kernel(features, weight, bias, kernel_size), stride)
+    return involution2d(input, generate_kernel(features, weight, bias, kernel_size), stride, dilation=dilation)
+
+
+def _compiled(problem: _Problem, form: Callable[..., Tensor]) -> Step:
+    torch.compiler.reset()  # dynamo compiles a function for eight shapes, and no more
+    case = problem.case
+    # fullgraph: it rather fails than runs uncompiled.
+    compiled = torch.compile(form, fullgraph=True, dynamic=False)
+    involve = partial(compiled, stride=case.stride, padding=case.padding, dilation=case.dilation)
+    return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()))
+
+
+def sum_of_taps(
+    input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
+) -> Tensor:
+    """Eq. 4 with its sum written out, which a compiler can make one loop of; see :func:`.reference.involution2d`."""
+    groups, *size = kernel.shape[1:4]
+    rows, columns = kernel.shape[4:]
+    (pad_y, pad_x), accumulate = padding, torch.promote_types(input.dtype, torch.float32)
+    padded = F.pad(input, (pad_x, pad_x, pad_y, pad_y)).unflatten(1, (groups, -1)).to(accumulate)
+    taps = (
+        kernel[:, :, None, u, v]
+        * padded[
+            ...,
+            u * dilation[0] : u * dilation[0] + (rows - 1) * stride[0] + 1 : stride[0],
+            v * dilation[1] : v * dilation[1] + (columns - 1) * stride[1] + 1 : stride[1],
+        ]
+        for u in range(size[0])
+        for v in range(size[1])
+    )
+    return sum(taps, start=torch.zeros((), dtype=accumulate, device=input.device)).flatten(1, 2).to(input.dtype)
 
 
 CANDIDATES: dict[str, Callable[[_Problem], Step]] = {
@@ -196,6 +249,8 @@ CANDIDATES: dict[str, Callable[[_Problem], Step]] = {
     **{name: partial(_backend, name=name) for name in BACKENDS},
     'apart': partial(_generating, function=_apart),
     'fused': partial(_generating, function=fused_involution2d),
+    'compiled unfold': partial(_compiled, form=reference.involution2d),
+    'compiled taps': partial(_compiled, form=sum_of_taps),
 }
 
 
@@ -223,7 +278,8 @@ def operator_step(
         candidate (str): One of ``CANDIDATES``: a backend of the operator, 'depthwise' for the depthwise convolution
             with the same window and shapes, 'floor', 'naive' for the straightforward CUDA kernels on contiguous
             tensors, or with the generation of the kernels from C / 4 channels 'apart' (a 1x1 convolution, then the
-            fastest backend) or 'fused'.
+            fastest backend) or 'fused'; 'compiled unfold' and 'compiled taps' for what ``torch.compile`` makes of the
+            plain formula, as 'reference' writes it and as a sum over the taps.
         case (Case): The involution.
         batch (int): Batch size. Defaults to 1.
         dtype (torch.dtype): Type of all tensors. Defaults to float32.
@@ -265,6 +321,8 @@ def network_step(
         ValueError: There is no such model or phase.
     """
     from mmcv.cnn import fuse_conv_bn
+
+    from .tables import ROWS, build_model, load_config
 
     name, _, backend = name.partition('/')
     rows = {row.model: row for row in ROWS if row.table == '1'}

@@ -21,6 +21,8 @@ RATIOS = (
     ('reference', 'cpu'),
     ('reference', 'cuda'),
     ('naive', 'cuda'),
+    ('compiled', 'cpu'),
+    ('compiled', 'cuda'),
     ('fused', 'apart'),
     ('RedNet-50', 'ResNet-50'),
     ('RedNet-101', 'ResNet-101'),

@@ -9,7 +9,6 @@ from functools import cache
 from math import ceil
 from multiprocessing import get_context
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,7 +37,7 @@ class Result:
 
     def quantile(self, q: float) -> float:
         """Returns what a part ``q`` of the samples is below, interpolated linearly."""
-        return float(np.quantile(self.samples, q))
+        return torch.tensor(self.samples, dtype=torch.float64).quantile(q).item()
 
     @property
     def median(self) -> float:

@@ -4,7 +4,8 @@ import sys
 from functools import partial
 
 import pytest
-from helpers import ROOT
+import torch
+from helpers import ROOT, hide, run_python
 
 from mmrednet.analysis import benchmark
 from mmrednet.analysis.benchmark import benchmark_network, benchmark_operator
@@ -29,6 +30,32 @@ def test_every_candidate_of_the_operator_runs(channels_last):
         for phase, passes in (('forward', 1), ('backward', 2))
     }
     assert all(r.unit == 'ms' and len(r.samples) == 7 and min(r.samples) > 0 for r in results)
+
+
+def test_compiled_is_the_faster_form(monkeypatch):
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # Inductor takes minutes
+    seen = {}
+    monkeypatch.setattr(
+        benchmark, 'time_in_turns', lambda steps, *_: seen.update(steps) or dict.fromkeys(steps, [1e-3])
+    )
+    results = list(benchmark_operator([SMALL], compiled=True))
+    assert [r.candidate for r in results if r.candidate.startswith('compiled')] == ['compiled'] * 2
+    times = {'compiled unfold': [3e-3, 1e-3, 3e-3], 'compiled taps': [2e-3]}
+    monkeypatch.setattr(benchmark, 'time_in_turns', lambda steps, *_: {name: times.get(name, [1.0]) for name in steps})
+    for result in benchmark_operator([SMALL], compiled=True):
+        assert result.candidate != 'compiled' or result.samples == (2.0,) and result.bytes
+    assert [gradient.shape for gradient in seen['compiled taps']()] == [(1, 32, 9, 12), (1, 2, 7, 7, 5, 6)]
+
+
+def test_the_operator_is_measured_with_torch_alone():
+    absent = hide('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'numpy', 'matplotlib')
+    run_python(
+        absent + 'from mmrednet.analysis.benchmark import benchmark_operator\n'
+        'from mmrednet.analysis.candidates import Case\n'
+        'from mmrednet.analysis.report import describe_machine, format_results\n'
+        'results = list(benchmark_operator([Case(8, (5, 5))], budget=0))\n'
+        "assert 'floor' in format_results(results, 'markdown', describe_machine())\n"
+    )
 
 
 def test_networks(monkeypatch):

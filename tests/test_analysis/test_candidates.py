@@ -6,8 +6,18 @@ import torch
 from torch import nn
 
 from mmrednet.analysis import naive_cuda
-from mmrednet.analysis.candidates import Case, fpn_case, network_step, operator_step, rednet_cases
+from mmrednet.analysis.candidates import (
+    CANDIDATES,
+    Case,
+    fpn_case,
+    network_step,
+    operator_step,
+    rednet_cases,
+    stage_cases,
+    sum_of_taps,
+)
 from mmrednet.models.rednet import RedNet
+from mmrednet.ops.arguments import output_size
 from mmrednet.ops.backends import reference
 
 SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)
@@ -18,6 +28,7 @@ def test_cases_are_those_of_the_model():
     assert len(cases) == 8
     assert cases[:2] == [Case(32, (112, 112), (3, 3), groups=2), Case(64, (56, 56), groups=4)]
     assert Case(512, (14, 14), stride=(2, 2), groups=32) in cases and Case(512, (7, 7), groups=32) in cases
+    assert stage_cases() == [case for case in cases if case.kernel_size == (7, 7) and case.stride == (1, 1)]
     assert fpn_case((800, 1280)) == Case(256, (200, 320), groups=16)
 
 
@@ -75,6 +86,29 @@ def test_apart_and_fused_compute_the_same():
         torch.manual_seed(0)
         outs.append(operator_step(candidate, SMALL, 2)())
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('stride', 'padding', 'dilation'), [((1, 1), (1, 2), (1, 1)), ((2, 1), (1, 2), (1, 1)), ((1, 3), (2, 0), (2, 1))]
+)
+def test_the_sum_of_taps_is_the_plain_formula(stride, padding, dilation):
+    x = torch.randn(2, 6, 9, 12, dtype=torch.float64)
+    size = output_size(x.shape[2:], (3, 5), stride, padding, dilation)
+    kernel = torch.randn(2, 3, 3, 5, *size, dtype=torch.float64)
+    torch.testing.assert_close(
+        sum_of_taps(x, kernel, stride, padding, dilation), reference.involution2d(x, kernel, stride, padding, dilation)
+    )
+
+
+def test_dilation_reaches_every_candidate():
+    case = Case(32, (9, 12), (3, 3), (2, 1), groups=2, dilation=(2, 3))
+    assert str(case) == '32x9x12, K = 3, stride 2x1, dilation 2x3' and case.padding == (2, 3)
+    shapes = {
+        name: operator_step(name, case, 2)().shape
+        for name in CANDIDATES
+        if name not in ('floor', 'naive', 'cuda', 'compiled unfold', 'compiled taps')
+    }
+    assert set(shapes.values()) == {(2, 32, *case.output_size)} and case.output_size == (5, 12)
 
 
 def test_floor_moves_each_tensor_once():
