@@ -46,7 +46,7 @@ def read_curves(work_dir: str | Path) -> dict[str, Curve]:
             points.setdefault(name, []).append((iteration, value))
     if not points:
         raise FileNotFoundError(f'{path} holds no log of a training: give the work_dir of a run that has trained')
-    return {name: tuple(map(list, zip(*curve, strict=True))) for name, curve in points.items() if curve}
+    return {name: ([x for x, _ in curve], [y for _, y in curve]) for name, curve in points.items() if curve}
 
 
 def _read(file: Path) -> list[tuple[int, str, float]]:
@@ -89,9 +89,9 @@ def draw_curves(runs: Mapping[str, Mapping[str, Curve]], names: Sequence[str] = 
     """
     known = sorted({name for curves in runs.values() for name in curves})
     names = list(names) or [name for name in NAMES if name in known]
-    if absent := [name for name in names if name not in known] or not names:
-        asked = repr(absent[0]) if names else f'one of {NAMES}'
-        raise ValueError(f'no run has logged {asked}: give some of {", ".join(known)}')
+    absent = [repr(name) for name in names if name not in known] if names else [f'one of {NAMES}']
+    if absent:
+        raise ValueError(f'no run has logged {absent[0]}: give some of {", ".join(known)}')
     # Not pyplot, whose figures and backend are the caller's.
     from matplotlib.figure import Figure
 

@@ -92,7 +92,7 @@ def generate_kernel(model: nn.Module, batch: Mapping[str, Any], layer: str) -> t
     handle = model.get_submodule(find_involution(model, layer)).register_forward_pre_hook(see)
     try:
         with torch.no_grad():
-            data = model.data_preprocessor(batch, False)
+            data = model.get_submodule('data_preprocessor')(batch, False)
             model(**data, mode='tensor')
     except _Generated as found:
         return found.args[0], tuple(data['inputs'].shape[-2:])

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from ..configs import find
 from ..requirements import require
 from . import CommandError
 from .predict import TASKS, _find_photos, _line, _quiet, _read, _read_config, _write
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +66,7 @@ def _refuse(text: str) -> NoReturn:
     raise CommandError(text)
 
 
-def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path, object]]:
+def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path, 'Figure']]:
     from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
     from ..analysis.view import find_view, ramps
 
