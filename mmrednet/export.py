@@ -41,19 +41,24 @@ class Dense(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.model = model.eval()
-        self.head = getattr(model, 'rpn_head', None) or getattr(model, 'bbox_head', None)
-        if hasattr(model, 'encode_decode'):
-            self._call, self._names = self._segment, ['logits']
-        elif hasattr(model, 'head') and hasattr(model, 'backbone') and not self.head:
+        bases = {base.__name__ for base in type(model).__mro__}
+        if 'BaseClassifier' in bases:
             self._call, self._names = self._classify, ['logits']
-        elif hasattr(self.head, 'loss_by_feat') and len(signature(self.head.forward).parameters) == 1:
+        elif 'BaseSegmentor' in bases and hasattr(model, 'encode_decode'):
+            self._call, self._names = self._segment, ['logits']
+        elif bases & {'SingleStageDetector', 'TwoStageDetector'} and self._head is not None:
             # The loss takes what the head gives, each by its name.
-            self._call, self._names = self._detect, list(signature(self.head.loss_by_feat).parameters)
+            self._call, self._names = self._detect, list(signature(self._head.loss_by_feat).parameters)
         else:
             raise ValueError(
-                f'{type(model).__name__} is neither a classifier nor a segmentor, nor a detector with a head that takes '
-                'the maps of its neck alone: models of this kind are not exported'
+                f'{type(model).__name__} is no classifier, no segmentor that decodes maps, and no detector of one or '
+                'two stages with a dense head: models of other kinds are not exported'
             )
+
+    @property
+    def _head(self) -> Any:
+        """The first of the heads that detectors have, which sees all pixels."""
+        return getattr(self.model, 'rpn_head', None) or getattr(self.model, 'bbox_head', None)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs, in the order of :meth:`names`."""
@@ -73,7 +78,7 @@ class Dense(nn.Module):
         return ((self.model.encode_decode(images, [dict(img_shape=images.shape[2:])]),),)
 
     def _detect(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
-        outputs = self.head(self.model.extract_feat(images))
+        outputs = self._head(self.model.extract_feat(images))
         return tuple((output,) if isinstance(output, Tensor) else output for output in outputs)
 
 
@@ -206,7 +211,7 @@ def trace_size(size: tuple[int, int]) -> tuple[int, int, int]:
 
 
 def check_sizes(size: tuple[int, int]) -> list[tuple[int, int, int]]:
-    """Returns the batch sizes, heights and widths that an export is checked at: two batch sizes, odd sizes, both ways."""
+    """Returns the batch sizes, heights and widths that an export is checked at, other than that of the trace too."""
     height, width = size
     return [(1, height, width), trace_size(size), (1, height * 3 // 4 | 1, width * 5 // 4 | 1)]
 

@@ -1,0 +1,298 @@
+"""What leaves PyTorch, against PyTorch: the operators in ONNX, then whole models in every format."""
+
+import copy
+
+import pytest
+import torch
+from helpers import CASES, TOLERANCE, check, make_arguments, make_fused_arguments, run, run_python
+from torch import nn
+from torch._decomp import decomposition_table
+
+from mmrednet.__main__ import main
+from mmrednet.layers import Involution
+from mmrednet.ops import fused_involution2d, involution2d
+
+OPERATORS = {
+    involution2d: (torch.ops.mmrednet.involution2d.default, make_arguments),
+    fused_involution2d: (torch.ops.mmrednet.fused_involution2d.default, make_fused_arguments),
+}
+BACKBONE = """
+backbone = dict(
+    type='mmrednet.RedNet', depth=26, base_channels=16, stem_channels=32, kernel_size=3, out_indices=(0, 1, 2, 3))
+neck = dict(type='mmrednet.InvolutionFPN', in_channels=[64, 128, 256, 512], out_channels=16, num_outs=4,
+            involution_cfg=dict(kernel_size=3))
+"""
+CONFIGS = {
+    'classifier': """
+default_scope = 'mmpretrain'
+backbone['out_indices'] = (3, )
+model = dict(
+    type='ImageClassifier', backbone=backbone, neck=dict(type='GlobalAveragePooling'),
+    head=dict(type='LinearClsHead', num_classes=10, in_channels=512))
+""",
+    'detector': """
+default_scope = 'mmdet'
+model = dict(
+    type='RetinaNet', backbone=backbone, neck=neck,
+    bbox_head=dict(
+        type='RetinaHead', num_classes=3, in_channels=16, feat_channels=16, stacked_convs=1,
+        anchor_generator=dict(type='AnchorGenerator', ratios=[1.0], scales=[4], strides=[4, 8, 16, 32])))
+""",
+    'segmentor': """
+default_scope = 'mmseg'
+model = dict(
+    type='EncoderDecoder', backbone=backbone, neck=neck, train_cfg=dict(), test_cfg=dict(mode='whole'),
+    decode_head=dict(
+        type='FPNHead', in_channels=[16] * 4, in_index=[0, 1, 2, 3], feature_strides=[4, 8, 16, 32], channels=16,
+        num_classes=5, norm_cfg=dict(type='SyncBN'), align_corners=False,
+        loss_decode=dict(type='CrossEntropyLoss')))
+""",
+}
+
+
+def write_config(folder, kind):
+    path = folder / f'{kind}.py'
+    path.write_text(BACKBONE + CONFIGS[kind])
+    return path
+
+
+def export(folder, kind, name, *options):
+    """Exports with the command, and returns the file."""
+    from mmrednet.export import FORMATS
+
+    path = folder / f'{kind}{FORMATS[name].ending}'
+    status = main(
+        [
+            'export',
+            str(write_config(folder, kind)),
+            '--format',
+            name,
+            '--out',
+            str(path),
+            '--size',
+            '64',
+            '64',
+            *options,
+        ]
+    )
+    return path if status == 0 else None
+
+
+@pytest.mark.parametrize('case', CASES[:-1], ids=str)  # the last is an empty batch, which nobody deploys
+@pytest.mark.parametrize('dtype', TOLERANCE, ids=str)
+@pytest.mark.parametrize('operator', OPERATORS, ids=lambda operator: operator.__name__)
+def test_decomposition_matches_float64_reference(operator, dtype, case):
+    overload, make = OPERATORS[operator]
+    arguments = make(*case, dtype, 'cpu')
+    check(operator, run(decomposition_table[overload], *arguments), *arguments)
+
+
+class Layers(nn.Module):
+    """Involutions of many geometries; the second is not fused."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.ModuleList(
+            [
+                Involution(8, (3, 5), (2, 1), (1, 2), group_channels=4),
+                Involution(8, 3, 3, group_channels=None, fused=False),
+                Involution(8, 3, group_channels=1, padding=0),
+                Involution(8, (2, 4), padding=(0, 1), group_channels=2),
+            ]
+        )
+
+    def forward(self, x):
+        return tuple(layer(x) for layer in self.layers)
+
+
+def test_plain_onnx_export_writes_standard_operators(tmp_path):
+    pytest.importorskip('onnxscript')
+    onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+    model, path = Layers().eval(), tmp_path / 'layers.onnx'
+    # With less than 'same' padding a layer crops its input, for which torch has to know that something is left.
+    sizes = {0: torch.export.Dim('batch')} | {
+        i: torch.export.Dim(name, min=7) for i, name in ((2, 'height'), (3, 'width'))
+    }
+    with torch.no_grad():
+        torch.onnx.export(
+            model, (torch.rand(2, 8, 15, 18),), path, dynamo=True, dynamic_shapes=(sizes,), input_names=['x']
+        )
+    graph = onnx.load(path).graph
+    assert {node.domain for node in graph.node} == {''}
+    session = runtime.InferenceSession(path)
+    truth = copy.deepcopy(model).double()
+    for size in ((1, 8, 15, 17), (3, 8, 14, 9), (2, 8, 40, 7)):
+        x = torch.rand(size)
+        expected = [output.detach() for output in truth(x.double())]
+        for actual, one in zip(session.run(None, {'x': x.numpy()}), expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual).double(), one, rtol=1e-5, atol=1e-5)
+
+
+def test_no_product_waits_in_onnx_for_the_others(tmp_path):
+    """ONNX Runtime computes what is written last first: a product has to be written before the sum it is added to."""
+    pytest.importorskip('onnxscript')
+    onnx = pytest.importorskip('onnx')
+    path = tmp_path / 'layer.onnx'
+    torch.onnx.export(Involution(16, 3).eval(), (torch.rand(1, 16, 8, 8),), path, dynamo=True)
+    nodes = onnx.load(path).graph.node
+    made = {output: i for i, node in enumerate(nodes) for output in node.output}
+    sums = [
+        sorted((made[name], nodes[made[name]].op_type) for name in node.input)
+        for node in nodes
+        if node.op_type == 'Add'
+    ]
+    assert [[kind for _, kind in operands] for operands in sums] == [['Mul', 'Mul'], *[['Mul', 'Add']] * 7]
+
+
+@pytest.mark.parametrize('kind', ('classifier', 'detector'))
+def test_torch_export_keeps_the_operator_and_loads_elsewhere(tmp_path, kind):
+    path = export(tmp_path, kind, 'torch-export')
+    program = torch.export.load(path)
+    targets = [str(node.target) for node in program.graph.nodes]
+    # 8 in the trunk, one in the stem, 4 in the neck.
+    assert targets.count('mmrednet.fused_involution2d.default') == (9 if kind == 'classifier' else 13)
+    images = torch.rand(3, 3, 61, 90)
+    torch.save((images, program.module()(images)), tmp_path / 'expected.pt')
+    run_python(
+        f"""
+import torch
+import mmrednet.ops
+images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
+torch.testing.assert_close(torch.export.load({str(path)!r}).module()(images), expected)
+"""
+    )
+
+
+@pytest.mark.parametrize('kind', ('detector', 'segmentor'))
+def test_torchscript_loads_elsewhere(tmp_path, kind):
+    path = export(tmp_path, kind, 'torchscript')
+    images = torch.rand(3, 3, 61, 90)
+    with torch.no_grad():
+        torch.save((images, torch.jit.load(path)(images)), tmp_path / 'expected.pt')
+    run_python(
+        f"""
+import torch
+import mmrednet.ops
+images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
+torch.testing.assert_close(torch.jit.load({str(path)!r})(images), expected)
+"""
+    )
+
+
+def test_onnx_of_a_classifier(tmp_path, capsys):
+    pytest.importorskip('onnxscript')
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    path = export(tmp_path, 'classifier', 'onnx')
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == ['1x3x64x64', '2x3x65x67', '1x3x49x81']
+    model = onnx.load(path)
+    assert [opset.domain for opset in model.opset_import] == ['']
+    assert [output.name for output in model.graph.output] == ['logits']
+    assert [dim.dim_param for dim in model.graph.input[0].type.tensor_type.shape.dim] == [
+        'batch',
+        '',
+        'height',
+        'width',
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('kind', ('detector', 'segmentor'))
+def test_onnx_of_dense_models(tmp_path, kind):
+    pytest.importorskip('onnxscript')
+    onnx = pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    names = [output.name for output in onnx.load(export(tmp_path, kind, 'onnx')).graph.output]
+    levels = [f'{name}_{i}' for name in ('cls_scores', 'bbox_preds') for i in range(4)]
+    assert names == (levels if kind == 'detector' else ['logits'])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ('onnx', 'torch-export', 'torchscript'))
+def test_float16(tmp_path, name):
+    if name == 'onnx':
+        pytest.importorskip('onnxscript')
+        pytest.importorskip('onnxruntime')
+    assert export(tmp_path, 'classifier', name, '--dtype', 'float16')
+
+
+@pytest.mark.slow
+def test_openvino(tmp_path):
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('openvino')
+    path = export(tmp_path, 'classifier', 'openvino')
+    assert path.with_suffix('.bin').exists() and not path.with_suffix('.onnx').exists()
+
+
+@pytest.mark.slow
+def test_aotinductor_loads_elsewhere(tmp_path):
+    path = export(tmp_path, 'classifier', 'aotinductor')
+    images = torch.rand(3, 3, 61, 90)
+    torch.save((images, torch._inductor.aoti_load_package(str(path))(images)), tmp_path / 'expected.pt')
+    run_python(
+        f"""
+import torch
+import mmrednet.ops
+images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
+torch.testing.assert_close(torch._inductor.aoti_load_package({str(path)!r})(images), expected)
+"""
+    )
+
+
+def test_a_size_that_became_a_constant_is_found(tmp_path):
+    """mmseg's Upsample takes ``int(size * factor)``, of which a plain trace keeps the number."""
+    from mmengine.config import Config
+    from mmengine.model import revert_sync_batchnorm
+    from mmseg.registry import MODELS
+
+    from mmrednet.export import TOLERANCE, Dense, compare, example, trace_size
+
+    config = Config.fromfile(write_config(tmp_path, 'segmentor'))
+    network = Dense(revert_sync_batchnorm(MODELS.build(config.model)))
+    with torch.no_grad():
+        trace = torch.jit.trace(network, example(network, trace_size((64, 64))), check_trace=False)
+    differences = [found.difference for found in compare(network, trace, (64, 64))]
+    assert differences[0] > TOLERANCE[torch.float32] > differences[1]  # the latter has the size of the trace
+
+
+def test_a_wrong_export_leaves_no_file(tmp_path, monkeypatch, capsys):
+    from mmrednet import export as module
+
+    def load(path):
+        run = module.load_torchscript(path)
+        return lambda images: [output * 1.001 for output in run(images)]
+
+    wrong = module.FORMATS['torchscript']._replace(load=load)
+    monkeypatch.setitem(module.FORMATS, 'torchscript', wrong)
+    assert export(tmp_path, 'classifier', 'torchscript') is None
+    assert 'the export is wrong at 1x3x64x64' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['classifier.py']
+
+
+DETR = """
+default_scope = 'mmdet'
+_base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
+"""
+
+
+@pytest.mark.parametrize(
+    'text, options, words',
+    (
+        (CONFIGS['classifier'], ('onnx', 'm.pt2'), 'must end in .onnx'),
+        (CONFIGS['classifier'], ('torch-export', 'nowhere/m.pt2'), 'there is no folder'),
+        (CONFIGS['classifier'], ('onnx', 'm.onnx'), 'pip install onnxscript'),
+        (CONFIGS['classifier'].replace('mmpretrain', 'mmocr'), ('torchscript', 'm.pt'), "'mmocr'"),
+        (DETR, ('torchscript', 'm.pt'), 'DETR is no classifier'),
+    ),
+)
+def test_refusals(tmp_path, monkeypatch, capsys, text, options, words):
+    from mmrednet import export as module
+
+    monkeypatch.setattr(module, 'find_spec', lambda name: None if name == 'onnxscript' else name)
+    monkeypatch.setattr(module, 'export', None)  # nothing is exported
+    path = tmp_path / 'config.py'
+    path.write_text(text if '_base_' in text else BACKBONE + text)
+    assert main(['export', str(path), '--format', options[0], '--out', str(tmp_path / options[1])]) == 2
+    error = capsys.readouterr().err
+    assert words in error and error.count('\n') == 1
