@@ -80,7 +80,8 @@ def cap_proposals(node, most: int = 20) -> None:
     children = node.values() if isinstance(node, dict) else node if isinstance(node, list | tuple) else ()
     for child in children:
         cap_proposals(child, most)
-    if isinstance(node, dict) and 'max_per_img' in node:
+    # Those of an RPN; a head's may be its number of queries.
+    if isinstance(node, dict) and {'nms_pre', 'max_per_img'} <= node.keys():
         node['max_per_img'] = min(node['max_per_img'], most)
 
 
