@@ -61,7 +61,7 @@ def find_involution(model: nn.Module, name: str | None = None) -> str:
     return name
 
 
-class _Generated(Exception):  # noqa: N818
+class _Generated(Exception):
     """Ends a forward pass where all is known that is asked for."""
 
 
