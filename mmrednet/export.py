@@ -40,7 +40,7 @@ class Dense(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.model = model.eval()
+        self.model: Any = model.eval()
         bases = {base.__name__ for base in type(model).__mro__}
         if 'BaseClassifier' in bases:
             self._call, self._names = self._classify, ['logits']
@@ -281,6 +281,7 @@ def _dynamic_shapes() -> dict:
 def _with_sizes_left_open(network: Dense) -> Dense:
     """Replaces mmseg's Upsample, whose ``int(size * factor)`` an export takes for a constant, by torch's."""
     for module in list(network.modules()):
+        child: Any
         for name, child in module.named_children():
             # Whole factors, and all of mmseg's heads have such, give the same pixels.
             if type(child).__module__.startswith('mmseg.') and type(child).__name__ == 'Upsample' and not child.size:
@@ -298,8 +299,8 @@ def _any_size() -> Iterator[None]:
     try:
         # The first is a cache in which nothing of symbolic size is found; the second takes no size for 1.
         with (
-            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
-            torch.fx.experimental._config.patch(backed_size_oblivious=True),
+            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),  # type: ignore[attr-defined]
+            torch.fx.experimental._config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
         ):
             yield
     finally:
