@@ -230,6 +230,7 @@ def test_cells():
         lambda image: mmcv.imrotate(image, 20),
         lambda image: image**2 // 255,
         lambda image: image[:1, :1],
+        lambda image: image / 255,
     ),
 )
 def test_views_that_are_none(function):
