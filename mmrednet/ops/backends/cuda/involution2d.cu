@@ -68,33 +68,40 @@ INLINE unsigned short float_to_bfloat16(float value) {
 }
 #endif
 
-// What memory holds and what sums are made in.
+// What memory holds, what sums are made in, and the registers in which values wait until they are used: two of 2 bytes
+// share one, as it takes more instructions to move the half of a register than to unpack it.
 template <class F>
 struct Plain {
-  typedef F Stored, Sum;
+  typedef F Stored, Sum, Word;
   static INLINE F load(F value) { return value; }
+  static INLINE F unpack(F word, int) { return word; }
+  static INLINE void pack(F& word, int, F value) { word = value; }
   static INLINE F store(F value) { return value; }
 };
 
-struct Float16 {
+struct Half {
   typedef Bits Stored;
   typedef float Sum;
-  static INLINE float load(float value) { return value; }
+  typedef unsigned Word;
+  static INLINE void pack(unsigned& word, int i, Bits value) { word |= (unsigned)value.bits << 16 * i; }
+};
+
+struct Float16 : Half {
   static INLINE float load(Bits value) { return half_to_float(value.bits); }
+  static INLINE float unpack(unsigned word, int i) { return half_to_float(word >> 16 * i); }
   static INLINE Bits store(float value) { return {float_to_half(value)}; }
 };
 
-struct BFloat16 {
-  typedef Bits Stored;
-  typedef float Sum;
-  static INLINE float load(float value) { return value; }
+struct BFloat16 : Half {
   static INLINE float load(Bits value) { return __uint_as_float((unsigned)value.bits << 16); }
+  static INLINE float unpack(unsigned word, int i) { return __uint_as_float(i ? word & 0xffff0000 : word << 16); }
   static INLINE Bits store(float value) { return {float_to_bfloat16(value)}; }
 };
 
 typedef ELEMENT Element;
 typedef Element::Stored T;
 typedef Element::Sum Acc;
+typedef Element::Word Word;
 typedef INDEX Index;
 
 // What the host passes: plan.py names the fields.
@@ -125,29 +132,66 @@ constexpr int GRAD_KERNEL_BLOCKS = PIXEL_MAJOR || CHANNELS_LAST || LARGE ? 2 : 3
 
 template <int N, class E = T>
 struct alignas(N * sizeof(E)) Vector {
+  static constexpr int SIZE = N;
   E at[N];
+
+  static INLINE Vector read(const E* p) { return *(const Vector*)p; }
+  INLINE E get(int i) const { return at[i]; }
+};
+
+// N neighbours that wait to be used. Whoever reads several loads all of them before it unpacks the first: unpacking
+// waits for memory, and so does all that comes after it in the program.
+template <int N>
+struct alignas(N < PAIR ? sizeof(Word) : N * sizeof(T)) Packed {
+  static constexpr int SIZE = N;
+  Word words[(N + PAIR - 1) / PAIR];
+
+  static INLINE Packed read(const T* p) {
+    if constexpr (N >= PAIR) return *(const Packed*)p;
+    Packed packed = {};
+    packed.put(0, *p);
+    return packed;
+  }
+  INLINE Acc get(int i) const { return Element::unpack(words[i / PAIR], i % PAIR); }
+  INLINE void put(int i, T value) { Element::pack(words[i / PAIR], i % PAIR, value); }
 };
 
 // Reads N values: by vectors where p is aligned (whatever lies between N and the next whole vector is read, not used).
-template <int N, int WIDTH, class E>
+template <class V, int N, class E>
 INLINE void read_row(Acc (&row)[N], const E* p) {
 #pragma unroll
-  for (int first = 0; first < N; first += WIDTH) {
-    const Vector<WIDTH, E> vector = *(const Vector<WIDTH, E>*)(p + first);
+  for (int first = 0; first < N; first += V::SIZE) {
+    const V vector = V::read(p + first);
 #pragma unroll
-    for (int i = 0; i < WIDTH; ++i)
-      if (first + i < N) row[first + i] = Element::load(vector.at[i]);
+    for (int i = 0; i < V::SIZE; ++i)
+      if (first + i < N) row[first + i] = vector.get(i);
   }
 }
 
-// Reads a strip of `count` pixels (fewer than STRIP at the border, the rest are zero) that are `step` apart.
-INLINE void read_strip(Acc (&strip)[STRIP], const T* p, Index step, Index count, bool aligned) {
+// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart. The others are zero; what a strip has beyond
+// the border repeats its last pixel, as nobody writes what becomes of it.
+template <int N>
+INLINE void read_strips(Acc (&strips)[N][STRIP], const T* p, Index pitch, Index wanted, Index step, Index count,
+                        bool aligned) {
+  Packed<STRIP> packed[N] = {};
   if (aligned && count >= STRIP) {
-    read_row<STRIP, STRIP>(strip, p);
+#pragma unroll
+    for (int n = 0; n < N; ++n)
+      if (n < wanted) packed[n] = Packed<STRIP>::read(p + n * pitch);
   } else {
 #pragma unroll
-    for (int i = 0; i < STRIP; ++i) strip[i] = i < count ? Element::load(p[i * step]) : Acc(0);  // [read of a strip]
+    for (int n = 0; n < N; ++n)
+#pragma unroll
+      for (int i = 0; i < STRIP; ++i) {
+        T value = {};
+        if (n < wanted) value = p[n * pitch + min(Index(i), count - 1) * step];  // [read of a strip]
+        packed[n].put(i, value);
+      }
   }
+#pragma unroll
+  for (int n = 0; n < N; ++n)
+#pragma unroll
+    for (int i = 0; i < STRIP; ++i) strips[n][i] = packed[n].get(i);
 }
 
 INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count, bool aligned) {
@@ -166,22 +210,17 @@ INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count
 // Reads `channels` channels of a strip of `count` pixels; `c` and `w` are the strides of channels and pixels.
 INLINE void read_channels(Acc (&strips)[CHUNK][STRIP], const T* p, Index channels, Index count, Index c, Index w,
                           bool aligned) {
+  if (!CHANNELS_LAST || !aligned) return read_strips(strips, p, c, channels, w, count, aligned);
+  Packed<VECTOR> packed[CHUNK / VECTOR][STRIP] = {};
 #pragma unroll
-  for (int first = 0; first < CHUNK; first += VECTOR) {
-    if (CHANNELS_LAST && aligned && first < channels) {
+  for (int v = 0; v < CHUNK / VECTOR; ++v)
 #pragma unroll
-      for (int s = 0; s < STRIP; ++s) {
-        Vector<VECTOR> vector = {};
-        if (s < count) vector = *(const Vector<VECTOR>*)(p + first + s * w);
+    for (int s = 0; s < STRIP; ++s)
+      if (v * VECTOR < channels && s < count) packed[v][s] = Packed<VECTOR>::read(p + v * VECTOR + s * w);
 #pragma unroll
-        for (int i = 0; i < VECTOR; ++i) strips[first + i][s] = Element::load(vector.at[i]);
-      }
-      continue;
-    }
+  for (int channel = 0; channel < CHUNK; ++channel)
 #pragma unroll
-    for (int i = 0; i < VECTOR; ++i)
-      if (first + i < channels) read_strip(strips[first + i], p + (first + i) * c, w, count, aligned);
-  }
+    for (int s = 0; s < STRIP; ++s) strips[channel][s] = packed[channel / VECTOR][s].get(channel % VECTOR);
 }
 
 // Writes the channels of the pixels [first, count) of a strip, of which p is the pixel 0.
@@ -351,23 +390,24 @@ INLINE Index find_strip(const Launch& launch, const Place& thread) {
 INLINE void stage_runs(T* to, const T* k, Index extent, Index first, const Runs& runs, Index strips) {
   constexpr int BATCH = 16;  // loads in flight
   Counter at = {RUN_PITCH / PAIR, strips * STRIP};
+  Index half = -1;  // where the half of a pair goes in which k ends
   while (at.c < runs.height) {
-    Vector<PAIR> value[BATCH];
+    Word value[BATCH];
     Index place[BATCH];
 #pragma unroll
     for (int t = 0; t < BATCH; ++t) {
       const Index word = ((first + at.c * runs.row_step + at.b * runs.pixel_step) >> (PAIR - 1)) + at.a;
       const bool live = at.c < runs.height && at.b < runs.width;
       place[t] = live ? (at.c * strips + at.b / STRIP) * STRIP_PITCH + at.b % STRIP * RUN_PITCH + at.a * PAIR : -1;
-      if (live && word * PAIR + PAIR <= extent)  // [read of a pair]
-        value[t] = *(const Vector<PAIR>*)(k + word * PAIR);
-      else if (live && word * PAIR < extent)
-        value[t].at[0] = k[word * PAIR];  // half of the last pair
+      value[t] = {};
+      if (live && word * PAIR + PAIR <= extent) value[t] = *(const Word*)(k + word * PAIR);  // [read of a pair]
+      if (PAIR > 1 && live && word * PAIR + 1 == extent) half = place[t];
       at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
-      if (place[t] >= 0) *(Vector<PAIR>*)(to + place[t]) = value[t];
+      if (place[t] >= 0) *(Word*)(to + place[t]) = value[t];
+    if (half >= 0) to[half] = k[extent - 1];
   }
 }
 
@@ -409,7 +449,7 @@ INLINE void stage_taps(T* to, const T* taps, Index row0, Index x0, const Runs& r
 template <class Use>
 INLINE void visit_taps(const T* at, int v0, Use use) {
   Acc row[SPAN];
-  if (ROW) read_row<SPAN, STRIP>(row, at);
+  if (ROW) read_row<Packed<STRIP>>(row, at);
 #pragma unroll
   for (int v = 0; v < TAPS; ++v) {
     if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -448,10 +488,8 @@ struct StoredWeights {
     count = launch.out_w - j;
   }
   INLINE void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
-#pragma unroll
-    for (int v = 0; v < TAPS; ++v)
-      if (KW % TAPS == 0 || v0 + v < KW)
-        read_strip(weight[v], k + first + u * launch.ku + (v0 + v) * launch.kv, launch.kj, count, launch.vector_k);
+    read_strips(weight, k + first + u * launch.ku + v0 * launch.kv, launch.kv, KW % TAPS == 0 ? TAPS : KW - v0,
+                launch.kj, count, launch.vector_k);
   }
 };
 
@@ -532,8 +570,8 @@ struct GeneratedWeights {
     const Acc* row = my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH;
     for (Index channel = 0; channel < launch.reduced; ++channel) {
       Acc feature[STRIP], weight[TAPS];
-      read_row<STRIP, STRIP>(feature, my_features + channel * feature_pitch());
-      read_row<TAPS, WEIGHT_VECTOR>(weight, row + channel * WEIGHTS_PITCH);
+      read_row<Packed<STRIP>>(feature, my_features + channel * feature_pitch());
+      read_row<Vector<WEIGHT_VECTOR, Acc>>(weight, row + channel * WEIGHTS_PITCH);
 #pragma unroll
       for (int v = 0; v < TAPS; ++v)
 #pragma unroll
@@ -685,7 +723,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
           if (c >= unit.channels) break;
           const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
           Acc value[GRAD_SPAN];
-          if (GRAD_ROW) read_row<GRAD_SPAN, GRAD_STRIP / SW>(value, at);
+          if (GRAD_ROW) read_row<Packed<GRAD_STRIP / SW>>(value, at);
 #pragma unroll
           for (int v = 0; v < TAPS; ++v) {
             if (KW % TAPS != 0 && v0 + v >= KW) break;
