@@ -175,11 +175,13 @@ def _draw(seen: Sequence[Seen], rows: Sequence[Sequence[tuple]], groups, title: 
     from matplotlib.figure import Figure
 
     shapes = [(bottom - top) / (right - left) for (top, bottom), (left, right) in (one.view.box for one in seen)]
-    size = 1.4 * (len(groups) + 1), 1.4 * sum(max(shape, 0.6) for shape in shapes) + 0.9
-    figure = Figure(figsize=size, dpi=150, layout='constrained')
-    axes = figure.subplots(len(rows), len(groups) + 1, squeeze=False, gridspec_kw=dict(height_ratios=shapes))
-    for axis in axes.flat:
+    heights = [max(shape, 1) if signed else shape for shape in shapes]  # kernels are square
+    figure = Figure(figsize=(1.4 * (len(groups) + 1), 1.4 * sum(heights) + 0.9), dpi=150, layout='constrained')
+    ratios = dict(height_ratios=[*heights, 0.07])
+    *axes, bars = figure.subplots(len(rows) + 1, len(groups) + 1, squeeze=False, gridspec_kw=ratios)
+    for axis in np.ravel(axes):
         axis.set(xticks=[], yticks=[])
+    bars[0].axis('off')
     for one, row in zip(seen, axes, strict=True):
         row[0].imshow(one.image)
         _limit(row[0], one.view)
@@ -187,17 +189,12 @@ def _draw(seen: Sequence[Seen], rows: Sequence[Sequence[tuple]], groups, title: 
         values = np.concatenate([row[column][0].flatten() for row in rows])
         # A few places of extreme values would leave the others one colour: the bar's pointed ends stand for them.
         low, high = (-abs(values).max(), abs(values).max()) if signed else np.quantile(values, (0.01, 0.99))
-        for axis, row in zip(axes[:, column + 1], rows, strict=True):
+        for panels, row in zip(axes, rows, strict=True):
             value, extent = row[column]
-            drawn = axis.imshow(value, extent=extent, cmap=colors, vmin=low, vmax=high)
-        axes[0, column + 1].set_title(f'group {group}', fontsize=8)
+            drawn = panels[column + 1].imshow(value, extent=extent, cmap=colors, vmin=low, vmax=high)
+        axes[0][column + 1].set_title(f'group {group}', fontsize=8)
         bar = figure.colorbar(
-            drawn,
-            ax=axes[:, column + 1],
-            location='bottom',
-            aspect=12,
-            pad=0.02,
-            extend='neither' if signed else 'both',
+            drawn, cax=bars[column + 1], orientation='horizontal', extend='neither' if signed else 'both'
         )
         bar.ax.tick_params(labelsize=6)
         bar.ax.locator_params(nbins=3)
