@@ -6,12 +6,14 @@ import torch
 from helpers import registry
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
-from test_compatibility.rows import Network, rows_of
+from test_compatibility.rows import SHALLOW, Network, rows_of
 from test_compatibility.tasks import runner, save_start, task
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
 row = rows_of('Training with mmengine')
+
+NORM_OPTIONS = dict(affine=False, track_running_stats=False, momentum=None)
 
 
 def train(config):
@@ -182,6 +184,18 @@ def init_list(network: Network):
 def group_norm(network: Network):
     """`norm_cfg=dict(type='GN', num_groups=8)`"""
     train(task(network, 'mmpretrain', dict(norm_cfg=dict(type='GN', num_groups=8))))
+
+
+@row
+def other_norms(network: Network):
+    """`norm_cfg` of other kinds: IN, LN2d, BN without weights, without statistics, without momentum"""
+    kinds = [dict(type='IN'), dict(type='LN2d')]
+    kinds += [dict(type='BN', **{name: value}) for name, value in NORM_OPTIONS.items()]
+    for norm_cfg in kinds:
+        model = network.build(training=True, norm_cfg=norm_cfg, **SHALLOW)
+        model.init_weights()
+        model(network.image())[0].square().mean().backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())
 
 
 @row

@@ -3,6 +3,7 @@
 from importlib.metadata import version
 from itertools import groupby
 
+import torch
 from helpers import ROOT, cells
 from test_compatibility.rows import ROWS, TYPES
 
@@ -17,7 +18,7 @@ what "works" means there: mostly that a number is right, not only that nothing w
 
 - *works*: the row's checks hold; what follows is a remark of the row.
 - *refuses*: with these words, in the state that the row's code brings about.
-- *not applicable*: the row is about something that the network or the machine has not.
+- *not applicable*: the machine has not what the row is about.
 
 A row that works for ResNet and not for RedNet fails the tests, and so does a page that disagrees with what they found:
 
@@ -27,15 +28,20 @@ python -m pytest tests/test_compatibility --run-slow               # all rows
 python -m pytest tests/test_compatibility --run-slow --write-docs  # and writes what was run to this page
 ```
 
+The slow rows are tools that run as processes, and compilers. Some tools ask for packages that their toolbox does not
+bring, and their rows are skipped without them: `pip install 'grad-cam<1.5' 'scikit-learn<1.7' seaborn`.
+
 Networks have a quarter of the channels, and a row that needs no more has one or two of the four stages. mmrednet is
 imported in both columns: what it changes in other packages (torch's safe loading of mmengine's checkpoints) helps
-ResNet, too. The rows are compared with this page where these versions are installed: {versions}.
+ResNet, too. The rows are compared with this page where the machine has the same:
+{versions}.
 """
 
 
 def versions() -> str:
-    """Returns what is installed here."""
-    return ', '.join(f'{package} {version(package).partition("+")[0]}' for package in PACKAGES)
+    """Returns what is installed here, and whether a GPU is."""
+    found = [f'{package} {version(package).partition("+")[0]}' for package in PACKAGES]
+    return ', '.join([*found, 'a GPU' if torch.cuda.is_available() else 'no GPU'])
 
 
 def read() -> dict[str, list[str]]:

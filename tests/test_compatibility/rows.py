@@ -22,7 +22,7 @@ TYPES = {'ResNet-50': 'ResNet', 'RedNet-50': 'mmrednet.RedNet'}
 
 
 class NotApplicable(Exception):
-    """This network, or this machine, has not what the row is about."""
+    """This machine has not what the row is about."""
 
 
 class Network:
@@ -93,7 +93,10 @@ def rows_of(section: str, slow: bool = False) -> Callable:
 
 def _words(error: Exception, network: Network) -> str:
     """Returns the first line of an error without what differs from run to run."""
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), '')
-    text = re.sub(r'0x[0-9a-f]+', '0x...', text.replace(str(network.folder), 'FOLDER'))
+    text = re.sub(r'\x1b\[[0-9;]*m', '', str(error))
+    text = next((line.strip() for line in text.splitlines() if line.strip()), '')
+    text = re.sub(
+        r'0x[0-9a-f]+', '0x...', text.replace(str(network.folder), 'FOLDER').replace(str(network.data), 'DATA')
+    )
     text = re.sub(r'/\S*/site-packages/', '', text).replace('|', '/').replace('`', "'")
     return f'{type(error).__name__}: {text[:200]}'.removesuffix(': ')

@@ -35,7 +35,7 @@ def _classifier(network: Network, backbone: dict) -> dict:
             for split in ('train', 'val')
         ],
         test_evaluator=dict(type='Accuracy', topk=(1,)),
-        visualizer=dict(type='UniversalVisualizer'),
+        visualizer=dict(type='UniversalVisualizer', vis_backends=[dict(type='LocalVisBackend')]),
         tta_model=dict(type='AverageClsScoreTTA'),
         tta_pipeline=[
             dict(type='LoadImageFromFile'),
@@ -201,6 +201,7 @@ def task(network: Network, scope: str, backbone: dict | None = None, **changes) 
             val_cfg=dict(),
             test_cfg=dict(),
             optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, weight_decay=0.1)),
+            param_scheduler=[dict(type='MultiStepLR', by_epoch=False, milestones=[100])],
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
             randomness=dict(seed=0),
             work_dir=str(network.folder),

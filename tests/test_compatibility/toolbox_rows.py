@@ -281,8 +281,8 @@ def self_supervised(network: Network):
 
 
 @row
-def panoptic(network: Network):
-    """mmdet: a transformer (`DETR`) on the last stage"""
+def last_stage(network: Network):
+    """mmdet: the last stage alone with frozen BatchNorm, as DETR has it, and a `ChannelMapper`"""
     model = network.build(
         scope='mmdet', out_indices=(3,), norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True
     )

@@ -120,6 +120,44 @@ def hessian(network: Network):
     assert_close(actual, torch.autograd.functional.hessian(loss, value))
 
 
+@row
+def penalty(network: Network):
+    """Gradients of gradients (`create_graph=True`), as a gradient penalty needs them"""
+    model, x = network.build(**SHALLOW), network.image().requires_grad_()
+    (gradient,) = torch.autograd.grad(model(x)[0].square().sum(), x, create_graph=True)
+    gradient.square().sum().backward()
+    assert x.grad.isfinite().all() and x.grad.norm() > 0
+
+
+@row
+def image_alone(network: Network):
+    """A frozen network and the gradient of the image alone, as for adversarial images"""
+    model, x = network.build(), network.image().requires_grad_()
+    expected = torch.autograd.grad(model(x)[0].square().sum(), x)[0]
+    model.requires_grad_(False)
+    assert_close(torch.autograd.grad(model(x)[0].square().sum(), x)[0], expected)
+
+
+@row
+def offloaded(network: Network):
+    """`torch.autograd.graph.save_on_cpu`: what is saved for the backward pass goes elsewhere"""
+    model, x = network.build(), network.image().requires_grad_()
+    expected = torch.autograd.grad(model(x)[0].square().sum(), x)[0]
+    with torch.autograd.graph.save_on_cpu():
+        loss = model(x)[0].square().sum()
+    assert_close(torch.autograd.grad(loss, x)[0], expected)
+
+
+@row
+def gradient_hooks(network: Network):
+    """`register_post_accumulate_grad_hook`: an optimizer inside the backward pass"""
+    model, count = network.build(training=True), []
+    for parameter in model.parameters():
+        parameter.register_post_accumulate_grad_hook(lambda parameter: count.append(setattr(parameter, 'grad', None)))
+    model(network.image())[0].square().mean().backward()
+    assert len(count) == len(list(model.parameters())) and all(p.grad is None for p in model.parameters())
+
+
 row = rows_of('Tracing and compiling')
 
 
@@ -153,6 +191,20 @@ def fx_fuse(network: Network):
     assert left < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     same(fused(network.image()), model, network.image())
     return f'{left} of {sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())} are left'
+
+
+@row
+def fx_shapes(network: Network):
+    """`torch.fx` passes: `ShapeProp`, and `optimize_for_inference`"""
+    from torch.fx.experimental.optimization import optimize_for_inference
+    from torch.fx.passes.shape_prop import ShapeProp
+
+    model = network.build()
+    traced = torch.fx.symbolic_trace(model)
+    ShapeProp(traced).propagate(network.image())
+    assert all('tensor_meta' in node.meta for node in traced.graph.nodes if node.op == 'call_module')
+    with torch.no_grad():
+        same(optimize_for_inference(model)(network.image()), model, network.image())
 
 
 @row
@@ -192,11 +244,21 @@ def in_fresh_process(network, model, code):
 
 @row
 def jit_trace(network: Network):
-    """`torch.jit.trace`, saved and loaded in a fresh process"""
+    """`torch.jit.trace`, which checks itself, saved and loaded in a fresh process"""
     model = network.build()
-    with torch.no_grad():
-        torch.jit.trace(model, network.image()).save(network.folder / 'traced.pt')
+    torch.jit.trace(model, network.image()).save(network.folder / 'traced.pt')
     in_fresh_process(network, model, 'model = torch.jit.load(sys.argv[1] + "/traced.pt")')
+
+
+@row
+def jit_trace_training(network: Network):
+    """`torch.jit.trace`: the trace has the network's gradients, and takes other sizes"""
+    model = network.build()
+    traced = torch.jit.trace(model, network.image())
+    x = network.image(1, 3, 96, 65)
+    gradients = [torch.autograd.grad(m(x)[0].square().mean(), list(model.parameters())) for m in (traced, model)]
+    for a, e in zip(*gradients, strict=True):
+        assert_close(a, e, rtol=1e-3, atol=1e-5)
 
 
 @row
@@ -213,6 +275,16 @@ def jit_freeze(network: Network):
     with torch.no_grad():
         traced = torch.jit.trace(model, network.image())
         same(torch.jit.optimize_for_inference(torch.jit.freeze(traced))(network.image()), model, network.image())
+
+
+@row
+def export_any_size(network: Network):
+    """`torch.export` with any batch size, height and width that 32 divides"""
+    model = network.build(**SHALLOW)
+    batch, height, width = (torch.export.Dim(name, min=1, max=32) for name in ('batch', 'height', 'width'))
+    shapes = ({0: batch, 2: 32 * height, 3: 32 * width},)
+    program = torch.export.export(model, (network.image(),), dynamic_shapes=shapes)
+    same(program.module()(network.image(3, 3, 96, 128)), model, network.image(3, 3, 96, 128))
 
 
 @row
@@ -297,13 +369,13 @@ slow_row = rows_of('Compiling with inductor', slow=True)
 @slow_row
 def inductor(network: Network):
     """`torch.compile(fullgraph=True, dynamic=True)`, inference"""
-    return compiled(network, False, 'inductor')
+    return compiled(network, False, 'inductor', **SHALLOW)
 
 
 @slow_row
 def inductor_training(network: Network):
     """`torch.compile(fullgraph=True, dynamic=True)`, training: the same gradients"""
-    return compiled(network, True, 'inductor')
+    return compiled(network, True, 'inductor', SIZES[:3], **SHALLOW)
 
 
 @slow_row
@@ -693,6 +765,24 @@ def optimizers(network: Network):
         assert (nn.utils.parameters_to_vector(model.parameters()) - before).isfinite().all()
     vector = nn.utils.parameters_to_vector(model.parameters())
     nn.utils.vector_to_parameters(vector, model.parameters())
+
+
+@row
+def recomputed_by_operator(network: Network):
+    """`torch.utils.checkpoint` by operator (`create_selective_checkpoint_contexts`): the same gradients"""
+    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+    def policy(context, operator, *args, **kwargs):
+        convolution = operator is torch.ops.aten.convolution.default
+        return CheckpointPolicy.MUST_SAVE if convolution else CheckpointPolicy.PREFER_RECOMPUTE
+
+    def contexts():
+        return create_selective_checkpoint_contexts(policy)
+
+    model, x = network.build(), network.image().requires_grad_()
+    expected = torch.autograd.grad(model(x)[0].square().mean(), x)[0]
+    out = checkpoint(model, x, use_reentrant=False, context_fn=contexts)[0]
+    assert_close(torch.autograd.grad(out.square().mean(), x)[0], expected)
 
 
 @row
