@@ -48,8 +48,10 @@ def benchmark_operator(
                 for case in cases:
                     setting = (case, batch, dtype, device, channels_last, phase)
                     generated = ('apart', 'fused') if phase == 'forward' else ()
+                    if compiled:
+                        torch.compiler.reset()  # dynamo compiles a function for eight shapes, and no more
                     steps = {name: operator_step(name, *setting) for name in (*candidates, *generated, *forms)}
-                    labels = dict(shape=str(case), **_labels(batch, dtype, channels_last, phase))
+                    labels = dict(shape=str(case), **labels_of(batch, dtype, channels_last, phase))
                     moved = bytes_moved(case, batch, dtype, phase)
                     results = list(_timed(labels, steps, device, budget))
                     yield from (replace(r, bytes=moved) for r in results if r.candidate not in forms)
@@ -87,7 +89,7 @@ def benchmark_network(
             last = channels_last or dtype != torch.float32
             for batch in batches:
                 steps = {name: network_step(name, batch, dtype, device, last, phase) for name in models}
-                yield from _timed(_labels(batch, dtype, last, phase), steps, device, budget)
+                yield from _timed(labels_of(batch, dtype, last, phase), steps, device, budget)
 
 
 def benchmark_memory(
@@ -115,7 +117,7 @@ def benchmark_memory(
     for dtype in dtypes:
         for phase in ('forward', 'training'):
             for case, batch in cases.items():
-                labels = dict(what=str(case), **_labels(batch, dtype, channels_last, phase))
+                labels = dict(what=str(case), **labels_of(batch, dtype, channels_last, phase))
                 for candidate in ('depthwise', *working_backends(device)):
                     setting = (dtype, device, channels_last, phase)
                     build, warm_up = (
@@ -125,14 +127,15 @@ def benchmark_memory(
         last = channels_last or dtype != torch.float32
         for phase in ('inference', 'training'):
             for batch in batches:
-                labels = dict(what='network', **_labels(batch, dtype, last, phase))
+                labels = dict(what='network', **labels_of(batch, dtype, last, phase))
                 for name in models:
                     build = partial(network_step, name, batch, dtype, device, last, phase)
                     warm_up = partial(network_step, name, 1, dtype, device, last, phase, (64, 64))
                     yield Result(labels, name, 'MiB', (peak_memory(build, warm_up, device) / 2**20,))
 
 
-def _labels(batch: int, dtype: torch.dtype, channels_last: bool, phase: str) -> dict[str, str | int]:
+def labels_of(batch: int, dtype: torch.dtype, channels_last: bool, phase: str) -> dict[str, str | int]:
+    """Returns the labels of a :class:`Result` that is measured in this setting."""
     layout = 'channels-last' if channels_last else 'contiguous'
     return {'batch': batch, 'pass': phase, 'dtype': str(dtype).removeprefix('torch.'), 'layout': layout}
 

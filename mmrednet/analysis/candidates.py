@@ -213,9 +213,8 @@ def _apart(input, features, weight, bias, kernel_size, stride, dilation) -> Tens
 
 
 def _compiled(problem: _Problem, form: Callable[..., Tensor]) -> Step:
-    torch.compiler.reset()  # dynamo compiles a function for eight shapes, and no more
     case = problem.case
-    # fullgraph: it rather fails than runs uncompiled.
+    # fullgraph: it rather fails than runs uncompiled, where dynamo has compiled the form for too many shapes.
     compiled = torch.compile(form, fullgraph=True, dynamic=False)
     involve = partial(compiled, stride=case.stride, padding=case.padding, dilation=case.dilation)
     return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()))
@@ -304,6 +303,7 @@ def network_step(
     channels_last: bool = False,
     phase: str = 'inference',
     size: tuple[int, int] = (224, 224),
+    compiled: bool = False,
 ) -> Step:
     """Returns a function that runs a classifier of Table 1 once, on random images.
 
@@ -316,6 +316,7 @@ def network_step(
         phase (str): One of ``PHASES``: 'inference', with BatchNorm as it is or where mmcv's ``fuse_conv_bn`` can
             folded into the convolution before, or 'training', a forward and a backward pass. Defaults to 'inference'.
         size (tuple[int, int]): Height and width of the images. Defaults to (224, 224).
+        compiled (bool): Whether ``torch.compile`` compiles the model. Defaults to False.
 
     Raises:
         ValueError: There is no such model or phase.
@@ -348,21 +349,23 @@ def network_step(
     if phase != 'training':
         if phase == 'inference, BN folded':
             model = fuse_conv_bn(model)
+        call = torch.compile(model) if compiled else model
 
         @torch.no_grad()
         def infer() -> None:
             with autocast:
-                model(images, mode='tensor')
+                call(images, mode='tensor')
 
         return infer
 
     model.train()
+    call = torch.compile(model) if compiled else model
     labels = torch.zeros(batch, dtype=torch.long, device=device)
 
     def train() -> None:
         model.zero_grad()
         with autocast:
-            loss = F.cross_entropy(model(images, mode='tensor'), labels)
+            loss = F.cross_entropy(call(images, mode='tensor'), labels)
         loss.backward()
 
     return train

@@ -138,14 +138,14 @@ def format_results(results: Sequence[Result], style: str, about: Mapping[str, st
 
 def _ratios(case: Sequence[Result]) -> dict[str, str]:
     medians = {result.candidate: result.median for result in case}
-    return {f'{a} / {b}': _rounded(medians[a] / medians[b]) for a, b in RATIOS if a in medians and b in medians}
+    return {f'{a} / {b}': rounded(medians[a] / medians[b]) for a, b in RATIOS if a in medians and b in medians}
 
 
 def _cell(result: Result) -> str:
     spread = f' ({result.iqr:.2g})' if len(result.samples) > 1 else ''
-    return f'{_rounded(result.median)}{spread}'
+    return f'{rounded(result.median)}{spread}'
 
 
-def _rounded(value: float) -> str:
-    """Returns three digits, or all before the point."""
+def rounded(value: float) -> str:
+    """Returns a figure with three digits, or all before the point."""
     return f'{value:.0f}' if value >= 100 else f'{value:#.3g}'

@@ -114,6 +114,25 @@ def _seconds(step: Step, calls: int, device: torch.device) -> float:
     return start.elapsed_time(end) / 1e3
 
 
+def captured(step: Step, device: str | torch.device = 'cuda') -> Step:
+    """Returns a function that replays a function as a CUDA graph, after three calls to warm up.
+
+    Args:
+        step (Callable): The function, which reads and writes the same tensors at each call.
+        device (str or torch.device): Its GPU. Defaults to 'cuda', the current one.
+    """
+    with torch.cuda.device(device):
+        stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        with torch.cuda.graph(graph):
+            step()
+    return graph.replay
+
+
 @cache
 def _scratch(device: torch.device) -> Tensor:
     """Returns a tensor that is larger than the caches of a GPU."""

@@ -7,6 +7,7 @@ COMMANDS: dict[str, str] = {
     'config': "prints the path of a config, or all configs' names",
     'curves': 'draws the loss and the metrics of training runs',
     'export': 'writes a model for ONNX Runtime, OpenVINO or torch alone, and checks it',
+    'gpu-report': 'checks and times the operator and networks on a GPU, and writes it down',
     'info': 'prints what works here and what does not, for a bug report',
     'predict': 'classifies, detects or segments what photographs show',
     'visualize': 'draws the kernels that an involution generates for images',
