@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 from . import CommandError
-from .predict import _line, _write
+from .common import one_line, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> None:
     try:
         figure = draw_curves({run: read_curves(run) for run in args.runs}, args.names)
     except (ImportError, OSError, ValueError) as error:
-        raise CommandError(_line(error)) from error
+        raise CommandError(one_line(error)) from error
     data = BytesIO()
     figure.savefig(data, format=kind)
-    _write(args.out, data.getvalue())
+    write(args.out, data.getvalue())

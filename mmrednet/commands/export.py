@@ -9,7 +9,8 @@ from typing import Any
 
 from ..requirements import require
 from . import CommandError
-from .predict import TASKS, _line, _quiet, _read_config, count
+from .common import one_line, quiet, read_config
+from .predict import TASKS, count
 
 FORMATS = ('onnx', 'torch-export', 'aotinductor', 'torchscript', 'openvino')
 DTYPES = ('float32', 'float16')
@@ -41,7 +42,7 @@ def run(args: argparse.Namespace) -> None:
     except CommandError:
         raise
     except Exception as error:  # a config can name anything
-        raise CommandError(_line(error)) from error
+        raise CommandError(one_line(error)) from error
 
 
 def _export(args: argparse.Namespace) -> None:
@@ -52,13 +53,13 @@ def _export(args: argparse.Namespace) -> None:
     export.check_format(args.format, args.out)
     if not args.out.parent.is_dir():
         raise CommandError(f'--out: there is no folder {args.out.parent}: make it, or name another')
-    with _quiet():
-        config = _read_config(args.config)
+    with quiet():
+        config = read_config(args.config)
         network = export.Dense(_build(config, args.checkpoint)).to(dtype)
     # Beside the file, so that it appears there whole and checked, or not at all.
     with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
         path = Path(folder, args.out.name)
-        with _quiet():
+        with quiet():
             _write(network, args, path, size)
             runs = export.FORMATS[args.format].load(path)
         print(f'{"images":>16}  {"difference":>10}  {"PyTorch":>10}  {args.format:>12}')
@@ -84,7 +85,7 @@ def _write(network: Any, args: argparse.Namespace, path: Path, size: tuple[int, 
     try:
         export(network, args.format, path, size)
     except Exception as error:  # the exporters raise whatever they meet
-        raise CommandError(f'{args.config} cannot be exported as {args.format}: {_line(error)}') from error
+        raise CommandError(f'{args.config} cannot be exported as {args.format}: {one_line(error)}') from error
 
 
 def _build(config, checkpoint: str | None):

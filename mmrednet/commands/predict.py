@@ -2,15 +2,9 @@
 
 import argparse
 import json
-import os
 import sys
-import tempfile
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
-from glob import escape, glob
+from collections.abc import Iterator, Sequence
 from importlib import import_module
-from io import StringIO
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -18,10 +12,9 @@ from typing import Any
 from ..configs import find
 from ..requirements import require
 from . import CommandError
+from .common import find_photos, one_line, quiet, read_config, read_photos, write
 
 DEFAULT = 'rednet50_in1k'
-# What of a folder is taken for photographs.
-ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 # Of pictures, in pixels: letters need some room, and mmseg looks at every pixel in Python to place the names.
 LEAST_SIDE, LONGEST_SIDE = 320, 1024
 
@@ -84,16 +77,16 @@ def run(args: argparse.Namespace) -> int:
         failed = True
         print(f'mmrednet predict: error: {text}', file=sys.stderr)
 
-    photos = _find_photos(args.photos, fail)
+    photos = find_photos(args.photos, fail)
     width = max((len(_shown(photo)) for photo in photos), default=0)
     task, results, pictures = None, [], set[Path]()
-    for batch in _batches(_read(photos, fail), args.batch_size):
+    for batch in _batches(read_photos(photos, fail), args.batch_size):
         if task is None:  # not before there is a photograph to look at, since weights may have to be downloaded
-            with _quiet():
+            with quiet():
                 task = _build_task(args)
             print(f'{"file":{width}}  {task.header}')
         try:
-            with _quiet():
+            with quiet():
                 found = []
                 for (_, image), sample in zip(batch, task.predict([image for _, image in batch]), strict=True):
                     rows = task.select(sample)
@@ -101,7 +94,9 @@ def run(args: argparse.Namespace) -> int:
         except Exception as error:  # anything, where an image is too small for the network or too large for the memory
             for photo, image in batch:
                 height, breadth = image.shape[:2]
-                fail(f'{photo} ({breadth}x{height}) could not be predicted ({_line(error)}): give it in another size')
+                fail(
+                    f'{photo} ({breadth}x{height}) could not be predicted ({one_line(error)}): give it in another size'
+                )
             continue
         for (photo, _), (rows, picture) in zip(batch, found, strict=True):
             for line in map(task.format, rows) if rows else ('nothing',):
@@ -110,53 +105,13 @@ def run(args: argparse.Namespace) -> int:
             if picture is not None:
                 _write_picture(_picture_path(args.out, photo, pictures), picture)
     if args.json:
-        _write(args.json, (json.dumps(results, indent=1) + '\n').encode())
+        write(args.json, (json.dumps(results, indent=1) + '\n').encode())
     return 2 if failed else 0
-
-
-def _find_photos(arguments: Iterable[str], fail: Callable[[str], None]) -> list[str]:
-    """Returns the files that the arguments stand for, each once, in their order."""
-    photos: list[str] = []
-    for argument in arguments:
-        path = os.path.expanduser(argument)
-        if os.path.isdir(path):
-            files = filter(os.path.isfile, glob(os.path.join(escape(path), '*')))
-            found = [file for file in files if file.lower().endswith(ENDINGS)]
-            if not found:
-                fail(f"{argument} is a folder without images: for those in its folders give '{argument}/**/*.jpg'")
-        elif os.path.exists(path):
-            found = [path]
-        else:
-            found = list(filter(os.path.isfile, glob(path, recursive=True)))
-            if not found:
-                fail(f'{argument} is no file or folder, and no pattern of one: give the path of a photograph')
-        photos += sorted(found)
-    return list(dict.fromkeys(photos))
 
 
 def _shown(photo: str) -> str:
     """Returns a path that can be printed whatever bytes the file's name has."""
     return photo.encode(errors='backslashreplace').decode()
-
-
-def _read(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
-    """Yields paths and images (H, W, 3) in BGR as the toolboxes' loader has them: turned as EXIF says, of 8 bits."""
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # of damaged images we tell
-    try:
-        require('mmcv')
-    except ImportError as error:
-        raise CommandError(_line(error)) from error
-    import mmcv
-
-    for photo in photos:
-        try:
-            image, reason = mmcv.imread(photo), 'it is damaged, or in no format that OpenCV reads'
-        except Exception as error:  # the file system's, which tell, and OpenCV's, which do not
-            image, reason = None, _line(error) if isinstance(error, OSError) else 'it is empty or damaged'
-        if image is None:
-            fail(f'{photo} cannot be read as an image ({reason}): give it as JPEG or PNG')
-        else:
-            yield photo, image
 
 
 def _batches(images: Iterator[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:
@@ -174,7 +129,7 @@ def _build_task(args: argparse.Namespace) -> '_Task':
     except CommandError:
         raise
     except Exception as error:  # a config can name anything
-        raise CommandError(_line(error)) from error
+        raise CommandError(one_line(error)) from error
 
 
 def _build(args: argparse.Namespace) -> '_Task':
@@ -187,7 +142,9 @@ def _build(args: argparse.Namespace) -> '_Task':
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise CommandError(f'--device {device} cannot be used ({_line(error)}): give another, such as cpu') from error
+        raise CommandError(
+            f'--device {device} cannot be used ({one_line(error)}): give another, such as cpu'
+        ) from error
     path, source = args.config, args.checkpoint
     if path is None and (args.model or source is None):
         path = find(args.model or DEFAULT)
@@ -200,7 +157,7 @@ def _build(args: argparse.Namespace) -> '_Task':
         checkpoint = load(source)
         config = _config_in(checkpoint, source)
     else:
-        config = _read_config(path)
+        config = read_config(path)
     task = _make_task(config, path or source, device, args)
     checkpoint = checkpoint or load(source)
     model = task.inferencer.model
@@ -208,17 +165,6 @@ def _build(args: argparse.Namespace) -> '_Task':
     model.load_state_dict(check(model, checkpoint['state_dict'], source, remedy), strict=False)
     task.set_names(*_names(config, checkpoint, model))
     return task
-
-
-def _read_config(path: str):
-    from mmengine.config import Config
-
-    try:
-        return Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise CommandError(f'{_line(error)}: give the path of a config, or the name of one with --model') from error
-    except Exception as error:  # Python's, of a file that is run
-        raise CommandError(f'the config {path} cannot be read ({_line(error)}): correct it') from error
 
 
 def _config_in(checkpoint: dict, source: str):
@@ -239,7 +185,7 @@ def _config_in(checkpoint: dict, source: str):
         return Config.fromstring(text, '.py')
     except Exception as error:
         raise CommandError(
-            f'the config in {source} cannot be read ({_line(error)}): give --config or --model'
+            f'the config in {source} cannot be read ({one_line(error)}): give --config or --model'
         ) from error
 
 
@@ -257,7 +203,7 @@ def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_
         raise
     except Exception as error:
         raise CommandError(
-            f'{source} cannot be built ({_line(error)}): correct the config, or install what it needs'
+            f'{source} cannot be built ({one_line(error)}): correct the config, or install what it needs'
         ) from error
 
 
@@ -449,40 +395,4 @@ def _picture_path(folder: Path, photo: str, taken: set[Path]) -> Path:
 def _write_picture(path: Path, picture) -> None:
     import cv2
 
-    _write(path, cv2.imencode('.png', picture[..., ::-1])[1].tobytes())
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Writes a file whole or not at all."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            part = Path(folder, path.name)
-            part.write_bytes(data)
-            part.replace(path)
-    except OSError as error:
-        raise CommandError(f'{path} could not be written ({error}): make room there, or give another place') from error
-
-
-@contextmanager
-def _quiet():
-    """Keeps the toolboxes' progress bars, logs and warnings from the table; our own warnings get through."""
-    from mmengine.logging import MMLogger
-
-    logger = MMLogger.get_current_instance()
-    level = logger.level
-    logger.setLevel('ERROR')
-    try:
-        with warnings.catch_warnings(), redirect_stdout(StringIO()):
-            warnings.simplefilter('ignore')
-            warnings.filterwarnings('default', module='mmrednet')
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def _line(error: Exception) -> str:
-    """Returns an error in one line, with its type where the text may not say what is wrong."""
-    text = '; '.join(line.strip() for line in str(error).splitlines() if line.strip()).replace(':;', ':')
-    told = isinstance(error, CommandError | ImportError | OSError | ValueError) and text
-    return text if told else f'{type(error).__name__}: {text}'.removesuffix(': ')
+    write(path, cv2.imencode('.png', picture[..., ::-1])[1].tobytes())

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, NoReturn
 from ..configs import find
 from ..requirements import require
 from . import CommandError
-from .predict import TASKS, _find_photos, _line, _quiet, _read, _read_config, _write
+from .common import find_photos, one_line, quiet, read_config, read_photos, write
+from .predict import TASKS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,18 +48,18 @@ def _point(text: str) -> tuple[float, float]:
 
 def run(args: argparse.Namespace) -> None:
     """Draws."""
-    images = list(_read(_find_photos(args.images, _refuse), _refuse))
+    images = list(read_photos(find_photos(args.images, _refuse), _refuse))
     try:
-        with _quiet():
+        with quiet():
             pictures = _draw(args, images)
     except CommandError:
         raise
     except Exception as error:  # a config can name anything
-        raise CommandError(_line(error)) from error
+        raise CommandError(one_line(error)) from error
     for path, figure in pictures:
         data = BytesIO()
         figure.savefig(data, format='png')
-        _write(path, data.getvalue())
+        write(path, data.getvalue())
         print(path)
 
 
@@ -70,7 +71,7 @@ def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path,
     from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
     from ..analysis.view import find_view, ramps
 
-    config = _read_config(args.config if os.path.isfile(args.config) else find(args.config))
+    config = read_config(args.config if os.path.isfile(args.config) else find(args.config))
     model, pipeline = _build(config, args.checkpoint), _build_pipeline(config)
     layer = find_involution(model, args.layer)
     seen = []
