@@ -55,7 +55,7 @@ else
 fi
 
 say 'On the validation images:'
-grep -E '^ ?(Average|[+|])|accuracy/|mIoU' "$log" | sed 's/.*(test) *//'
+grep -E '^ ?(Average|[+|])|(accuracy/top1|mIoU): ' "$log" | sed 's/.*(test) *//'
 say "What it finds is drawn in $pictures
 Next, from here:
     source .venv${FAMILY:+-$FAMILY}/bin/activate
