@@ -105,6 +105,18 @@ class Layers(nn.Module):
         return tuple(layer(x) for layer in self.layers)
 
 
+def test_nothing_but_onnx_decomposes(monkeypatch):
+    """torch.compile and torch.export keep one operator, and its own shapes for sizes that are not known."""
+    for overload, _ in OPERATORS.values():
+        monkeypatch.setitem(decomposition_table, overload, None)  # which nobody can call
+    layers = nn.ModuleList([Involution(8, 3, group_channels=4, fused=fused).eval() for fused in (None, False)])
+    x = torch.rand(2, 8, 9, 11)
+    for layer in layers:
+        compiled = torch.compile(layer, dynamic=True, backend='aot_eager', fullgraph=True)
+        with torch.no_grad():
+            assert torch.equal(compiled(x), layer(x)) and torch.equal(compiled(x[:, :, 2:]), layer(x[:, :, 2:]))
+
+
 def test_plain_onnx_export_writes_standard_operators(tmp_path):
     pytest.importorskip('onnxscript')
     onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
