@@ -10,6 +10,9 @@ from . import naive_cuda
 from .candidates import MODELS, PHASES, Case, bytes_moved, network_step, operator_step, working_backends
 from .timing import Result, Step, peak_memory, time_in_turns
 
+GENERATING = ('apart', 'fused')  # candidates that generate the kernels too
+FORMS = ('compiled unfold', 'compiled taps')
+
 
 def benchmark_operator(
     cases: Sequence[Case],
@@ -38,7 +41,7 @@ def benchmark_operator(
     Yields:
         Result: Milliseconds of a candidate in a case.
     """
-    forms = ('compiled unfold', 'compiled taps') if compiled else ()
+    forms = FORMS if compiled else ()
     backends = working_backends(device)
     for dtype in dtypes:
         naive = ('naive',) if 'cuda' in backends and dtype in naive_cuda.DTYPES and not channels_last else ()
@@ -47,7 +50,7 @@ def benchmark_operator(
             for batch in batches:
                 for case in cases:
                     setting = (case, batch, dtype, device, channels_last, phase)
-                    generated = ('apart', 'fused') if phase == 'forward' else ()
+                    generated = GENERATING if phase == 'forward' else ()
                     if compiled:
                         torch.compiler.reset()  # dynamo compiles a function for eight shapes, and no more
                     steps = {name: operator_step(name, *setting) for name in (*candidates, *generated, *forms)}
@@ -58,6 +61,55 @@ def benchmark_operator(
                     if compiled:
                         best = min((r for r in results if r.candidate in forms), key=lambda r: r.median)
                         yield replace(best, candidate='compiled', bytes=moved)
+
+
+def time_candidates(
+    candidates: Sequence[str],
+    case: Case,
+    batch: int,
+    dtype: torch.dtype,
+    device: str | torch.device,
+    channels_last: bool,
+    phase: str,
+    budget: float,
+    rounds: tuple[int, int] = (7, 50),
+) -> tuple[list[Result], dict[str, str]]:
+    """Times candidates that may fail, for want of memory for instance, in turns.
+
+    Args:
+        candidates (Sequence[str]): As in :func:`operator_step`, like the arguments up to ``phase``. The first must not
+            fail; those that are for another pass, type or layout are left out.
+        case (Case): The involution.
+        batch (int): Its batch size.
+        dtype (torch.dtype): Type of the tensors.
+        device (str or torch.device): Where they lie.
+        channels_last (bool): Whether they are channels-last.
+        phase (str): 'forward' or 'backward'.
+        budget (float): Seconds, as in :func:`time_in_turns`.
+        rounds (tuple[int, int]): At least and at most. Defaults to (7, 50).
+
+    Returns:
+        tuple[list[Result], dict[str, str]]: Milliseconds of those that ran, and by name why the others did not.
+    """
+    torch.compiler.reset()
+    steps, missing = {}, {}
+    for name in candidates:
+        if name in GENERATING and phase != 'forward':
+            continue
+        if name == 'naive' and (channels_last or dtype not in naive_cuda.DTYPES):
+            continue
+        try:
+            step = operator_step(name, case, batch, dtype, device, channels_last, phase)
+            step()
+            steps[name] = step
+        except Exception as error:
+            if not steps:
+                raise
+            missing[name] = str(error).strip().partition('\n')[0]
+    labels = dict(shape=str(case), **labels_of(batch, dtype, channels_last, phase))
+    moved = bytes_moved(case, batch, dtype, phase)
+    results = _timed(labels, steps, device, budget, rounds)
+    return [replace(result, bytes=moved) for result in results], missing
 
 
 def benchmark_network(
@@ -140,6 +192,12 @@ def labels_of(batch: int, dtype: torch.dtype, channels_last: bool, phase: str) -
     return {'batch': batch, 'pass': phase, 'dtype': str(dtype).removeprefix('torch.'), 'layout': layout}
 
 
-def _timed(labels: Mapping, steps: Mapping[str, Step], device: str | torch.device, budget: float) -> Iterator[Result]:
-    for candidate, samples in time_in_turns(steps, device, budget).items():
+def _timed(
+    labels: Mapping,
+    steps: Mapping[str, Step],
+    device: str | torch.device,
+    budget: float,
+    rounds: tuple[int, int] = (7, 100),
+) -> Iterator[Result]:
+    for candidate, samples in time_in_turns(steps, device, budget, rounds).items():
         yield Result(labels, candidate, 'ms', tuple(1e3 * seconds for seconds in samples))

@@ -10,7 +10,7 @@ from math import ceil, prod
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import Involution
 from ..ops import BACKENDS, fused_involution2d, involution2d
@@ -295,6 +295,15 @@ def operator_step(
     return CANDIDATES[candidate](_Problem(case, batch, dtype, device, channels_last, phase))
 
 
+def initialise(model: nn.Module, device: str | torch.device) -> nn.Module:
+    """Moves a model from the meta device, with random weights as torch's modules choose them, and returns it."""
+    model = model.to_empty(device=device)
+    for module in model.modules():
+        if callable(reset := getattr(module, 'reset_parameters', None)):
+            reset()
+    return model
+
+
 def network_step(
     name: str,
     batch: int = 1,
@@ -339,10 +348,7 @@ def network_step(
 
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = build_model(load_config(row)).to_empty(device=device)
-    for module in model.modules():
-        if callable(reset := getattr(module, 'reset_parameters', None)):
-            reset()
+    model = initialise(build_model(load_config(row)), device)
     model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
     images = torch.randn(batch, 3, *size, device=device).to(memory_format=memory_format)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)

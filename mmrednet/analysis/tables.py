@@ -178,15 +178,14 @@ def measure_config(config: Config, height: int, width: int, frozen: tuple[str, .
     model = build_model(config)
     params = sum(value.numel() for name, value in model.named_parameters() if not name.startswith(frozen))
     images = torch.empty(1, 3, height, width, device='meta')
-    return Complexity(params, count_flops(_detect if hasattr(model, 'roi_head') else _forward, model, images))
+    return Complexity(params, count_flops(run_model, model, images))
 
 
-def _forward(model: nn.Module, images: Tensor) -> None:
-    model(images, mode='tensor')
-
-
-def _detect(model: Any, images: Tensor) -> None:
-    """Runs a two-stage detector but for choosing boxes, which takes data."""
+def run_model(model: Any, images: Tensor) -> None:
+    """Runs a toolbox's model on images; a two-stage detector but for choosing boxes, which takes data."""
+    if not hasattr(model, 'roi_head'):
+        model(images, mode='tensor')
+        return
     features = model.extract_feat(images)
     model.rpn_head(features)
     channels = features[0].shape[1]

@@ -10,6 +10,7 @@ COMMANDS: dict[str, str] = {
     'gpu-report': 'checks and times the operator and networks on a GPU, and writes it down',
     'info': 'prints what works here and what does not, for a bug report',
     'predict': 'classifies, detects or segments what photographs show',
+    'profile': 'measures an involution of your own, or all those of a network',
     'visualize': 'draws the kernels that an involution generates for images',
 }
 

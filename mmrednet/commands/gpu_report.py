@@ -40,7 +40,6 @@ PLAN: Sequence[tuple[tuple[str, ...], float]] = (
 )
 NOT_QUICK = (*SANITIZERS, 'compiled')
 CANDIDATES = ('naive', 'depthwise', 'reference', 'apart', 'fused')
-FORMS = ('compiled unfold', 'compiled taps')
 TITLES = {'floor': 'copy', 'reference': 'unfold'}
 NETWORKS = ('ResNet-50', 'RedNet-26', 'RedNet-38', 'RedNet-50')
 ROUNDS = (7, 50)
@@ -193,6 +192,7 @@ def operator(
     """
     import torch
 
+    from ..analysis.benchmark import FORMS
     from ..analysis.candidates import fpn_case, stage_cases
 
     torch.backends.cudnn.benchmark = True
@@ -214,30 +214,10 @@ def operator(
     ]
 
 
-def _time_operator(candidates: Sequence[str], case, batch, dtype, device, last: bool, phase: str) -> dict:
-    import torch
+def _time_operator(candidates: Sequence[str], case, batch: int, dtype, device, last: bool, phase: str) -> dict:
+    from ..analysis.benchmark import time_candidates
 
-    from ..analysis.benchmark import labels_of
-    from ..analysis.candidates import bytes_moved, operator_step
-    from ..analysis.timing import Result, time_in_turns
-
-    torch.compiler.reset()
-    steps, missing = {}, {}
-    for name in candidates:
-        if name in ('apart', 'fused') and phase != 'forward' or name == 'naive' and (last or dtype != torch.float32):
-            continue
-        try:
-            step = operator_step(name, case, batch, dtype, device, last, phase)
-            step()
-            steps[name] = step
-        except Exception as error:
-            if name in candidates[:2]:  # without these there is nothing to say
-                raise
-            missing[name] = _line(error)
-    labels = dict(shape=str(case), **labels_of(batch, dtype, last, phase))
-    moved = bytes_moved(case, batch, dtype, phase)
-    times = time_in_turns(steps, device, 0.5, ROUNDS)
-    results = [Result(labels, name, 'ms', tuple(1e3 * s for s in samples), moved) for name, samples in times.items()]
+    results, missing = time_candidates(candidates, case, batch, dtype, device, last, phase, 0.5, ROUNDS)
     return {'results': [asdict(result) for result in results], 'missing': missing}
 
 
