@@ -318,6 +318,7 @@ def test_deepspeed_resumes_or_says_that_it_does_not(stage, config, weights, tmp_
     strategy = dict(
         type='mmrednet.DeepSpeedStrategy',
         zero_optimization=dict(stage=stage),
+        gradient_clipping=0,
         config=dict(zero_allow_untested_optimizer=True),
     )
     wrapper = dict(type='DeepSpeedOptimWrapper')
