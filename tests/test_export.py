@@ -268,17 +268,23 @@ def test_a_size_that_became_a_constant_is_found(tmp_path):
     assert differences[0] > TOLERANCE[torch.float32] > differences[1]  # the latter has the size of the trace
 
 
-def test_a_wrong_export_leaves_no_file(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    'wrong, words',
+    (
+        (lambda outputs: [output * 1.001 for output in outputs], 'the export is wrong at 1x3x64x64'),
+        (lambda outputs: [output.view(7, 7) for output in outputs], 'the export does not run at every size'),
+    ),
+)
+def test_a_wrong_export_leaves_no_file(tmp_path, monkeypatch, capsys, wrong, words):
     from mmrednet import export as module
 
     def load(path):
         run = module.load_torchscript(path)
-        return lambda images: [output * 1.001 for output in run(images)]
+        return lambda images: wrong(run(images))
 
-    wrong = module.FORMATS['torchscript']._replace(load=load)
-    monkeypatch.setitem(module.FORMATS, 'torchscript', wrong)
+    monkeypatch.setitem(module.FORMATS, 'torchscript', module.FORMATS['torchscript']._replace(load=load))
     assert export(tmp_path, 'classifier', 'torchscript') is None
-    assert 'the export is wrong at 1x3x64x64' in capsys.readouterr().err
+    assert words in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['classifier.py']
 
 

@@ -63,20 +63,33 @@ def _export(args: argparse.Namespace) -> None:
             _write(network, args, path, size)
             runs = export.FORMATS[args.format].load(path)
         print(f'{"images":>16}  {"difference":>10}  {"PyTorch":>10}  {args.format:>12}')
-        for found in export.compare(network, runs, size):
-            shape = 'x'.join(map(str, (found.size[0], 3, *found.size[1:])))
-            print(
-                f'{shape:>16}  {found.difference:10.1e}  {found.pytorch * 1e3:7.1f} ms  {found.exported * 1e3:9.1f} ms',
-                flush=True,
-            )
-            if not found.difference <= export.TOLERANCE[dtype]:
-                raise CommandError(
-                    f'the export is wrong at {shape}: it differs from PyTorch in float64 by {found.difference:.1e} of '
-                    f'the range of an output, more than {export.TOLERANCE[dtype]:g}; nothing was written'
-                )
+        try:
+            _compare(network, runs, size, export.TOLERANCE[dtype])
+        except CommandError:
+            raise
+        except Exception as error:  # of any runtime
+            raise CommandError(
+                f'the export does not run at every size ({one_line(error)}); nothing was written'
+            ) from error
         for file in Path(folder).iterdir():
             os.replace(file, args.out.parent / file.name)
     print(args.out)
+
+
+def _compare(network: Any, run: Any, size: tuple[int, int], tolerance: float) -> None:
+    from ..export import compare
+
+    for found in compare(network, run, size):
+        shape = 'x'.join(map(str, (found.size[0], 3, *found.size[1:])))
+        print(
+            f'{shape:>16}  {found.difference:10.1e}  {found.pytorch * 1e3:7.1f} ms  {found.exported * 1e3:9.1f} ms',
+            flush=True,
+        )
+        if not found.difference <= tolerance:
+            raise CommandError(
+                f'the export is wrong at {shape}: it differs from PyTorch in float64 by {found.difference:.1e} of the '
+                f'range of an output, more than {tolerance:g}; nothing was written'
+            )
 
 
 def _write(network: Any, args: argparse.Namespace, path: Path, size: tuple[int, int]) -> None:
