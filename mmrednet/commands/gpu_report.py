@@ -69,20 +69,35 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     if args.out.suffix != '.md' or not os.access(args.out.absolute().parent, os.W_OK):
         raise CommandError(f'--out must be a file F.md in a folder that you can write to, but is {args.out}')
+    faults = make_report(args.out, device, args.quick)
+    print(args.out)
+    return 1 if faults else 0
+
+
+def make_report(out: Path, device: Any, quick: bool = False) -> list[str]:
+    """Makes the report on a device.
+
+    Args:
+        out (Path): Where it goes; what it is made from goes beside it, as JSON.
+        device (torch.device): A GPU.
+        quick (bool): Whether to leave out what is less important. Defaults to False.
+
+    Returns:
+        list[str]: What is wrong.
+    """
     about = describe(device)
-    begin = time.monotonic()
+    begin, seconds = time.monotonic(), SECONDS[quick]
     outcomes: list[dict] = []
     for names, share in PLAN:
-        names = tuple(name for name in names if not (args.quick and name in NOT_QUICK))
-        left = SECONDS[args.quick] - (time.monotonic() - begin)
+        names = tuple(name for name in names if not (quick and name in NOT_QUICK))
+        limit = share * (seconds - (time.monotonic() - begin))
         if names:
-            print(f'mmrednet gpu-report: {", ".join(names)}, at most {left * share:.0f} s', file=sys.stderr, flush=True)
-            outcomes += run_parts(names, left * share, str(device), args.quick)
-    about['took'] = f'{time.monotonic() - begin:.0f} s, of at most {SECONDS[args.quick]}'
-    args.out.with_suffix('.json').write_text(json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n')
-    args.out.write_text(format_report(about, outcomes))
-    print(args.out)
-    return 1 if wrong(outcomes) else 0
+            print(f'mmrednet gpu-report: {", ".join(names)}, at most {limit:.0f} s', file=sys.stderr, flush=True)
+            outcomes += run_parts(names, limit, str(device), quick)
+    about['took'] = f'{time.monotonic() - begin:.0f} s, of at most {seconds}'
+    out.with_suffix('.json').write_text(json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n')
+    out.write_text(format_report(about, outcomes))
+    return wrong(outcomes)
 
 
 def describe(device: Any) -> dict[str, str]:
@@ -314,6 +329,8 @@ def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = F
                     )
                     continue
                 prefix = [tool, '--tool', name, '--log-file', f'{folder}/{name}.log', '--error-exitcode', '86']
+                if name == 'memcheck':  # what torch asks the driver, and is told no, is no error
+                    prefix += ['--report-api-errors', 'no']
             code = f'from {__name__} import _part; _part({name!r}, {device!r}, {quick})'
             environment = dict(os.environ)
             if prefix:  # in torch's blocks of memory, reading beyond one's own is no error
@@ -381,15 +398,20 @@ def _part(name: str, device: str, quick: bool) -> None:
     if place.type == 'cuda':
         torch.cuda.set_device(place)
     backend = next(backend for backend, row in TABLE.items() if place.type in row.devices)
-    items = PARTS[name](place, backend, quick)
+    try:
+        items = PARTS[name](place, backend, quick)
+    except ImportError as error:
+        raise SystemExit(str(error)) from error
     print(json.dumps([item for item, _ in items]), file=lines, flush=True)
     for _, measure in items:
         try:
             found = measure()
+        except (MemoryError, torch.OutOfMemoryError) as error:
+            found = {'skipped': f'not enough memory: {_line(error)}'}
         except Exception as error:
             found = {'failed': f'{type(error).__name__}: {_line(error)}'}
         print(json.dumps(found), file=lines, flush=True)
-        if 'failed' in found and place.type == 'cuda':
+        if place.type == 'cuda' and ('failed' in found or 'skipped' in found):
             torch.cuda.synchronize()  # raises where a fault has taken the GPU from this process
             torch.cuda.empty_cache()
 
@@ -411,10 +433,8 @@ def wrong(outcomes: Sequence[Mapping]) -> list[str]:
     for outcome in outcomes:
         checks = outcome['part'] in CHECKS
         for item, result in outcome['items'].items():
-            if 'failed' in result:
-                if checks:
-                    found.append(f'{item}: {result["failed"]}')
-                continue
+            if checks and 'failed' in result:
+                found.append(f'{item}: {result["failed"]}')
             for name, error in result.get('errors', {}).items():
                 if not error <= 1:
                     found.append(f'{item}: {name} has {error:.3g} times the error that is allowed')
@@ -422,8 +442,10 @@ def wrong(outcomes: Sequence[Mapping]) -> list[str]:
                 found.append(f'{item}: {result["wrong"]}')
         if checks and re.match(r'SIG|exit status', outcome['end']):
             found.append(f'{outcome["part"]}: ended by {outcome["end"]}')
-        if re.search(r'SUMMARY: [1-9]', outcome.get('summary', '')):
-            found.append(f'{outcome["part"]}: {outcome["summary"]}')
+        # Without a summary, where its time was over, what it has said counts.
+        said = [outcome.get('summary', ''), *outcome.get('sanitizer', ())]
+        if fault := next((line for line in said if re.search(r'SUMMARY: [1-9]|^Invalid |Race reported', line)), None):
+            found.append(f'{outcome["part"]}: {fault}')
     return found
 
 
@@ -438,13 +460,15 @@ def format_report(about: Mapping[str, str], outcomes: Sequence[Mapping]) -> str:
     faults = wrong(outcomes)
     dtypes = [name for name in DTYPES if name in parts]
     text = ['# mmrednet on a GPU', '\n'.join(f'- {name}: {value}' for name, value in about.items())]
-    count = sum(len(parts[name]['items']) for name in CHECKS if name in parts)
+    checks = [result for name in CHECKS if name in parts for result in parts[name]['items'].values()]
+    ran = sum('skipped' not in result for result in checks)
+    rest = len(checks) - ran + sum(len(parts[name]['left_out']) for name in CHECKS if name in parts)
+    verdict = f'{len(faults)} faults in {ran} checks' if faults else f'All {ran} checks that ran are right'
     text.append('## Is it right?')
     text.append(
-        '\n'.join([f'**{len(faults)} of {count} checks found something wrong:**', '', *(f'- {f}' for f in faults)])
+        f'**{verdict if ran or faults else "Nothing was checked"}.**' + (f' {rest} did not run.' if rest else '')
     )
-    if not faults:
-        text[-1] = f'All of {count} checks are right.'
+    text += ['\n'.join(f'- {fault}' for fault in faults)] if faults else []
     if dtypes:
         text.append(
             'The largest error of output, gradients, second derivatives and the fused operator in three layouts, '
@@ -471,10 +495,15 @@ def format_report(about: Mapping[str, str], outcomes: Sequence[Mapping]) -> str:
     left += [
         f'- {item}: {reason}'
         for outcome in outcomes
-        if outcome['part'] not in CHECKS
         for item, result in outcome['items'].items()
         for reason in (
-            [result['failed']] if 'failed' in result else [f'{n}: {e}' for n, e in result.get('missing', {}).items()]
+            # What fails in a check is wrong, and stands above.
+            *(
+                result[k]
+                for k in ('skipped', 'failed')
+                if k in result and (k, outcome['part'] in CHECKS) != ('failed', True)
+            ),
+            *(f'{name}: {error}' for name, error in result.get('missing', {}).items()),
         )
     ]
     text += ['## What was left out', '\n'.join(left) or 'Nothing.']
@@ -488,13 +517,15 @@ def _table(header: Sequence[str], rows: Sequence[Sequence], figures: Sequence[in
 
 
 def _verdict(result: Mapping) -> str:
-    return result.get('failed') or result.get('wrong') or 'right'
+    return result.get('failed') or result.get('skipped') or result.get('wrong') or 'right'
 
 
 def _correctness_table(items: Mapping[str, Mapping[str, Mapping]]) -> str:
     cells: dict[str, dict[str, list[float]]] = {}
     for dtype, found in items.items():
         for item, result in found.items():
+            if 'skipped' in result:
+                continue
             worst = max(result['errors'].values()) if 'errors' in result else float('inf')
             cells.setdefault(item.partition(';')[0], {}).setdefault(dtype, []).append(worst)
     rows = [

@@ -41,15 +41,25 @@ def test_it_needs_torch_alone():
 
 
 @pytest.fixture(scope='module')
-def outcomes():
-    """What the parts that check find on the CPU, in processes of their own."""
-    return run_parts(('float32', 'behaviour'), 300, 'cpu', quick=True)
+def written(tmp_path_factory):
+    """The report of the parts that check, which run on the CPU in processes of their own."""
+    out = tmp_path_factory.mktemp('report') / 'report.md'
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gpu_report, 'PLAN', ((('float32', 'memcheck', 'behaviour'), 1.0), (('compiled',), 1.0)))
+        assert gpu_report.make_report(out, CPU, quick=True) == []
+    return out
 
 
-def test_parts_in_their_processes(outcomes):
+@pytest.fixture
+def outcomes(written):
+    return json.loads(written.with_suffix('.json').read_text())['parts']
+
+
+def test_the_files(written, outcomes):
     assert [(o['part'], o['end'], o['left_out']) for o in outcomes] == [('float32', '', []), ('behaviour', '', [])]
     assert len(outcomes[0]['items']) == 18 and len(outcomes[1]['items']) == 3
-    assert wrong(outcomes) == []
+    about = json.loads(written.with_suffix('.json').read_text())['about']
+    assert written.read_text() == format_report(about, outcomes) and 'All 21 checks' in written.read_text()
 
 
 def test_a_part_whose_time_is_over_is_ended():
@@ -88,6 +98,9 @@ def test_what_is_wrong():
         [
             {'part': 'float32', 'items': items, **part},
             {'part': 'behaviour', 'items': {'streams': {'wrong': 'other bits'}, 'graphs': {'wrong': None}}, **part},
+            {'part': 'behaviour', 'items': {'large': {'skipped': 'not enough memory'}}, **part},
+            {'part': 'memcheck', 'items': {}, 'sanitizer': ['Invalid __global__ read of size 4'], **part},
+            {'part': 'racecheck', 'items': {}, 'summary': 'RACECHECK SUMMARY: 0 hazards displayed', **part},
             {'part': 'float16', 'items': {}, 'left_out': [], 'end': 'SIGSEGV'},
             {'part': 'operator', 'items': {'slow': {'failed': 'out of memory'}}, **part},
         ]
@@ -97,6 +110,7 @@ def test_what_is_wrong():
         'y; mixed; float32: forward has nan times the error that is allowed',
         'z; mixed; float32: RuntimeError: no',
         'streams: other bits',
+        'memcheck: Invalid __global__ read of size 4',
         'float16: ended by SIGSEGV',
     ]
 
@@ -120,11 +134,13 @@ def test_the_report(outcomes, monkeypatch):
         measured('networks', gpu_report.networks(CPU, 'cpu', True, 2, (32, 32))[::2]),
     ]
     parts[2]['left_out'], parts[2]['end'] = ['a row'], gpu_report.OVER
+    parts[1]['items']['more than 2^31 elements'] = {'skipped': 'not enough memory'}
     about = describe(CPU)
     text = format_report(about, json.loads(json.dumps(parts)))
     assert all(f'- {name}: {value}' in text for name, value in about.items())
     assert torch.__version__ in about['versions'] and 'commit' in about['mmrednet']
-    assert 'All of 21 checks are right.' in text and '- operator: a row (its time was over)' in text
+    assert '**All 21 checks that ran are right.** 1 did not run.' in text
+    assert '- operator: a row (its time was over)' in text and '- more than 2^31 elements: not enough memory' in text
     rows = cells(text)
     errors = {row[0]: float(row[1]) for row in rows if row[0] in ('a stage of RedNet', 'an empty batch')}
     assert 0 < errors['a stage of RedNet'] <= 1 and errors['an empty batch'] == 0
