@@ -15,7 +15,7 @@ from mmrednet.ops.backends.cuda.plan import Device, Layout, Specialisation, fusi
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
-HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), False, pixel_major=False, wide=False, phase=3)
+HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=False)
 # What CuPy adds to the options of a module.
 CUPY = ('-ftz=true', '--device-as-default-execution-space')
 

@@ -27,8 +27,6 @@
 //     PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
 //     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
-//   SHIFT, GRAD_SHIFT (columns of a tile before the first that is read: with them it starts where a vector of memory
-//     does)
 //   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
 //   TAPS_PITCH, ROW_PITCH, WEIGHTS_PITCH (staged weights from part to part of a row, from row to row, and from channel
 //     to channel of the features, read by WEIGHT_VECTOR)
@@ -158,42 +156,20 @@ struct alignas(N < PAIR ? sizeof(Word) : N * sizeof(T)) Packed {
   INLINE void put(int i, T value) { Element::pack(words[i / PAIR], i % PAIR, value); }
 };
 
-// Reads the N values from p + SKIP on, by the vectors that hold them: p is aligned.
-template <class V, int SKIP = 0, int N, class E>
+// Reads N values: by vectors where p is aligned (whatever lies between N and the next whole vector is read, not used).
+template <class V, int N, class E>
 INLINE void read_row(Acc (&row)[N], const E* p) {
 #pragma unroll
-  for (int first = SKIP / V::SIZE * V::SIZE; first < SKIP + N; first += V::SIZE) {
+  for (int first = 0; first < N; first += V::SIZE) {
     const V vector = V::read(p + first);
 #pragma unroll
     for (int i = 0; i < V::SIZE; ++i)
-      if (first + i >= SKIP && first + i < SKIP + N) row[first + i - SKIP] = vector.get(i);
+      if (first + i < N) row[first + i] = vector.get(i);
   }
 }
 
-#ifdef __CUDACC__
-// Starts to copy SIZE bytes to shared memory, or zeros: it takes no register and nobody waits, until a thread waits for
-// all that it started.
-template <int SIZE>
-INLINE void start_copy(void* to, const void* from, bool inside) {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
-               "n"(SIZE), "r"(inside ? SIZE : 0)
-               : "memory");
-#else
-  Vector<SIZE / 4, unsigned> value = {};
-  if (inside) value = *(const Vector<SIZE / 4, unsigned>*)from;
-  *(Vector<SIZE / 4, unsigned>*)to = value;
-#endif
-}
-INLINE void wait_for_copies() {
-#if __CUDA_ARCH__ >= 800
-  asm volatile("cp.async.wait_all;" ::: "memory");
-#endif
-}
-#endif
-
-// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart. The others are zero; what a strip has
-// beyond the border repeats its last pixel, as nobody writes what becomes of it.
+// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart. The others are zero; what a strip has beyond
+// the border repeats its last pixel, as nobody writes what becomes of it.
 template <int N>
 INLINE void read_strips(Acc (&strips)[N][STRIP], const T* p, Index pitch, Index wanted, Index step, Index count,
                         bool aligned) {
@@ -344,80 +320,42 @@ struct Tile {
   Index height, width, pitch, channel_pitch;
 };
 
-// The next two fill the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time, which are
-// all inside the image or all outside, where the tile is zero.
-//
-// A thread keeps its columns and goes down the lines, which are the rows of all channels: from line to line it adds to
-// two pointers, and what it asks for goes to shared memory by itself, but for single values of 2 bytes.
+// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is
+// zero.
 template <int V>
-INLINE void stage_rows(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
-  constexpr int BATCH = 8;  // loads in flight of those
-  const Index columns = (tile.width + V - 1) / V, lines = unit.channels * tile.height;
-  const Index lanes = min(columns, (Index)blockDim.x), step = blockDim.x / lanes;
-  const Index step_c = step / tile.height, step_y = step % tile.height, first = threadIdx.x / lanes;
-  for (Index column = threadIdx.x % lanes; first < step && column < columns; column += lanes) {
-    const Index x = x0 + column * V;
-    Index y = y0 + first % tile.height;
-    const T* from =
-        image.data + unit.n * image.n + (unit.channel + first / tile.height) * image.c + y * image.h + x * image.w;
-    for (Index line = first; line < lines;) {
-      T value[BATCH];
-#pragma unroll
-      for (int t = 0; t < BATCH; ++t) {
-        T* const place = to + (line + t * step) * tile.pitch + column * V;
-        const bool live = line + t * step < lines, inside = live && is_inside(image, y, x);
-        if constexpr (V >= PAIR) {
-          if (live) start_copy<V * sizeof(T)>(place, from, inside);  // [write to shared memory]
-        } else {
-          value[t] = T();
-          if (inside) value[t] = *from;
-        }
-        from += step_c * image.c + step_y * image.h;
-        y += step_y;
-        if (y >= y0 + tile.height) y -= tile.height, from += image.c - tile.height * image.h;
-      }
-      if constexpr (V < PAIR) {
-#pragma unroll
-        for (int t = 0; t < BATCH; ++t)
-          if (line + t * step < lines) to[(line + t * step) * tile.pitch + column] = value[t];
-      }
-      line += BATCH * step;
-    }
-  }
-}
-
-// Neighbouring threads take neighbouring channels, which the tile has apart.
-template <int V>
-INLINE void stage_channels(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
+INLINE void stage_by(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
   const T* source = image.data + unit.n * image.n + unit.channel * image.c;
-  Counter at = {unit.channels / V, tile.width};
+  // Neighbouring threads take neighbouring channels, or pixels of a row. Vectors of those start on their own boundary,
+  // which may lie left of the tile.
+  const Index shift = CHANNELS_LAST ? 0 : x0 & (V - 1);
+  const Index columns = CHANNELS_LAST ? tile.width : (tile.width + shift + V - 1) / V;
+  const Index last = CHANNELS_LAST ? tile.height : unit.channels;
+  Counter at = {CHANNELS_LAST ? unit.channels / V : columns, CHANNELS_LAST ? columns : tile.height};
   constexpr int BATCH = V == 1 ? 8 : 4;  // loads in flight, before the first is stored
-  while (at.c < tile.height) {
+  while (at.c < last) {
     Vector<V> value[BATCH];
-    Index place[BATCH];
+    Index place[BATCH], column[BATCH];
 #pragma unroll
     for (int t = 0; t < BATCH; ++t) {
-      const bool live = at.c < tile.height;
+      const Index channel = CHANNELS_LAST ? at.a * V : at.c;
+      const Index y = CHANNELS_LAST ? at.c : at.b, x = CHANNELS_LAST ? at.b : at.a * V - shift;
+      const bool live = at.c < last;
       value[t] = Vector<V>();
-      if (live && is_inside(image, y0 + at.c, x0 + at.b))
-        value[t] = *(const Vector<V>*)(source + at.a * V * image.c + (y0 + at.c) * image.h + (x0 + at.b) * image.w);
-      place[t] = live ? at.a * V * tile.channel_pitch + at.c * tile.pitch + at.b : -1;
+      if (live && is_inside(image, y0 + y, x0 + x))
+        value[t] = *(const Vector<V>*)(source + channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w);
+      place[t] = channel * tile.channel_pitch + y * tile.pitch + x;
+      column[t] = live ? x : tile.width;
       at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
 #pragma unroll
-      for (int i = 0; i < V; ++i)
-        if (place[t] >= 0) to[place[t] + i * tile.channel_pitch] = value[t].at[i];
+      for (int i = 0; i < V; ++i) {
+        const Index x = CHANNELS_LAST ? column[t] : column[t] + i;
+        if ((CHANNELS_LAST || x >= 0) && x < tile.width)
+          to[place[t] + i * (CHANNELS_LAST ? tile.channel_pitch : 1)] = value[t].at[i];  // [write to shared memory]
+      }
   }
-}
-
-template <int V>
-INLINE void stage_by(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
-  if constexpr (CHANNELS_LAST)
-    stage_channels<V>(to, tile, image, unit, y0, x0);
-  else
-    stage_rows<V>(to, tile, image, unit, y0, x0);
 }
 
 INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0, bool aligned) {
@@ -511,12 +449,12 @@ INLINE void stage_taps(T* to, const T* taps, Index row0, Index x0, const Runs& r
 template <class Use>
 INLINE void visit_taps(const T* at, int v0, Use use) {
   Acc row[SPAN];
-  if (ROW) read_row<Packed<STRIP>, SHIFT>(row, at);
+  if (ROW) read_row<Packed<STRIP>>(row, at);
 #pragma unroll
   for (int v = 0; v < TAPS; ++v) {
     if (KW % TAPS != 0 && v0 + v >= KW) break;
 #pragma unroll
-    for (int s = 0; s < STRIP; ++s) use(v, s, ROW ? row[s * SW + v * DW] : Element::load(at[SHIFT + s * SW + v * DW]));
+    for (int s = 0; s < STRIP; ++s) use(v, s, ROW ? row[s * SW + v * DW] : Element::load(at[s * SW + v * DW]));
   }
 }
 
@@ -657,11 +595,10 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
     __syncthreads();  // [sum, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
       stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
-            block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
+            block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
     });
     weights.stage(block);
-    wait_for_copies();  // [sum, copies]
-    __syncthreads();    // [sum, tile is staged]
+    __syncthreads();  // [sum, tile is staged]
 
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
     if (thread.plane >= launch.planes || block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0)
@@ -728,13 +665,12 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     const Index row0 = block.row + launch.pad_h;
     // The first row and column of y in the tile. The row rounds towards minus infinity.
     const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
-    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK - GRAD_SHIFT;
+    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK;
     __syncthreads();  // [grad_input, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
       stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
     });
-    wait_for_copies();  // [grad_input, copies]
-    __syncthreads();    // [grad_input, tile is staged]
+    __syncthreads();  // [grad_input, tile is staged]
 
     const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
     const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
@@ -787,7 +723,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
           if (c >= unit.channels) break;
           const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
           Acc value[GRAD_SPAN];
-          if (GRAD_ROW) read_row<Packed<GRAD_STRIP / SW>, GRAD_SHIFT>(value, at);
+          if (GRAD_ROW) read_row<Packed<GRAD_STRIP / SW>>(value, at);
 #pragma unroll
           for (int v = 0; v < TAPS; ++v) {
             if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -795,8 +731,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
             for (int s = 0; s < GRAD_STRIP; ++s) {
               if ((s - v * DW) % SW != 0) continue;
               const int offset = (s - v * DW) / SW;
-              const Acc pixel =
-                  GRAD_ROW ? value[offset + REACH] : Element::load(at[GRAD_SHIFT + BACK - v0 / SW * DW + offset]);
+              const Acc pixel = GRAD_ROW ? value[offset + REACH] : Element::load(at[BACK - v0 / SW * DW + offset]);
               sum[c][s] += weight[v][s] * pixel;
             }
           }
@@ -844,15 +779,14 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
             for_each_unit(launch, block, [&](Index plane, const Unit& group) {
               stage((T*)shared_memory + plane * plane_pitch, tile, image,
                     Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
-                    block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
+                    block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
             });
 
             if (active) {
               const T* source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
               read_channels(grad, source, unit.channels, count, launch.yc, launch.yw, launch.vector_y);
             }
-            wait_for_copies();  // [grad_kernel, copies]
-            __syncthreads();    // [grad_kernel, tile is staged]
+            __syncthreads();  // [grad_kernel, tile is staged]
           }
           if (!active) continue;
 #pragma unroll

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 
 THREADS = 128  # of a block, at most
 CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
-STRIPS = 16  # of a row of a block, at most
-LANES = 8  # strips that shared memory serves at a time in float32: rows of a multiple of them meet in no bank
+STRIPS = 8  # of a row of a block, at most: 128 bytes in float32, which a warp reads at once
 FEW_ROWS = 4  # in fewer rows a block would read its halo more often than its own pixels
 BLOCKS = 2  # of a multiprocessor, at least, to have work while others wait for memory
 WIDEST_ROW = 9  # taps of a window's row that registers hold at once; a longer one comes by parts of about PART_OF_ROW
@@ -55,13 +54,12 @@ class Specialisation:
     pixel_major: bool
     wide: bool
     fused: bool = False
-    phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
 
     @cached_property
     def constants(self) -> dict[str, int]:
         """The source's macros but for types and names; its head says what they are."""
         (kh, kw), (sh, sw), (dh, dw), itemsize = self.kernel_size, self.stride, self.dilation, self.dtype.itemsize
-        strip = _strip(self.dtype)
+        strip = 2 if itemsize == 8 else 4
         grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
@@ -85,8 +83,6 @@ class Specialisation:
             'GRAD_CHUNK': max(1, CHUNK * strip // max(strip, grad_strip)),
             'VECTOR': 16 // itemsize if self.channels_last else strip,
             'PAIR': pair,
-            'SHIFT': 0 if self.channels_last else -self.phase % strip,
-            'GRAD_SHIFT': 0 if self.channels_last else (self.phase // sw - (kw - 1) * dw // sw) % strip,
             'RUN_PITCH': run_pitch,
             'STRIP_PITCH': strip * run_pitch + pair,  # an odd number of words, so that a warp meets in no bank
             'WEIGHT_VECTOR': weight_vector,
@@ -131,12 +127,11 @@ class _Tile:
 
     @property
     def height(self) -> int:
-        between = self.function == 'grad_input' and self.specialisation.stride[0] > 1  # it starts between two rows of y
-        return self._size(0, self.rows) + between
+        return self._size(0, self.rows) + (self.function == 'grad_input')  # it starts between two rows of the output
 
     @property
     def width(self) -> int:
-        return self.constant('SHIFT') + self._size(1, self.strips * self.constant('STRIP'))
+        return self._size(1, self.strips * self.constant('STRIP'))
 
     def _size(self, axis: int, pixels: int) -> int:
         """Returns the pixels of the staged tensor that neighbouring pixels' windows reach."""
@@ -150,9 +145,7 @@ class _Tile:
     @property
     def pitch(self) -> int:
         """Elements from row to row: whole vectors, as the last strip reads them."""
-        (rows, columns), grad = self.specialisation.stride, self.function == 'grad_input'
-        step = self.constant('STRIP') // columns if grad else self.constant('STRIP') * columns
-        return _find_pitch(self.width, self.strips, step, 1 if grad else rows, self.specialisation.dtype)
+        return _round_up(self.width, self.specialisation.constants['STRIP'])
 
     @property
     def channel_pitch(self) -> int:
@@ -270,7 +263,7 @@ def plan_launch(
         device (Device): The limits of the GPU.
         features (Layout, optional): What 'fused' generates the kernel from, (N, R, Ho, Wo), R > 0.
     """
-    specialisation = _specialise(x, k, y, stride, padding, dilation, features)
+    specialisation = _specialise(x, k, y, stride, dilation, features)
     whole = _measure(specialisation, function, x, k, padding, features)
     tile = _fit(whole, device)
     if tile is None:
@@ -324,20 +317,18 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _specialise(
-    x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, features: Layout | None
+    x: Layout, k: Layout, y: Layout, stride: Pair, dilation: Pair, features: Layout | None
 ) -> Specialisation:
     taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
-    channels_last = not (x.is_dense(3) and y.is_dense(3))
     return Specialisation(
         dtype=x.dtype,
         kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
         dilation=dilation,
-        channels_last=channels_last,
+        channels_last=not (x.is_dense(3) and y.is_dense(3)),
         pixel_major=features is None and taps_are_a_run and k.misalignment % 4 == 0,
         wide=max(x.extent, (features or k).extent, y.extent) >= 1 << 31,
         fused=features is not None,
-        phase=0 if channels_last else padding[1] % (_strip(x.dtype) * stride[1]),
     )
 
 
@@ -356,7 +347,7 @@ def _measure(
 
 def _fit(whole: _Tile, device: Device) -> _Tile | None:
     """Returns the largest tile that threads, registers and shared memory allow, cut evenly, or none."""
-    strips = _fill_lanes(_share(whole.strips, STRIPS), whole)
+    strips = _share(whole.strips, STRIPS)
     rows, channels = _share(whole.rows, THREADS // strips), _share(whole.channels, whole.constant('CHUNK'))
     tile = replace(whole, strips=strips, rows=rows, channels=channels, planes=1)
     while tile.shared > device.shared:
@@ -366,36 +357,10 @@ def _fit(whole: _Tile, device: Device) -> _Tile | None:
         tile = smaller
     return replace(
         tile,
-        strips=min(tile.strips, _fill_lanes(_share(whole.strips, tile.strips), whole)),
+        strips=_share(whole.strips, tile.strips),
         rows=_share(whole.rows, tile.rows),
         channels=_share(whole.channels, tile.channels),
     )
-
-
-def _fill_lanes(strips: int, whole: _Tile) -> int:
-    """Returns the strips of a row: as many more than asked for as rows that meet in no bank are worth."""
-    specialisation = whole.specialisation
-    if specialisation.channels_last or specialisation.pixel_major:
-        return min(strips, _share(whole.strips, LANES))  # staged taps fill shared memory first
-    filled = _round_up(strips, LANES)
-    return filled if filled - strips <= filled // 8 else strips
-
-
-@lru_cache(maxsize=1 << 12)
-def _find_pitch(width: int, strips: int, step: int, row_step: int, dtype: torch.dtype) -> int:
-    """Returns the pitch, little more than the width, at which threads that read together meet in the fewest banks.
-
-    Their strips are ``step`` elements apart and their rows ``row_step``.
-    """
-    vector = _strip(dtype)
-    lanes = 128 // (vector * dtype.itemsize)  # that shared memory serves at a time
-
-    def collisions(pitch: int) -> int:
-        at = [(i // strips * row_step * pitch + i % strips * step) // vector % lanes for i in range(lanes)]
-        return max(map(at.count, at))
-
-    width = _round_up(width, vector)
-    return min(range(width, width + 2 * vector + 1, vector), key=collisions)
 
 
 def _shrink(tile: _Tile) -> _Tile | None:
@@ -453,20 +418,13 @@ def _pack(
     axis, size = 1 if whole.specialisation.channels_last else 3, constants['VECTOR']
     # Channels are read by vectors where no vector belongs to two groups or chunks.
     readable = axis == 3 or whole.channels % size == tile.channels % size == 0
-    # So are rows of a tile that starts at a vector; those of grad_input's further tiles may not.
-    starts_at_vectors = (
-        axis == 1
-        or cut.tiles_x == 1
-        or whole.function != 'grad_input'
-        or tile.strips * tile.constant('STRIP') // whole.specialisation.stride[1] % size == 0
-    )
     values = {
         'groups': k.shape[1],
         'group_channels': whole.channels,
         **_named('in_h in_w out_h out_w pad_h pad_w', (*x.shape[2:], *k.shape[4:], *padding)),
         **_named('xn xc xh xw yn yc yh yw', x.stride + y.stride),
         'vector_x': readable and x.has_vectors(axis, size),
-        'vector_y': readable and starts_at_vectors and y.has_vectors(axis, size),
+        'vector_y': readable and y.has_vectors(axis, size),
         **cut._asdict(),
         'chunk': tile.channels,
         'tile_h': tile.height,
@@ -483,11 +441,6 @@ def _pack(
     for name, value in values.items():
         arguments[name] = value
     return arguments
-
-
-def _strip(dtype: torch.dtype) -> int:
-    """Returns the pixels of a thread, which are also the elements of a vector of a row."""
-    return 2 if dtype.itemsize == 8 else 4
 
 
 def _named(names: str, values: tuple[int, ...]) -> dict[str, int]:
