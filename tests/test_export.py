@@ -256,10 +256,12 @@ def test_a_size_that_became_a_constant_is_found(tmp_path):
     """mmseg's Upsample takes ``int(size * factor)``, of which a plain trace keeps the number."""
     from mmengine.config import Config
     from mmengine.model import revert_sync_batchnorm
+    from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
     from mmrednet.export import TOLERANCE, Dense, compare, example, trace_size
 
+    init_default_scope('mmseg')
     config = Config.fromfile(write_config(tmp_path, 'segmentor'))
     network = Dense(revert_sync_batchnorm(MODELS.build(config.model)))
     with torch.no_grad():

@@ -6,6 +6,7 @@ import torch
 from helpers import registry
 from mmengine.config import Config
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS, init_default_scope
+from mmengine.visualization import Visualizer
 from test_compatibility.rows import SHALLOW, Network, rows_of
 from test_compatibility.tasks import runner, save_start, task
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -355,6 +356,7 @@ def class_checks(network: Network):
 @row
 def visualization(network: Network):
     """mmdet's `DetVisualizationHook`, in a test"""
+    Visualizer._instance_dict.clear()  # of several, mmengine takes the one whose name came last: another test's
     hook = dict(type='DetVisualizationHook', draw=True, interval=1, test_out_dir='drawn')
     runner(task(network, 'mmdet', default_hooks__visualization=hook, load_from=save_start(network, 'mmdet'))).test()
     assert list(network.folder.rglob('drawn/*'))
