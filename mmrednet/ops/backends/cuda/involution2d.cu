@@ -168,8 +168,8 @@ INLINE void read_row(Acc (&row)[N], const E* p) {
   }
 }
 
-// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart. The others are zero; what a strip has beyond
-// the border repeats its last pixel, as nobody writes what becomes of it.
+// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart. The others are zero; what a strip has
+// beyond the border repeats its last pixel, as nobody writes what becomes of it.
 template <int N>
 INLINE void read_strips(Acc (&strips)[N][STRIP], const T* p, Index pitch, Index wanted, Index step, Index count,
                         bool aligned) {
