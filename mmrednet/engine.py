@@ -1,5 +1,6 @@
 """What the configs use of mmengine's loop: a runner that says what is missing before it starts, and hooks."""
 
+import atexit
 import os
 import sys
 from collections.abc import Sequence
@@ -25,6 +26,13 @@ def connect_cpus() -> None:
     """Has the processes of CPUs talk through gloo, where mmengine asks for a GPU for each."""
     if get_device() == 'cpu' and not is_distributed():
         torch.distributed.init_process_group('gloo')
+        # gloo's threads, where they still run when the process ends, may abort it.
+        atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    if is_distributed():
+        torch.distributed.destroy_process_group()
 
 
 @RUNNERS.register_module()

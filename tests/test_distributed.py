@@ -37,7 +37,7 @@ def free_port():
 
 def run(*command, fails=False):
     result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
-    assert (result.returncode != 0) == fails, result.stderr[-3000:]
+    assert (result.returncode != 0) == fails, result.stderr
     return result.stdout + result.stderr
 
 
