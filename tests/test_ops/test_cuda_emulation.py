@@ -58,6 +58,9 @@ CASES = {
     'kernel alone pixel-major': Case((2, 32, 14, 19), 2, pixel_major=True),
     'float16': Case((2, 32, 14, 14), 2, dtype=torch.float16),
     'bfloat16': Case((2, 32, 14, 16), 2, dtype=torch.bfloat16),
+    'bfloat16, odd size': Case((2, 32, 9, 13), 2, dtype=torch.bfloat16),
+    'bfloat16, stride 2, pairs': Case((1, 20, 15, 22), 1, (5, 5), (2, 2), dtype=torch.bfloat16),
+    'stride 2, vectors and pairs': Case((1, 20, 17, 52), 1, stride=(2, 2)),
     'float64': Case((2, 32, 14, 14), 2, dtype=torch.float64),
     'float64, stride 2': Case((2, 32, 14, 14), 2, dtype=torch.float64, stride=(2, 2)),
     'float16, channels last': Case((2, 32, 13, 16), 2, dtype=torch.float16, channels_last=True, pixel_major=True),
@@ -241,14 +244,17 @@ def test_an_empty_batch_of_fused_launches_nothing():
     'name, function, barrier',
     [
         ('several launches', 'forward', 'sum, tile is read'),
+        ('several launches', 'forward', 'sum, copies'),
         ('several launches', 'forward', 'sum, tile is staged'),
         ('several launches', 'fused', 'sum, tile is read'),
         ('several launches', 'fused', 'sum, tile is staged'),
         ('several launches', 'grad_input', 'grad_input, tile is read'),
+        ('several launches', 'grad_input', 'grad_input, copies'),
         ('several launches', 'grad_input', 'grad_input, tile is staged'),
         ('channels last, several launches', 'grad_input', 'grad_input, row of taps is read'),
         ('channels last, several launches', 'grad_input', 'grad_input, row of taps is staged'),
         ('several launches', 'grad_kernel', 'grad_kernel, tile is read'),
+        ('several launches', 'grad_kernel', 'grad_kernel, copies'),
         ('several launches', 'grad_kernel', 'grad_kernel, tile is staged'),
         ('channels last, several launches', 'grad_kernel', 'grad_kernel, runs are written'),
     ],
@@ -256,7 +262,7 @@ def test_an_empty_batch_of_fused_launches_nothing():
 def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
     launches = [launch_of(name, function)]
     good, *_ = run(build(launches[0][1].specialisation), launches, 0)
-    planted = plant(tmp_path, barrier, '__syncthreads();', ';')
+    planted = plant(tmp_path, barrier, 'wait_for_copies();' if 'copies' in barrier else '__syncthreads();', ';')
     bad, *_ = run(build(launches[0][1].specialisation, planted), launches, 0)
     assert not torch.allclose(good, bad, rtol=1e-3)
 
@@ -264,10 +270,10 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
 @pytest.mark.parametrize(
     'name, access, sound, planted',
     [
-        ('odd size, stride 2', 'read of a strip', 'min(Index(i), count - 1)', 'i'),
-        ('odd size, stride 2', 'write of a strip', 'i < count', 'true'),
-        ('odd size, stride 2', 'read while staging', 'y < image.height', 'y <= image.height'),
-        ('odd size, stride 2', 'write to shared memory', 'to[', 'to[40 + '),
+        ('odd size, stride 2', 'read of a strip', 'min(Index(i), count - V)', 'i'),
+        ('odd size, stride 2', 'write of a strip', 'first < count', 'true'),
+        ('odd size, stride 2', 'read while staging', 'is_below(y, image.height)', 'is_below(y, image.height + 1)'),
+        ('odd size, stride 2', 'write to shared memory', 'place, from', 'place + 40, from'),
         ('float16, channels last, half a pair at the end', 'read of a pair', 'word * PAIR + PAIR <= extent', 'true'),
         ('odd size, stride 2', 'read of a weight', 'from[at]', 'from[at + 1]'),
     ],

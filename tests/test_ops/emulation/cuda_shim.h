@@ -70,8 +70,15 @@ inline unsigned short float_to_half(float value) {
 
 namespace emulation {
 
+struct Copy {
+  void* to;
+  const void* from;
+  size_t size;
+};
+
 struct Fiber {
   static constexpr size_t STACK = 256 << 10;
+  std::vector<Copy> copies;  // started, not waited for
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(STACK);
   void* fake_stack = nullptr;
@@ -125,6 +132,7 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
     for (unsigned thread = 0; thread < block; ++thread) {
       Fiber& fiber = fibers[thread];
       fiber.finished = false;
+      fiber.copies.clear();
       getcontext(&fiber.context);
       fiber.context.uc_stack = {fiber.stack.data(), 0, Fiber::STACK};
       makecontext(&fiber.context, body, 0);
@@ -150,3 +158,20 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
 }  // namespace emulation
 
 inline void __syncthreads() { emulation::leave(emulation::fibers[threadIdx.x]); }
+
+// Copies happen as late as they may.
+template <int SIZE>
+void start_copy(void* to, const void* from, bool inside) {
+  static_assert(SIZE == 4 || SIZE == 8 || SIZE == 16);
+  if ((size_t(to) | (inside ? size_t(from) : 0)) % SIZE) abort();
+  emulation::fibers[threadIdx.x].copies.push_back({to, inside ? from : nullptr, SIZE});
+}
+
+inline void wait_for_copies() {
+  for (const emulation::Copy& copy : emulation::fibers[threadIdx.x].copies)
+    if (copy.from)
+      memcpy(copy.to, copy.from, copy.size);
+    else
+      memset(copy.to, 0, copy.size);
+  emulation::fibers[threadIdx.x].copies.clear();
+}

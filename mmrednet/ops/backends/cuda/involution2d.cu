@@ -27,6 +27,9 @@
 //     PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
 //     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
+//   SHIFT, GRAD_SHIFT (columns of a tile before the first that is read: with them it starts where a vector of memory
+//     does)
+//   GRAD_PHASE (pixels of y between the start of a vector and the one that the first tap and pixel of a strip meet)
 //   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
 //   TAPS_PITCH, ROW_PITCH, WEIGHTS_PITCH (staged weights from part to part of a row, from row to row, and from channel
 //     to channel of the features, read by WEIGHT_VECTOR)
@@ -75,7 +78,7 @@ struct Plain {
   typedef F Stored, Sum, Word;
   static INLINE F load(F value) { return value; }
   static INLINE F unpack(F word, int) { return word; }
-  static INLINE void pack(F& word, int, F value) { word = value; }
+  static INLINE F pack(F value) { return value; }
   static INLINE F store(F value) { return value; }
 };
 
@@ -83,7 +86,7 @@ struct Half {
   typedef Bits Stored;
   typedef float Sum;
   typedef unsigned Word;
-  static INLINE void pack(unsigned& word, int i, Bits value) { word |= (unsigned)value.bits << 16 * i; }
+  static INLINE unsigned pack(Bits value) { return value.bits; }
 };
 
 struct Float16 : Half {
@@ -147,70 +150,116 @@ struct alignas(N < PAIR ? sizeof(Word) : N * sizeof(T)) Packed {
   Word words[(N + PAIR - 1) / PAIR];
 
   static INLINE Packed read(const T* p) {
-    if constexpr (N >= PAIR) return *(const Packed*)p;
-    Packed packed = {};
-    packed.put(0, *p);
-    return packed;
+    if constexpr (N < PAIR)
+      return {Element::pack(*p)};
+    else
+      return *(const Packed*)p;
   }
   INLINE Acc get(int i) const { return Element::unpack(words[i / PAIR], i % PAIR); }
-  INLINE void put(int i, T value) { Element::pack(words[i / PAIR], i % PAIR, value); }
+
+  // Puts neighbours where there are zeros.
+  template <int V>
+  INLINE void put(int i, const Packed<V>& part) {
+    if constexpr (V < PAIR) {
+      words[i / PAIR] |= part.words[0] << 16 * (i % PAIR);
+    } else {
+#pragma unroll
+      for (int w = 0; w < V / PAIR; ++w) words[i / PAIR + w] = part.words[w];
+    }
+  }
 };
 
-// Reads N values: by vectors where p is aligned (whatever lies between N and the next whole vector is read, not used).
-template <class V, int N, class E>
+template <int N>
+struct Size {
+  static constexpr int VALUE = N;
+};
+
+// Calls use(Size<V>()) with the neighbours, `vector` at most and MOST at most, that are read or written at a time.
+template <int MOST, class Use>
+INLINE void by_vectors(Index vector, Use use) {
+  if (vector >= MOST)
+    use(Size<MOST>());
+  else if (vector == 2)
+    use(Size<(MOST < 2 ? MOST : 2)>());
+  else
+    use(Size<1>());
+}
+
+// Reads the N values from p + SKIP on, by the vectors that hold them: p is aligned.
+template <class V, int SKIP = 0, int N, class E>
 INLINE void read_row(Acc (&row)[N], const E* p) {
 #pragma unroll
-  for (int first = 0; first < N; first += V::SIZE) {
+  for (int first = SKIP / V::SIZE * V::SIZE; first < SKIP + N; first += V::SIZE) {
     const V vector = V::read(p + first);
 #pragma unroll
     for (int i = 0; i < V::SIZE; ++i)
-      if (first + i < N) row[first + i] = vector.get(i);
+      if (first + i >= SKIP && first + i < SKIP + N) row[first + i - SKIP] = vector.get(i);
   }
 }
 
-// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart. The others are zero; what a strip has
-// beyond the border repeats its last pixel, as nobody writes what becomes of it.
+#ifdef __CUDACC__
+// Starts to copy SIZE bytes to shared memory, or zeros: it takes no register and nobody waits, until a thread waits for
+// all that it started.
+template <int SIZE>
+INLINE void start_copy(void* to, const void* from, bool inside) {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
+               "n"(SIZE), "r"(inside ? SIZE : 0)
+               : "memory");
+#else
+  Vector<SIZE / 4, unsigned> value = {};
+  if (inside) value = *(const Vector<SIZE / 4, unsigned>*)from;
+  *(Vector<SIZE / 4, unsigned>*)to = value;
+#endif
+}
+INLINE void wait_for_copies() {
+#if __CUDA_ARCH__ >= 800
+  asm volatile("cp.async.wait_all;" ::: "memory");
+#endif
+}
+#endif
+
+// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart, `vector` at a time. The others are zero;
+// what a strip has beyond the border repeats the last pixels, as nobody writes what becomes of it.
 template <int N>
 INLINE void read_strips(Acc (&strips)[N][STRIP], const T* p, Index pitch, Index wanted, Index step, Index count,
-                        bool aligned) {
+                        Index vector) {
   Packed<STRIP> packed[N] = {};
-  if (aligned && count >= STRIP) {
-#pragma unroll
-    for (int n = 0; n < N; ++n)
-      if (n < wanted) packed[n] = Packed<STRIP>::read(p + n * pitch);
-  } else {
+  by_vectors<STRIP>(vector, [&](auto size) {
+    constexpr int V = decltype(size)::VALUE;
 #pragma unroll
     for (int n = 0; n < N; ++n)
 #pragma unroll
-      for (int i = 0; i < STRIP; ++i) {
-        T value = {};
-        if (n < wanted) value = p[n * pitch + min(Index(i), count - 1) * step];  // [read of a strip]
-        packed[n].put(i, value);
+      for (int i = 0; i < STRIP; i += V) {
+        const Index at = V == STRIP ? 0 : min(Index(i), count - V);  // [read of a strip]
+        Packed<V> part = {};
+        if (n < wanted) part = Packed<V>::read(p + n * pitch + at * step);
+        packed[n].put(i, part);
       }
-  }
+  });
 #pragma unroll
   for (int n = 0; n < N; ++n)
 #pragma unroll
     for (int i = 0; i < STRIP; ++i) strips[n][i] = packed[n].get(i);
 }
 
-INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count, bool aligned) {
-  if (aligned && count >= STRIP) {
-    Vector<STRIP> vector;
+INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count, Index vector) {
+  by_vectors<STRIP>(vector, [&](auto size) {
+    constexpr int V = decltype(size)::VALUE;
 #pragma unroll
-    for (int i = 0; i < STRIP; ++i) vector.at[i] = Element::store(strip[i]);
-    *(Vector<STRIP>*)p = vector;
-  } else {
+    for (int first = 0; first < STRIP; first += V) {
+      Vector<V> part;
 #pragma unroll
-    for (int i = 0; i < STRIP; ++i)
-      if (i < count) p[i * step] = Element::store(strip[i]);  // [write of a strip]
-  }
+      for (int i = 0; i < V; ++i) part.at[i] = Element::store(strip[first + i]);
+      if (first < count) *(Vector<V>*)(p + first * step) = part;  // [write of a strip]
+    }
+  });
 }
 
 // Reads `channels` channels of a strip of `count` pixels; `c` and `w` are the strides of channels and pixels.
 INLINE void read_channels(Acc (&strips)[CHUNK][STRIP], const T* p, Index channels, Index count, Index c, Index w,
-                          bool aligned) {
-  if (!CHANNELS_LAST || !aligned) return read_strips(strips, p, c, channels, w, count, aligned);
+                          Index vector) {
+  if (!CHANNELS_LAST || vector < VECTOR) return read_strips(strips, p, c, channels, w, count, vector);
   Packed<VECTOR> packed[CHUNK / VECTOR][STRIP] = {};
 #pragma unroll
   for (int v = 0; v < CHUNK / VECTOR; ++v)
@@ -226,9 +275,9 @@ INLINE void read_channels(Acc (&strips)[CHUNK][STRIP], const T* p, Index channel
 // Writes the channels of the pixels [first, count) of a strip, of which p is the pixel 0.
 template <int CHANNELS, int PIXELS>
 INLINE void write_channels(T* p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first, Index count,
-                           Index c, Index w, bool aligned) {
+                           Index c, Index w, Index vector) {
   if constexpr (CHANNELS_LAST && CHANNELS % VECTOR == 0) {
-    if (aligned) {
+    if (vector >= VECTOR) {
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; channel += VECTOR)
 #pragma unroll
@@ -245,7 +294,7 @@ INLINE void write_channels(T* p, const Acc (&strips)[CHANNELS][PIXELS], Index ch
     if (first == 0) {
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; ++channel)
-        if (channel < channels) write_strip(p + channel * c, strips[channel], w, count, aligned);
+        if (channel < channels) write_strip(p + channel * c, strips[channel], w, count, vector);
       return;
     }
   }
@@ -262,8 +311,11 @@ struct Image {
   Index n, c, h, w, height, width;
 };
 
+// Whether 0 <= at < end: negative numbers are the largest of those without a sign.
+INLINE bool is_below(Index at, Index end) { return (unsigned INDEX)at < (unsigned INDEX)end; }
+
 INLINE bool is_inside(const Image& image, Index y, Index x) {
-  return y >= 0 && y < image.height && x >= 0 && x < image.width;  // [read while staging]
+  return is_below(y, image.height) && is_below(x, image.width);  // [read while staging]
 }
 
 // The channels [channel, channel + channels) of one image that a thread, or a part of a tile, works on.
@@ -320,49 +372,82 @@ struct Tile {
   Index height, width, pitch, channel_pitch;
 };
 
-// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time; outside the image is
-// zero.
+// The next two fill the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time, which are
+// all inside the image or all outside, where the tile is zero.
+//
+// A thread keeps its columns and goes down the lines, which are the rows of all channels: from line to line it adds to
+// two pointers, and what it asks for goes to shared memory by itself, but for single values of 2 bytes.
 template <int V>
-INLINE void stage_by(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
+INLINE void stage_rows(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
+  constexpr int BATCH = 8;  // loads in flight of those
+  const Index columns = (tile.width + V - 1) / V, lines = unit.channels * tile.height;
+  const Index lanes = min(columns, (Index)blockDim.x), step = blockDim.x / lanes;
+  const Index step_c = step / tile.height, step_y = step % tile.height, first = threadIdx.x / lanes;
+  for (Index column = threadIdx.x % lanes; first < step && column < columns; column += lanes) {
+    const Index x = x0 + column * V;
+    Index y = y0 + first % tile.height;
+    const T* from =
+        image.data + unit.n * image.n + (unit.channel + first / tile.height) * image.c + y * image.h + x * image.w;
+    for (Index line = first; line < lines;) {
+      T value[BATCH];
+#pragma unroll
+      for (int t = 0; t < BATCH; ++t) {
+        T* const place = to + (line + t * step) * tile.pitch + column * V;
+        const bool live = line + t * step < lines, inside = live && is_inside(image, y, x);
+        if constexpr (V >= PAIR) {
+          if (live) start_copy<V * sizeof(T)>(place, from, inside);  // [write to shared memory]
+        } else {
+          value[t] = T();
+          if (inside) value[t] = *from;
+        }
+        from += step_c * image.c + step_y * image.h;
+        y += step_y;
+        if (y >= y0 + tile.height) y -= tile.height, from += image.c - tile.height * image.h;
+      }
+      if constexpr (V < PAIR) {
+#pragma unroll
+        for (int t = 0; t < BATCH; ++t)
+          if (line + t * step < lines) to[(line + t * step) * tile.pitch + column] = value[t];
+      }
+      line += BATCH * step;
+    }
+  }
+}
+
+// Neighbouring threads take neighbouring channels, which the tile has apart.
+template <int V>
+INLINE void stage_channels(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
   const T* source = image.data + unit.n * image.n + unit.channel * image.c;
-  // Neighbouring threads take neighbouring channels, or pixels of a row. Vectors of those start on their own boundary,
-  // which may lie left of the tile.
-  const Index shift = CHANNELS_LAST ? 0 : x0 & (V - 1);
-  const Index columns = CHANNELS_LAST ? tile.width : (tile.width + shift + V - 1) / V;
-  const Index last = CHANNELS_LAST ? tile.height : unit.channels;
-  Counter at = {CHANNELS_LAST ? unit.channels / V : columns, CHANNELS_LAST ? columns : tile.height};
+  Counter at = {unit.channels / V, tile.width};
   constexpr int BATCH = V == 1 ? 8 : 4;  // loads in flight, before the first is stored
-  while (at.c < last) {
+  while (at.c < tile.height) {
     Vector<V> value[BATCH];
-    Index place[BATCH], column[BATCH];
+    Index place[BATCH];
 #pragma unroll
     for (int t = 0; t < BATCH; ++t) {
-      const Index channel = CHANNELS_LAST ? at.a * V : at.c;
-      const Index y = CHANNELS_LAST ? at.c : at.b, x = CHANNELS_LAST ? at.b : at.a * V - shift;
-      const bool live = at.c < last;
+      const bool live = at.c < tile.height;
       value[t] = Vector<V>();
-      if (live && is_inside(image, y0 + y, x0 + x))
-        value[t] = *(const Vector<V>*)(source + channel * image.c + (y0 + y) * image.h + (x0 + x) * image.w);
-      place[t] = channel * tile.channel_pitch + y * tile.pitch + x;
-      column[t] = live ? x : tile.width;
+      if (live && is_inside(image, y0 + at.c, x0 + at.b))
+        value[t] = *(const Vector<V>*)(source + at.a * V * image.c + (y0 + at.c) * image.h + (x0 + at.b) * image.w);
+      place[t] = live ? at.a * V * tile.channel_pitch + at.c * tile.pitch + at.b : -1;
       at.next();
     }
 #pragma unroll
     for (int t = 0; t < BATCH; ++t)
 #pragma unroll
-      for (int i = 0; i < V; ++i) {
-        const Index x = CHANNELS_LAST ? column[t] : column[t] + i;
-        if ((CHANNELS_LAST || x >= 0) && x < tile.width)
-          to[place[t] + i * (CHANNELS_LAST ? tile.channel_pitch : 1)] = value[t].at[i];  // [write to shared memory]
-      }
+      for (int i = 0; i < V; ++i)
+        if (place[t] >= 0) to[place[t] + i * tile.channel_pitch] = value[t].at[i];
   }
 }
 
-INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0, bool aligned) {
-  if (aligned)
-    stage_by<VECTOR>(to, tile, image, unit, y0, x0);
-  else
-    stage_by<1>(to, tile, image, unit, y0, x0);
+INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0, Index vector) {
+  by_vectors<VECTOR>(vector, [&](auto size) {
+    constexpr int V = decltype(size)::VALUE;
+    if constexpr (CHANNELS_LAST)
+      stage_channels<V>(to, tile, image, unit, y0, x0);
+    else
+      stage_rows<V>(to, tile, image, unit, y0, x0);
+  });
 }
 
 // A block's `height` rows of `width` pixels of k, and the distances of rows and of pixels in memory.
@@ -449,12 +534,12 @@ INLINE void stage_taps(T* to, const T* taps, Index row0, Index x0, const Runs& r
 template <class Use>
 INLINE void visit_taps(const T* at, int v0, Use use) {
   Acc row[SPAN];
-  if (ROW) read_row<Packed<STRIP>>(row, at);
+  if (ROW) read_row<Packed<STRIP>, SHIFT>(row, at);
 #pragma unroll
   for (int v = 0; v < TAPS; ++v) {
     if (KW % TAPS != 0 && v0 + v >= KW) break;
 #pragma unroll
-    for (int s = 0; s < STRIP; ++s) use(v, s, ROW ? row[s * SW + v * DW] : Element::load(at[s * SW + v * DW]));
+    for (int s = 0; s < STRIP; ++s) use(v, s, ROW ? row[s * SW + v * DW] : Element::load(at[SHIFT + s * SW + v * DW]));
   }
 }
 
@@ -595,10 +680,11 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
     __syncthreads();  // [sum, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
       stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
-            block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
+            block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
     });
     weights.stage(block);
-    __syncthreads();  // [sum, tile is staged]
+    wait_for_copies();  // [sum, copies]
+    __syncthreads();    // [sum, tile is staged]
 
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
     if (thread.plane >= launch.planes || block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0)
@@ -647,6 +733,34 @@ extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     weighted_sum(x, y, launch, StoredWeights{launch, k});
 }
 
+// Reads the values of TAPS taps that meet a strip of x, `wanted` of them, from a row of k of which `j` is the pixel
+// that tap 0 meets. What meets the strip under a tap are neighbours, but not from a whole vector on: all vectors that
+// have some of them are read. Outside the image they are zero.
+INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launch& launch, Index wanted, Index j) {
+  constexpr int MET = GRAD_STRIP / SW;
+  Packed<2 * MET> packed[TAPS] = {};
+  by_vectors<MET>(TAPS == KW ? launch.vector_k : 1, [&](auto size) {
+    constexpr int V = decltype(size)::VALUE;
+#pragma unroll
+    for (int v = 0; v < TAPS; ++v) {
+      const int first = GRAD_PHASE - v * DW / SW, skipped = (first % MET + MET) % MET;
+#pragma unroll
+      for (int part = skipped / V * V; part < skipped + MET; part += V) {
+        const Index at = j - GRAD_PHASE + first - skipped + part;
+        Packed<V> met = {};
+        if (v < wanted && is_below(at, launch.out_w)) met = Packed<V>::read(row + v * launch.kv + at * launch.kj);
+        packed[v].put(part, met);
+      }
+    }
+  });
+#pragma unroll
+  for (int v = 0; v < TAPS; ++v)
+#pragma unroll
+    for (int s = 0; s < GRAD_STRIP; ++s)
+      if ((s - v * DW) % SW == 0)
+        weight[v][s] = packed[v].get(((GRAD_PHASE - v * DW / SW) % MET + MET) % MET + (s - v * DW) / SW + v * DW / SW);
+}
+
 // Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
 // start at multiples of s, which taps meet which pixels of the strip is known when compiling.
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
@@ -665,12 +779,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     const Index row0 = block.row + launch.pad_h;
     // The first row and column of y in the tile. The row rounds towards minus infinity.
     const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
-    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK;
+    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK - GRAD_SHIFT;
     __syncthreads();  // [grad_input, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
       stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
     });
-    __syncthreads();  // [grad_input, tile is staged]
+    wait_for_copies();  // [grad_input, copies]
+    __syncthreads();    // [grad_input, tile is staged]
 
     const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
     const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
@@ -701,29 +816,24 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
       for (int v0 = 0; v0 < KW; v0 += TAPS) {
         const Index j = b / SW - v0 / SW * DW;
         Acc weight[TAPS][GRAD_STRIP];
+        if constexpr (PIXEL_MAJOR) {
 #pragma unroll
-        for (int v = 0; v < TAPS; ++v) {
-          if (KW % TAPS != 0 && v0 + v >= KW) break;
+          for (int v = 0; v < TAPS; ++v)
 #pragma unroll
-          for (int s = 0; s < GRAD_STRIP; ++s) {
-            if ((s - v * DW) % SW != 0) continue;
-            const Index at = j + (s - v * DW) / SW;
-            if (PIXEL_MAJOR)
-              weight[v][s] =
-                  Element::load(kernels[thread.plane * taps_pitch + (thread.row * tile.width + at - x0) * KW + v0 + v]);
-            else
-              weight[v][s] =
-                  at >= 0 && at < launch.out_w
-                      ? Element::load(k[kernel + u * launch.ku + (v0 + v) * launch.kv + i * launch.ki + at * launch.kj])
-                      : Acc(0);
-          }
+            for (int s = 0; s < GRAD_STRIP; ++s)
+              if ((s - v * DW) % SW == 0 && (KW % TAPS == 0 || v0 + v < KW))
+                weight[v][s] = Element::load(kernels[thread.plane * taps_pitch + v0 + v +
+                                                     (thread.row * tile.width + j + (s - v * DW) / SW - x0) * KW]);
+        } else {
+          read_taps(weight, k + kernel + u * launch.ku + v0 * launch.kv + i * launch.ki, launch,
+                    KW % TAPS == 0 ? TAPS : KW - v0, j);
         }
 #pragma unroll
         for (int c = 0; c < GRAD_CHUNK; ++c) {
           if (c >= unit.channels) break;
           const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
           Acc value[GRAD_SPAN];
-          if (GRAD_ROW) read_row<Packed<GRAD_STRIP / SW>>(value, at);
+          if (GRAD_ROW) read_row<Packed<GRAD_STRIP / SW>, GRAD_SHIFT>(value, at);
 #pragma unroll
           for (int v = 0; v < TAPS; ++v) {
             if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -731,7 +841,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
             for (int s = 0; s < GRAD_STRIP; ++s) {
               if ((s - v * DW) % SW != 0) continue;
               const int offset = (s - v * DW) / SW;
-              const Acc pixel = GRAD_ROW ? value[offset + REACH] : Element::load(at[BACK - v0 / SW * DW + offset]);
+              const Acc pixel =
+                  GRAD_ROW ? value[offset + REACH] : Element::load(at[GRAD_SHIFT + BACK - v0 / SW * DW + offset]);
               sum[c][s] += weight[v][s] * pixel;
             }
           }
@@ -779,14 +890,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
             for_each_unit(launch, block, [&](Index plane, const Unit& group) {
               stage((T*)shared_memory + plane * plane_pitch, tile, image,
                     Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
-                    block.strip * STRIP * SW - launch.pad_w, launch.vector_x);
+                    block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
             });
 
             if (active) {
               const T* source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
               read_channels(grad, source, unit.channels, count, launch.yc, launch.yw, launch.vector_y);
             }
-            __syncthreads();  // [grad_kernel, tile is staged]
+            wait_for_copies();  // [grad_kernel, copies]
+            __syncthreads();    // [grad_kernel, tile is staged]
           }
           if (!active) continue;
 #pragma unroll

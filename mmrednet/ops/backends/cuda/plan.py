@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 THREADS = 128  # of a block, at most
 CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
-STRIPS = 8  # of a row of a block, at most: 128 bytes in float32, which a warp reads at once
+STRIPS = 16  # of a row of a block, at most
+LANES = 8  # strips that shared memory serves at a time in float32: rows of a multiple of them meet in no bank
 FEW_ROWS = 4  # in fewer rows a block would read its halo more often than its own pixels
 BLOCKS = 2  # of a multiprocessor, at least, to have work while others wait for memory
 WIDEST_ROW = 9  # taps of a window's row that registers hold at once; a longer one comes by parts of about PART_OF_ROW
@@ -33,7 +34,8 @@ ELEMENTS = {
 }
 
 # The fields of the source's struct Launch, all of them Index. xn to fw are the strides of the tensors in elements,
-# vector_* says whether a tensor can be read by vectors; those of k are 0 where it is generated, those of f elsewhere.
+# vector_* are the elements of a tensor that can be read at a time; those of k are 0 where it is generated, those of f
+# elsewhere.
 ARGUMENTS = tuple(
     'groups group_channels in_h in_w out_h out_w pad_h pad_w '
     'xn xc xh xw yn yc yh yw kn kg ku kv ki kj fn fc fh fw vector_x vector_y vector_k vector_f kernel_extent reduced '
@@ -54,12 +56,13 @@ class Specialisation:
     pixel_major: bool
     wide: bool
     fused: bool = False
+    phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
 
     @cached_property
     def constants(self) -> dict[str, int]:
         """The source's macros but for types and names; its head says what they are."""
         (kh, kw), (sh, sw), (dh, dw), itemsize = self.kernel_size, self.stride, self.dilation, self.dtype.itemsize
-        strip = 2 if itemsize == 8 else 4
+        strip = _strip(self.dtype)
         grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
@@ -83,6 +86,9 @@ class Specialisation:
             'GRAD_CHUNK': max(1, CHUNK * strip // max(strip, grad_strip)),
             'VECTOR': 16 // itemsize if self.channels_last else strip,
             'PAIR': pair,
+            'SHIFT': 0 if self.channels_last else -self.phase % strip,
+            'GRAD_SHIFT': 0 if self.channels_last else (self.phase // sw - (kw - 1) * dw // sw) % strip,
+            'GRAD_PHASE': self.phase // sw % (grad_strip // sw),
             'RUN_PITCH': run_pitch,
             'STRIP_PITCH': strip * run_pitch + pair,  # an odd number of words, so that a warp meets in no bank
             'WEIGHT_VECTOR': weight_vector,
@@ -127,11 +133,12 @@ class _Tile:
 
     @property
     def height(self) -> int:
-        return self._size(0, self.rows) + (self.function == 'grad_input')  # it starts between two rows of the output
+        between = self.function == 'grad_input' and self.specialisation.stride[0] > 1  # it starts between two rows of y
+        return self._size(0, self.rows) + between
 
     @property
     def width(self) -> int:
-        return self._size(1, self.strips * self.constant('STRIP'))
+        return self.constant('SHIFT') + self._size(1, self.strips * self.constant('STRIP'))
 
     def _size(self, axis: int, pixels: int) -> int:
         """Returns the pixels of the staged tensor that neighbouring pixels' windows reach."""
@@ -145,7 +152,9 @@ class _Tile:
     @property
     def pitch(self) -> int:
         """Elements from row to row: whole vectors, as the last strip reads them."""
-        return _round_up(self.width, self.specialisation.constants['STRIP'])
+        (rows, columns), grad = self.specialisation.stride, self.function == 'grad_input'
+        step = self.constant('STRIP') // columns if grad else self.constant('STRIP') * columns
+        return _find_pitch(self.width, self.strips, step, 1 if grad else rows, self.specialisation.dtype)
 
     @property
     def channel_pitch(self) -> int:
@@ -217,11 +226,17 @@ class Layout(NamedTuple):
         """Whether the elements along an axis are neighbours."""
         return self.stride[axis] == 1 or self.shape[axis] == 1
 
-    def has_vectors(self, axis: int, size: int) -> bool:
-        """Whether the elements along an axis can be read ``size`` at a time, from every multiple of ``size`` on."""
+    def find_vector(self, axis: int, *sizes: int) -> int:
+        """Returns the most elements along an axis that can be read at a time, from every multiple of them on, or 1."""
         steps = [step for i, step in enumerate(self.stride) if i != axis and self.shape[i] > 1]
-        aligned = self.misalignment % (size * self.dtype.itemsize) == 0
-        return aligned and self.stride[axis] == 1 and self.shape[axis] % size == 0 and all(s % size == 0 for s in steps)
+        return max(
+            size
+            for size in (*sizes, 1)
+            if size == 1
+            or self.stride[axis] == 1
+            and self.misalignment % (size * self.dtype.itemsize) == 0
+            and all(count % size == 0 for count in (self.shape[axis], *steps))
+        )
 
 
 @dataclass(frozen=True)
@@ -263,7 +278,7 @@ def plan_launch(
         device (Device): The limits of the GPU.
         features (Layout, optional): What 'fused' generates the kernel from, (N, R, Ho, Wo), R > 0.
     """
-    specialisation = _specialise(x, k, y, stride, dilation, features)
+    specialisation = _specialise(x, k, y, stride, padding, dilation, features)
     whole = _measure(specialisation, function, x, k, padding, features)
     tile = _fit(whole, device)
     if tile is None:
@@ -317,18 +332,21 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _specialise(
-    x: Layout, k: Layout, y: Layout, stride: Pair, dilation: Pair, features: Layout | None
+    x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, features: Layout | None
 ) -> Specialisation:
     taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
+    channels_last = not (x.is_dense(3) and y.is_dense(3))
+    pixel_major = features is None and taps_are_a_run and k.misalignment % 4 == 0
     return Specialisation(
         dtype=x.dtype,
         kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
         dilation=dilation,
-        channels_last=not (x.is_dense(3) and y.is_dense(3)),
-        pixel_major=features is None and taps_are_a_run and k.misalignment % 4 == 0,
+        channels_last=channels_last,
+        pixel_major=pixel_major,
         wide=max(x.extent, (features or k).extent, y.extent) >= 1 << 31,
         fused=features is not None,
+        phase=0 if channels_last and pixel_major else padding[1] % (_strip(x.dtype) * stride[1]),
     )
 
 
@@ -347,7 +365,7 @@ def _measure(
 
 def _fit(whole: _Tile, device: Device) -> _Tile | None:
     """Returns the largest tile that threads, registers and shared memory allow, cut evenly, or none."""
-    strips = _share(whole.strips, STRIPS)
+    strips = _fill_lanes(_share(whole.strips, STRIPS), whole)
     rows, channels = _share(whole.rows, THREADS // strips), _share(whole.channels, whole.constant('CHUNK'))
     tile = replace(whole, strips=strips, rows=rows, channels=channels, planes=1)
     while tile.shared > device.shared:
@@ -357,10 +375,36 @@ def _fit(whole: _Tile, device: Device) -> _Tile | None:
         tile = smaller
     return replace(
         tile,
-        strips=_share(whole.strips, tile.strips),
+        strips=min(tile.strips, _fill_lanes(_share(whole.strips, tile.strips), whole)),
         rows=_share(whole.rows, tile.rows),
         channels=_share(whole.channels, tile.channels),
     )
+
+
+def _fill_lanes(strips: int, whole: _Tile) -> int:
+    """Returns the strips of a row: as many more than asked for as rows that meet in no bank are worth."""
+    specialisation = whole.specialisation
+    if specialisation.channels_last or specialisation.pixel_major:
+        return min(strips, _share(whole.strips, LANES))  # staged taps fill shared memory first
+    filled = _round_up(strips, LANES)
+    return filled if filled - strips <= filled // 8 else strips
+
+
+@lru_cache(maxsize=1 << 12)
+def _find_pitch(width: int, strips: int, step: int, row_step: int, dtype: torch.dtype) -> int:
+    """Returns the pitch, little more than the width, at which threads that read together meet in the fewest banks.
+
+    Their strips are ``step`` elements apart and their rows ``row_step``.
+    """
+    vector = _strip(dtype)
+    lanes = 128 // (vector * dtype.itemsize)  # that shared memory serves at a time
+
+    def collisions(pitch: int) -> int:
+        at = [(i // strips * row_step * pitch + i % strips * step) // vector % lanes for i in range(lanes)]
+        return max(map(at.count, at))
+
+    width = _round_up(width, vector)
+    return min(range(width, width + 2 * vector + 1, vector), key=collisions)
 
 
 def _shrink(tile: _Tile) -> _Tile | None:
@@ -415,16 +459,24 @@ def _pack(
     import numpy
 
     constants = whole.specialisation.constants
-    axis, size = 1 if whole.specialisation.channels_last else 3, constants['VECTOR']
-    # Channels are read by vectors where no vector belongs to two groups or chunks.
-    readable = axis == 3 or whole.channels % size == tile.channels % size == 0
+    axis, size = 3, constants['VECTOR']
+    row_sizes: tuple[int, ...] = (constants['STRIP'], 2)
+    x_sizes = y_sizes = feature_sizes = row_sizes
+    if whole.specialisation.channels_last:
+        # Channels are read by vectors where no vector belongs to two groups or chunks.
+        axis, feature_sizes = 1, (size,)
+        x_sizes = y_sizes = (size,) if whole.channels % size == tile.channels % size == 0 else ()
+    elif whole.function == 'grad_input' and cut.tiles_x > 1:
+        # The tile of y starts with a vector; the next one starts this many pixels later.
+        step = tile.strips * tile.constant('STRIP') // whole.specialisation.stride[1]
+        y_sizes = tuple(size for size in row_sizes if step % size == 0)
     values = {
         'groups': k.shape[1],
         'group_channels': whole.channels,
         **_named('in_h in_w out_h out_w pad_h pad_w', (*x.shape[2:], *k.shape[4:], *padding)),
         **_named('xn xc xh xw yn yc yh yw', x.stride + y.stride),
-        'vector_x': readable and x.has_vectors(axis, size),
-        'vector_y': readable and y.has_vectors(axis, size),
+        'vector_x': x.find_vector(axis, *x_sizes),
+        'vector_y': y.find_vector(axis, *y_sizes),
         **cut._asdict(),
         'chunk': tile.channels,
         'tile_h': tile.height,
@@ -433,14 +485,19 @@ def _pack(
     }
     if features:
         values |= _named('fn fc fh fw', features.stride)
-        values |= {'vector_f': features.has_vectors(axis, size), 'weights_at': tile.weights_at}
+        values |= {'vector_f': features.find_vector(axis, *feature_sizes), 'weights_at': tile.weights_at}
     else:
         values |= _named('kn kg ku kv ki kj', k.stride)
-        values |= {'vector_k': k.has_vectors(5, constants['STRIP']), 'kernel_extent': k.extent}
+        values |= {'vector_k': k.find_vector(5, *row_sizes), 'kernel_extent': k.extent}
     arguments = numpy.zeros((), arguments_type(whole.specialisation.wide))
     for name, value in values.items():
         arguments[name] = value
     return arguments
+
+
+def _strip(dtype: torch.dtype) -> int:
+    """Returns the pixels of a thread, which are also the elements of a vector of a row."""
+    return 2 if dtype.itemsize == 8 else 4
 
 
 def _named(names: str, values: tuple[int, ...]) -> dict[str, int]:
