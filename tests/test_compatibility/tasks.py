@@ -131,10 +131,12 @@ def _segmentor(network: Network, backbone: dict) -> dict:
     load = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
     flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
     pack = dict(type='PackSegInputs')
+    preprocessor = dict(type='SegDataPreProcessor', bgr_to_rgb=True, size=(64, 64), **NORMALIZE)
     return dict(
+        data_preprocessor=preprocessor,
         model=dict(
             type='EncoderDecoder',
-            data_preprocessor=dict(type='SegDataPreProcessor', bgr_to_rgb=True, size=(64, 64), **NORMALIZE),
+            data_preprocessor=preprocessor,
             pretrained=None,
             backbone=network.config(out_indices=OUT_INDICES, **backbone),
             decode_head=dict(
@@ -202,7 +204,11 @@ def task(network: Network, scope: str, backbone: dict | None = None, **changes) 
             test_cfg=dict(),
             optim_wrapper=dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, weight_decay=0.1)),
             param_scheduler=[dict(type='MultiStepLR', by_epoch=False, milestones=[100])],
-            default_hooks=dict(checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2)),
+            default_hooks=dict(
+                logger=dict(type='LoggerHook', interval=1),
+                param_scheduler=dict(type='ParamSchedulerHook'),
+                checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=2),
+            ),
             randomness=dict(seed=0),
             work_dir=str(network.folder),
             log_level='ERROR',

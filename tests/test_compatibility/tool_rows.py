@@ -29,7 +29,8 @@ def run(network, *command):
     )
     text = result.stdout + result.stderr
     if result.returncode or 'Traceback' in text:
-        errors = re.findall(r'^(?:\w+\.)*\w*Error\b.*', text, re.MULTILINE)
+        # The tool's error; mim's, that the tool has failed, comes after it.
+        errors = re.findall(r'^(?!subprocess\.)(?:\w+\.)*\w*[Ee]rror\b.*', text, re.MULTILINE)
         raise RuntimeError(errors[-1] if errors else text.strip()[-200:])
     return text
 
@@ -228,6 +229,8 @@ def mmdet_publish(network: Network):
 @row
 def mmdet_benchmark(network: Network):
     """`mim run mmdet benchmark --task inference --fuse-conv-bn`"""
+    if not torch.cuda.is_available():
+        raise NotApplicable('the tool needs a GPU')
     config, checkpoint = files(network, 'mmdet')
     options = [
         '--task',
