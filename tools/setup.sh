@@ -72,7 +72,6 @@ build_mmcv() {
         python -m pip download --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation \
             --no-binary :all: --dest "$build" "$mmcv"
         tar -xzf "$build"/*.tar.gz -C "$build"
-        rm "$build"/*.tar.gz
         sources=("$build"/*/mmcv/ops/csrc/pytorch)
         merge "${sources[0]}" pybind.cpp
         # These define functions or macros of the same names.
