@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 # The oldest versions that mmrednet works with.
 MINIMUM = {
-    'torch': '2.5',
+    'torch': '2.6',
     'mmengine': '0.10.7',
     'mmcv': '2.1',
     'mmpretrain': '1.2',

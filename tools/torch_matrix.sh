@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Runs the tests of mmrednet.ops and mmrednet.layers, which need torch alone, on the versions of torch that are named:
-#     bash tools/torch_matrix.sh 2.5.1 2.15.0
+#     bash tools/torch_matrix.sh 2.6.0 2.15.0
 # Each is installed whole (5 GB, minutes) in a temporary folder and removed again; PYTHON names the Python. Prints a row
 # of a table for each; exit status 1 where one fails.
 set -euo pipefail

@@ -13,7 +13,7 @@ from ..ops import fused_involution2d, involution2d
 from ..ops.arguments import IntPair, check_backend, pair, same_padding
 from .kernel_generation import RELU, ActLayer, BottleneckKernelGeneration, NormLayer, PointwiseConv
 
-# torch 2.5 has no function that asks whether there are any.
+# Older versions of torch have no function that asks whether there are any.
 GLOBAL_HOOKS = (
     module._global_forward_pre_hooks,
     module._global_forward_hooks,
