@@ -48,7 +48,7 @@ def parse_args() -> argparse.Namespace:
         '--models',
         nargs='+',
         default=MODELS,
-        help="RedNet-50/reference is one with unfold (default: Table 2's)",
+        help="RedNet-50/reference has unfold, RedNet-50/fused keeps no kernels (default: Table 2's)",
     )
 
     parser = argparse.ArgumentParser(description=__doc__)

@@ -317,7 +317,8 @@ def network_step(
     """Returns a function that runs a classifier of Table 1 once, on random images.
 
     Args:
-        name (str): 'RedNet-50' or another model of Table 1, where wanted with a backend: 'RedNet-50/reference'.
+        name (str): 'RedNet-50' or another model of Table 1, where wanted with a backend, 'RedNet-50/reference', or with
+            kernels that are generated anew in the backward pass, 'RedNet-50/fused'.
         batch (int): Batch size. Defaults to 1.
         dtype (torch.dtype): Type of autocast; float32 is without autocast. Defaults to float32.
         device (str or torch.device): Where the model lies. Defaults to 'cpu'.
@@ -334,17 +335,16 @@ def network_step(
 
     from .tables import ROWS, build_model, load_config
 
-    name, _, backend = name.partition('/')
+    name, _, variant = name.partition('/')
     rows = {row.model: row for row in ROWS if row.table == '1'}
     if name not in rows:
         raise ValueError(f'model must be one of {tuple(rows)}, but is {name!r}')
     if phase not in PHASES:
         raise ValueError(f'phase must be one of {PHASES}, but is {phase!r}')
-    row = (
-        replace(rows[name], options={**rows[name].options, 'model.backbone.backend': backend})
-        if backend
-        else rows[name]
-    )
+    row = rows[name]
+    if variant:
+        option = {'model.backbone.fused': True} if variant == 'fused' else {'model.backbone.backend': variant}
+        row = replace(row, options={**row.options, **option})
 
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
