@@ -80,7 +80,8 @@ def test_a_broken_environment(tmp_path):
         ('backend cpu on cpu', 'no C++ compiler'),
     ):
         assert word in found[package]['problem'], package
-    assert found['mmengine'] == dict(here='99.0', problem='')
+    # The name of OneDL's distribution stands behind the version.
+    assert found['mmengine']['here'].startswith('99.0') and not found['mmengine']['problem']
     assert found['backend torch on cpu'] == dict(here='works', problem='')
     assert found['cache folder']['here'].startswith('~/cache: yours, mode 777, 0 libraries')
     assert str(tmp_path) not in report and 'secret' not in report and 'noise' not in report

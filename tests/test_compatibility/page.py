@@ -1,6 +1,6 @@
 """docs/compatibility.md: what the rows came to, written and read."""
 
-from importlib.metadata import version
+from importlib import import_module
 from itertools import groupby
 
 import torch
@@ -8,7 +8,7 @@ from helpers import ROOT, cells
 from test_compatibility.rows import ROWS, TYPES
 
 PATH = ROOT / 'docs' / 'compatibility.md'
-PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmsegmentation')
+PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg')
 
 TEXT = """# Compatibility
 
@@ -40,7 +40,7 @@ ResNet, too. The rows are compared with this page where the machine has the same
 
 def versions() -> str:
     """Returns what is installed here, and whether a GPU is."""
-    found = [f'{package} {version(package).partition("+")[0]}' for package in PACKAGES]
+    found = [f'{package} {import_module(package).__version__.partition("+")[0]}' for package in PACKAGES]
     return ', '.join([*found, 'a GPU' if torch.cuda.is_available() else 'no GPU'])
 
 
