@@ -226,8 +226,8 @@ def test_two_processes_then_one(config, weights, tmp_path):
     runner = in_this_process(config, tmp_path, load_from=str(tmp_path / 'epoch_1.pth'))
     accuracy = runner.test()['accuracy/top1']
     assert logged(tmp_path, 'accuracy/top1') == [pytest.approx(accuracy)]
-    checkpoint, test = tmp_path / 'epoch_1.pth', [sys.executable, '-m', 'mim', 'test', 'mmpretrain', path]
-    output = run(*test, '--checkpoint', checkpoint, '--gpus', 2, '--launcher', 'pytorch', '--work-dir', tmp_path / 'test')
+    test = [sys.executable, '-m', 'mim', 'test', 'mmpretrain', path, '--checkpoint', tmp_path / 'epoch_1.pth']
+    output = run(*test, '--launcher', 'pytorch', '--gpus', 2, '--work-dir', tmp_path / 'test')
     assert f'accuracy/top1: {accuracy:.4f}' in output
     in_this_process(config, tmp_path, resume=True, train_cfg=dict(max_epochs=2)).train()
     # The learning rate that is resumed is the checkpoint's.
