@@ -47,10 +47,9 @@ def fused_involution2d(
     r"""Involution with the kernels that a 1x1 convolution makes from ``features``: W1 of eq. 6 and eq. 4 in one.
 
     The result is that of ``involution2d(input, conv2d(features, weight, bias).unflatten(1, (G, Kh, Kw)), ...)``. On the
-    CPU a work item generates the kernels of a few pixels, in the cache, right before it uses them; in CUDA a thread
-    does so in registers, where R is small enough that this is estimated to pay. Elsewhere, and in the other backends,
-    the one follows the other. For the gradients the kernels are generated again, which takes the time of the 1x1
-    convolution and saves keeping them from the forward pass to the backward pass.
+    CPU a work item generates the kernels of a few pixels, in the cache, right before it uses them. In the other
+    backends the one follows the other. For the gradients the kernels are generated again, which takes the time of the
+    1x1 convolution and saves keeping them from the forward pass to the backward pass.
 
     Args:
         input (Tensor): ``X``, of shape (N, C, H, W), in float16, bfloat16, float32 or float64.

@@ -11,7 +11,7 @@ import torch
 from mmrednet.analysis import naive_cuda
 from mmrednet.ops import backends, involution2d
 from mmrednet.ops.backends import cuda, pytorch, reference
-from mmrednet.ops.backends.cuda.plan import Device, Layout, Specialisation, fusing_pays, plan_launch
+from mmrednet.ops.backends.cuda.plan import Device, Layout, Specialisation, plan_launch
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
@@ -54,8 +54,6 @@ def test_compiles_for_every_architecture():
         for dtype in (torch.float32, torch.bfloat16):
             options = replace(HOT, dtype=dtype).options
             assert compile_for(architecture, source, options).keys() == {'forward', 'grad_input', 'grad_kernel'}
-            options = replace(HOT, dtype=dtype, fused=True).options
-            assert compile_for(architecture, source, options).keys() == {'fused'}
         for dtype in naive_cuda.DTYPES:
             compiled = compile_for(architecture, naive_cuda.SOURCE.read_text(), naive_cuda.options(dtype))
             assert compiled.keys() == {'forward', 'grad_input', 'grad_kernel'}
@@ -64,10 +62,9 @@ def test_compiles_for_every_architecture():
 @pytest.mark.parametrize('architecture', [80, 90])
 def test_no_specialisation_spills(architecture):
     tried = [s for s in specialisations() if architecture == 90 or s.kernel_size[0] >= 7]
-    fused = [replace(s, pixel_major=False, fused=True) for s in tried if s.kernel_size == (7, 7)]
-    for specialisation in (*tried, *fused):
+    for specialisation in tried:
         compiled = compile_for(architecture, cuda.SOURCE.read_text(), specialisation.options)
-        assert len(compiled) == (1 if specialisation.fused else 3)
+        assert len(compiled) == 3
         for function, report in compiled.items():
             spills = re.findall(r'(\d+) bytes spill (?:stores|loads)', report)
             assert spills == ['0', '0'], f'{function} of {specialisation} on sm_{architecture}: {report}'
@@ -120,10 +117,9 @@ def test_a_capture_asks_to_be_warmed_up(cupy, monkeypatch):
         cuda._function(0, HOT, 'forward')
 
 
-def plan(function, x, k, features=None):
+def plan(function, x, k):
     layouts = (Layout.of(t) for t in (x, k, x))
-    features = None if features is None else Layout.of(features)
-    return plan_launch(function, *layouts, (1, 1), (3, 3), (1, 1), features=features)
+    return plan_launch(function, *layouts, (1, 1), (3, 3), (1, 1))
 
 
 def test_sizes_share_a_module():
@@ -133,31 +129,7 @@ def test_sizes_share_a_module():
         x, k = torch.empty(n, 32, h, w, device='meta'), torch.empty(n, 2, 7, 7, h, w, device='meta')
         for function in ('forward', 'grad_input', 'grad_kernel'):
             planned.add(plan(function, x, k).specialisation)
-        features = torch.empty(n, 1 + size, h, w, device='meta')
-        planned.add(plan('fused', x, k, features).specialisation)
-    assert planned == {HOT, replace(HOT, fused=True)}
-
-
-def test_fuses_where_it_is_estimated_to_pay_and_fits(monkeypatch):
-    launched = []
-    monkeypatch.setattr(cuda, '_device', lambda index: Device())
-    monkeypatch.setattr(cuda, '_launch', lambda launch, index, tensors: launched.append(launch.function))
-    for channels, reduced, size, dtype, expected in (
-        (64, 16, 7, torch.float32, 'fused'),
-        (128, 32, 7, torch.float32, 'fused'),
-        (256, 64, 7, torch.float32, 'forward'),
-        (512, 128, 7, torch.float32, 'forward'),
-        (64, 16, 7, torch.bfloat16, 'fused'),
-        (128, 32, 7, torch.bfloat16, 'forward'),
-        (64, 16, 45, torch.float32, 'forward'),  # weights beyond shared memory
-    ):
-        groups = channels // 16
-        x, features = (torch.zeros(1, c, 9, 9, dtype=dtype) for c in (channels, reduced))
-        weight = torch.zeros(groups * size * size, reduced, 1, 1, dtype=dtype)
-        geometry = (1, 1), (size // 2, size // 2), (1, 1)
-        cuda.fused_involution2d(torch.empty_like(x), x, features, weight, None, (size, size), *geometry)
-        assert launched.pop() == expected, (channels, size, dtype)
-    assert not fusing_pays(32, 2, torch.float32)  # two chunks of channels generate the kernel twice
+    assert planned == {HOT}
 
 
 def test_a_window_that_no_block_could_hold_is_summed_by_pytorch(monkeypatch):

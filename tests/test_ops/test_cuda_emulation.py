@@ -93,39 +93,6 @@ CASES = {
     'more shared memory': Case((1, 16, 35, 70), 1, device=Device(shared=96 << 10)),
 }
 
-# The cases that fused_involution2d is tried on, and R.
-FUSED = {
-    'RedNet stage 4': 64,
-    'several tiles': 16,
-    'several launches': 5,
-    'one pixel': 1,
-    'smaller than the window': 3,
-    'one channel a group': 4,
-    'one group, chunks of channels': 33,
-    'odd size, stride 2': 7,
-    'stride 2, several launches': 48,
-    'stride 2, channels last': 8,
-    'channels last, several launches': 40,
-    'channels last, kernel as it comes': 64,
-    'float16': 24,
-    'float64': 16,
-    'float64, stride 2': 3,
-    'float16, channels last': 16,
-    'bfloat16, channels last': 33,
-    'bfloat16, channels last, 3x3': 72,
-    '1x1': 2,
-    'rectangular, all of it different': 5,
-    'even window, stride 3': 2,
-    'stride 5, larger than the window': 6,
-    'dilation 2': 34,
-    'dilation 12, channels by the tile': 16,
-    'long window': 40,
-    'long window, stride 2': 5,
-    'much padding': 4,
-    '64-bit indices': 12,
-    'few blocks for many multiprocessors': 16,
-}
-
 # The cases in which values are not finite.
 SPOILT = (
     'RedNet stage 3',
@@ -173,22 +140,6 @@ def test_matches_float64(build, case):
         assert torch.equal(first, again), f'{function}: the order of the threads shows'
 
 
-@pytest.mark.parametrize('name', FUSED)
-def test_fused_matches_float64(build, name):
-    case, reduced = CASES[name], FUSED[name]
-    problem = make(case)
-    launches = [('fused', *plan_fused(case, problem, reduced)), ('fused', *plan_fused(case, problem, 2, plain=False))]
-    program = build(launches[0][1].specialisation)
-    got = [result for order in (0, 2) for result in run(program, launches, order)]
-    for (_, _, tensors), first, again in zip(launches, got[:2], got[2:], strict=True):
-        wide = [t if t is None else t.double() for t in tensors[:4]]
-        kernel = F.conv2d(*wide[1:]).unflatten(1, problem['k'].shape[1:4])
-        expected = reference.involution2d(wide[0], kernel, case.stride, problem['padding'], case.dilation)
-        error = (first.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
-        assert error <= TOLERANCE[case.dtype], error
-        assert torch.equal(first, again), 'the order of the threads shows'
-
-
 @pytest.mark.parametrize('name', SPOILT)
 def test_nothing_gets_through_from_outside_the_image(build, name):
     case = CASES[name]
@@ -200,22 +151,6 @@ def test_nothing_gets_through_from_outside_the_image(build, name):
         assert expected.isfinite().any()
         atol = TOLERANCE[case.dtype] * expected[expected.isfinite()].abs().max()
         torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol, equal_nan=True)
-
-
-@pytest.mark.parametrize('name', [name for name in SPOILT if name in FUSED])
-def test_nothing_gets_through_from_outside_the_image_of_fused(build, name):
-    case = CASES[name]
-    problem = make(case)
-    launch, (x, features, weight, bias, y) = plan_fused(case, problem, FUSED[name])
-    bias[0] = float('inf')  # the first tap, which is outside at the top and on the left
-    features[:, :, -1, -1] = float('nan')
-    launches = [('fused', launch, (x, features, weight, bias, y))]
-    (result,) = run(build(launch.specialisation), launches, 0)
-    kernel = F.conv2d(features.double(), weight.double(), bias.double()).unflatten(1, problem['k'].shape[1:4])
-    expected = reference.involution2d(x.double(), kernel, case.stride, problem['padding'], case.dilation)
-    assert not expected.isfinite().all()
-    atol = TOLERANCE[case.dtype] * expected[expected.isfinite()].abs().max()
-    torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol, equal_nan=True)
 
 
 def test_grid_larger_than_a_launch_loops():
@@ -235,19 +170,12 @@ def test_no_channels_have_a_zero_gradient():
     assert not grad.any()
 
 
-def test_an_empty_batch_of_fused_launches_nothing():
-    x, features, weight = torch.empty(0, 4, 5, 5), torch.empty(0, 3, 5, 5), torch.empty(9, 3, 1, 1)
-    cuda.fused_involution2d(x, x, features, weight, None, (3, 3), (1, 1), (1, 1), (1, 1))
-
-
 @pytest.mark.parametrize(
     'name, function, barrier',
     [
         ('several launches', 'forward', 'sum, tile is read'),
         ('several launches', 'forward', 'sum, copies'),
         ('several launches', 'forward', 'sum, tile is staged'),
-        ('several launches', 'fused', 'sum, tile is read'),
-        ('several launches', 'fused', 'sum, tile is staged'),
         ('several launches', 'grad_input', 'grad_input, tile is read'),
         ('several launches', 'grad_input', 'grad_input, copies'),
         ('several launches', 'grad_input', 'grad_input, tile is staged'),
@@ -275,11 +203,10 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'read while staging', 'is_below(y, image.height)', 'is_below(y, image.height + 1)'),
         ('odd size, stride 2', 'write to shared memory', 'place, from', 'place + 40, from'),
         ('float16, channels last, half a pair at the end', 'read of a pair', 'word * PAIR + PAIR <= extent', 'true'),
-        ('odd size, stride 2', 'read of a weight', 'from[at]', 'from[at + 1]'),
     ],
 )
 def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, access, sound, planted):
-    launches = [launch_of(name, 'fused' if access == 'read of a weight' else 'forward')]
+    launches = [launch_of(name, 'forward')]
     path = plant(tmp_path, access, sound, planted)
     with pytest.raises(subprocess.CalledProcessError) as error:
         run(build(launches[0][1].specialisation, path), launches, 0)
@@ -299,8 +226,6 @@ def plant(folder, marker, sound, planted):
 
 def launch_of(name, function):
     case = CASES[name]
-    if function == 'fused':
-        return function, *plan_fused(case, make(case), FUSED[name])
     return function, *plan(case, make(case), function)
 
 
@@ -359,23 +284,6 @@ def plan(case, problem, function):
     return widen(launch) if case.wide else launch, (x, k, y)
 
 
-def plan_fused(case, problem, reduced, plain=True):
-    """Plans a fused launch, with a bias and features that lie as the input does, or, if not plain, with neither."""
-    x, shape = problem['x'], problem['k'].shape
-    y = torch.full_like(problem['y'], float('nan'))
-    features = torch.randn(shape[0], reduced, *shape[4:]).to(case.dtype)
-    channels = shape[1:4].numel()
-    weight, bias = torch.randn(channels, reduced, 1, 1).to(case.dtype), torch.randn(channels).to(case.dtype)
-    if not plain:
-        features, bias = torch.cat((features, features), 3).mT.contiguous().mT[..., ::2], None
-    elif case.channels_last:
-        features = features.contiguous(memory_format=torch.channels_last)
-    geometry = case.stride, problem['padding'], case.dilation
-    layouts = Layout.of(x), Layout.nowhere(shape, case.dtype), Layout.of(y)
-    launch = plan_launch('fused', *layouts, *geometry, case.device, Layout.of(features))
-    return widen(launch) if case.wide else launch, (x, features, weight, bias, y)
-
-
 def widen(launch):
     """Returns the launch with 64-bit indices."""
     arguments = launch.arguments.astype(arguments_type(wide=True))
@@ -391,7 +299,7 @@ def run(program, launches, order):
             head += cuda.WRITTEN[function], launch.arguments.nbytes
             file.write(struct.pack('7q', *head) + launch.arguments.tobytes())
             for tensor in tensors:
-                memory = b'' if tensor is None else flat(tensor).view(torch.uint8).numpy().tobytes()
+                memory = flat(tensor).view(torch.uint8).numpy().tobytes()
                 file.write(struct.pack('q', len(memory)) + memory)
     subprocess.run([program, cases, results], check=True, capture_output=True, text=True)
     data = bytearray(results.read_bytes())

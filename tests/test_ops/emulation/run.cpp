@@ -1,7 +1,6 @@
 // Runs launches of involution2d.cu on the CPU: run CASES RESULTS. A case is a row of 64-bit integers (function, grid,
-// block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, of fused
-// x, features, weights, bias and y, each its size in bytes and its bytes; a size of 0 is a null pointer. What the
-// function writes goes to RESULTS, case after case.
+// block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, each its
+// size in bytes and its bytes. What the function writes goes to RESULTS, case after case.
 #include "cuda_shim.h"
 //
 #include CUDA_SOURCE
@@ -9,7 +8,7 @@
 #include <cstdint>
 #include <memory>
 
-constexpr int TENSORS = FUSED ? 5 : 3;
+constexpr int TENSORS = 3;
 
 int main(int, char** argv) {
   FILE *cases = fopen(argv[1], "rb"), *results = fopen(argv[2], "wb");
@@ -24,16 +23,12 @@ int main(int, char** argv) {
       if (fread(bytes + i, 8, 1, cases) != 1) abort();
       tensors[i].reset(new char[bytes[i]]);
       if (fread(tensors[i].get(), 1, bytes[i], cases) != size_t(bytes[i])) abort();
-      t[i] = bytes[i] ? reinterpret_cast<T*>(tensors[i].get()) : nullptr;
+      t[i] = reinterpret_cast<T*>(tensors[i].get());
     }
     emulation::launch(head[1], head[2], head[3], head[4], [&] {
-#if FUSED
-      fused(t[0], t[1], t[2], t[3], t[4], launch);
-#else
       if (head[0] == 0) forward(t[0], t[1], t[2], launch);
       if (head[0] == 1) grad_input(t[0], t[1], t[2], launch);
       if (head[0] == 2) grad_kernel(t[0], t[1], t[2], launch);
-#endif
     });
     fwrite(tensors[head[5]].get(), 1, bytes[head[5]], results);
   }

@@ -5,17 +5,16 @@ float16 and float64 keep theirs.
 """
 
 from functools import cache
-from math import prod
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from .. import Pair, pytorch
-from .plan import Device, Launch, Layout, Specialisation, fit, fusing_pays, plan_launch
+from .plan import Device, Launch, Layout, Specialisation, fit, plan_launch
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
-WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1, 'fused': 4}  # which of a function's tensors
+WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # which of a function's tensors
 SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=False)
 
 
@@ -58,36 +57,6 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair
         pytorch.grad_kernel(out, grad_output, input, *geometry)
 
 
-def fused_involution2d(
-    out: Tensor,
-    input: Tensor,
-    features: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    kernel_size: Pair,
-    *geometry: Pair,
-) -> None:
-    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes.
-
-    Where :func:`fusing_pays` says no, and where shared memory cannot hold what one thread reads, the convolution writes
-    the kernel to memory and :func:`involution2d` reads it.
-    """
-    if not input.numel():
-        out.zero_()
-        return
-    x, y = fit('fused', input, out)
-    shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
-    kernel = Layout.nowhere(shape, features.dtype)
-    device = _device(x.device.index)
-    layouts = Layout.of(x), kernel, Layout.of(y)
-    launch = plan_launch('fused', *layouts, *map(tuple, geometry), device, Layout.of(features))
-    if launch and fusing_pays(features.shape[1], int(launch.arguments['chunks']), x.dtype):
-        bias = None if bias is None else bias.contiguous()
-        _launch(launch, x.device.index, (x, features, weight.contiguous(), bias, y))
-    else:
-        involution2d(out, input, pytorch.generate_kernel(features, weight, bias, kernel_size), *geometry)
-
-
 def _run(function: str, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> bool:
     """Returns whether it could: not where shared memory cannot hold the window of one strip of pixels."""
     if not x.numel() or not y.numel():
@@ -101,13 +70,13 @@ def _run(function: str, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> boo
     return launch is not None
 
 
-def _launch(launch: Launch, index: int, tensors: tuple[Tensor | None, ...]) -> None:
+def _launch(launch: Launch, index: int, tensors: tuple[Tensor, ...]) -> None:
     import cupy
 
     stream = torch.cuda.current_stream(index).cuda_stream
     with torch.cuda.device(index), cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream, index):
         compiled = _function(index, launch.specialisation, launch.function)
-        pointers = (0 if tensor is None else tensor.data_ptr() for tensor in tensors)
+        pointers = (tensor.data_ptr() for tensor in tensors)
         compiled((launch.grid,), (launch.block,), (*pointers, launch.arguments), shared_mem=launch.shared)
 
 

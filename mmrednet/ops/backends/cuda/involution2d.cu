@@ -11,11 +11,6 @@
 // all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip. No
 // sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
 //
-//   fused        y as forward, with k[n,g,u,v,i,j] = b[g,u,v] + sum_r w[g,u,v,r] f[n,r,i,j]
-//
-// is forward, but that a thread makes the kernel of its strip in registers, a row of taps at a time, from the features
-// and weights that its block stages.
-//
 // A tap outside the image contributes nothing. The tile is zero there, so that only an infinity or NaN of k (or of y in
 // grad_kernel) gets through, as NaN: where sums are NaN, what lies outside is cleared and nobody else pays for it.
 //
@@ -23,16 +18,15 @@
 //   ELEMENT (Float16, BFloat16, Plain<float> or Plain<double>); INDEX (an integer type that counts all elements)
 //   KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the window that reach the same row of x are this far
 //     apart); TAPS (of a row of the window that are held in registers at a time)
-//   FUSED (the module holds fused, and none of the others); CHANNELS_LAST (x and y lie in memory as N, H, W, C);
-//     PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a pixel are one run)
+//   CHANNELS_LAST (x and y lie in memory as N, H, W, C); PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a
+//   pixel
+//     are one run)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
 //     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
 //   SHIFT, GRAD_SHIFT (columns of a tile before the first that is read: with them it starts where a vector of memory
 //     does)
 //   GRAD_PHASE (pixels of y between the start of a vector and the one that the first tap and pixel of a strip meet)
 //   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
-//   TAPS_PITCH, ROW_PITCH, WEIGHTS_PITCH (staged weights from part to part of a row, from row to row, and from channel
-//     to channel of the features, read by WEIGHT_VECTOR)
 //   ARGUMENTS (the fields of Launch)
 //
 // Comments in brackets name the lines in which tests plant faults.
@@ -129,24 +123,19 @@ constexpr int RUN = KH * KW;
 // spills. LARGE: what a thread holds beside its sums is more than a 7x7 window's.
 constexpr int HELD = TAPS * STRIP + (ROW ? SPAN : 0);
 constexpr bool LARGE = HELD * sizeof(Acc) > 42 * sizeof(float) || TAPS != KW || sizeof(Index) > 4;
-constexpr int FORWARD_BLOCKS = 4 - (PIXEL_MAJOR || FUSED && sizeof(T) > 2) - LARGE;
+constexpr int FORWARD_BLOCKS = 4 - PIXEL_MAJOR - LARGE;
 constexpr int GRAD_INPUT_BLOCKS = 3 - LARGE;
 constexpr int GRAD_KERNEL_BLOCKS = PIXEL_MAJOR || CHANNELS_LAST || LARGE ? 2 : 3;
 
 template <int N, class E = T>
 struct alignas(N * sizeof(E)) Vector {
-  static constexpr int SIZE = N;
   E at[N];
-
-  static INLINE Vector read(const E* p) { return *(const Vector*)p; }
-  INLINE E get(int i) const { return at[i]; }
 };
 
 // N neighbours that wait to be used. Whoever reads several loads all of them before it unpacks the first: unpacking
 // waits for memory, and so does all that comes after it in the program.
 template <int N>
 struct alignas(N < PAIR ? sizeof(Word) : N * sizeof(T)) Packed {
-  static constexpr int SIZE = N;
   Word words[(N + PAIR - 1) / PAIR];
 
   static INLINE Packed read(const T* p) {
@@ -185,14 +174,14 @@ INLINE void by_vectors(Index vector, Use use) {
     use(Size<1>());
 }
 
-// Reads the N values from p + SKIP on, by the vectors that hold them: p is aligned.
-template <class V, int SKIP = 0, int N, class E>
-INLINE void read_row(Acc (&row)[N], const E* p) {
+// Reads the N values from p + SKIP on, by the vectors of V that hold them: p is aligned.
+template <int V, int SKIP, int N>
+INLINE void read_row(Acc (&row)[N], const T* p) {
 #pragma unroll
-  for (int first = SKIP / V::SIZE * V::SIZE; first < SKIP + N; first += V::SIZE) {
-    const V vector = V::read(p + first);
+  for (int first = SKIP / V * V; first < SKIP + N; first += V) {
+    const Packed<V> vector = Packed<V>::read(p + first);
 #pragma unroll
-    for (int i = 0; i < V::SIZE; ++i)
+    for (int i = 0; i < V; ++i)
       if (first + i >= SKIP && first + i < SKIP + N) row[first + i - SKIP] = vector.get(i);
   }
 }
@@ -534,7 +523,7 @@ INLINE void stage_taps(T* to, const T* taps, Index row0, Index x0, const Runs& r
 template <class Use>
 INLINE void visit_taps(const T* at, int v0, Use use) {
   Acc row[SPAN];
-  if (ROW) read_row<Packed<STRIP>, SHIFT>(row, at);
+  if (ROW) read_row<STRIP, SHIFT>(row, at);
 #pragma unroll
   for (int v = 0; v < TAPS; ++v) {
     if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -560,7 +549,7 @@ INLINE bool has_nan(const Acc (&strip)[STRIP], Index count) {
   return found;
 }
 
-// The next three give weighted_sum TAPS taps of the kernels of a strip: stage() prepares what the block shares, find()
+// The next two give weighted_sum TAPS taps of the kernels of a strip: stage() prepares what the block shares, find()
 // the thread, read() reads. This one finds them in memory.
 struct StoredWeights {
   const Launch& launch;
@@ -607,65 +596,7 @@ struct PixelMajorWeights {
   }
 };
 
-// Makes them from features and weights, which the block stages: weights as what they are summed in, and every TAPS of a
-// row from a whole vector on.
-struct GeneratedWeights {
-  const Launch& launch;
-  const T *features, *weights, *bias;  // no bias is null
-  const T* my_features;
-  const Acc* my_weights;
-  Index group;
-
-  INLINE Index width() const { return launch.strips * STRIP; }
-  INLINE Index feature_pitch() const { return launch.rows * width(); }
-  INLINE T* shared_features(Index plane) const {
-    return (T*)shared_memory + launch.kernel_at + plane * launch.reduced * feature_pitch();
-  }
-  INLINE Acc* shared_weights(Index plane) const {
-    return (Acc*)((T*)shared_memory + launch.weights_at) + plane * launch.reduced * WEIGHTS_PITCH;
-  }
-  INLINE void stage(const Place& block) const {
-    const Image image = {features, launch.fn, launch.fc, launch.fh, launch.fw, launch.out_h, launch.out_w};
-    const Tile tile = {launch.rows, width(), width(), feature_pitch()};
-    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-      ::stage(shared_features(plane), tile, image, Unit{unit.n, 0, 0, launch.reduced}, block.row, block.strip * STRIP,
-              launch.vector_f);
-      const T* from = weights + unit.group * RUN * launch.reduced;
-#pragma unroll 4
-      for (Index at = threadIdx.x; at < RUN * launch.reduced; at += blockDim.x) {
-        const Index channel = at % launch.reduced, tap = at / launch.reduced, u = tap / KW, v = tap % KW;
-        shared_weights(plane)[channel * WEIGHTS_PITCH + u * ROW_PITCH + v / TAPS * TAPS_PITCH + v % TAPS] =
-            Element::load(from[at]);  // [read of a weight]
-      }
-    });
-  }
-  INLINE void find(const Place& thread, const Unit& unit, Index, Index) {
-    my_features = shared_features(thread.plane) + thread.row * width() + thread.strip * STRIP;
-    my_weights = shared_weights(thread.plane);
-    group = unit.group;
-  }
-  INLINE void read(Acc (&kernel)[TAPS][STRIP], int u, int v0) const {
-#pragma unroll
-    for (int v = 0; v < TAPS; ++v) {
-      const bool has_bias = bias && (KW % TAPS == 0 || v0 + v < KW);
-      const Acc constant = has_bias ? Element::load(bias[group * RUN + u * KW + v0 + v]) : Acc(0);
-#pragma unroll
-      for (int s = 0; s < STRIP; ++s) kernel[v][s] = constant;
-    }
-    const Acc* row = my_weights + u * ROW_PITCH + v0 / TAPS * TAPS_PITCH;
-    for (Index channel = 0; channel < launch.reduced; ++channel) {
-      Acc feature[STRIP], weight[TAPS];
-      read_row<Packed<STRIP>>(feature, my_features + channel * feature_pitch());
-      read_row<Vector<WEIGHT_VECTOR, Acc>>(weight, row + channel * WEIGHTS_PITCH);
-#pragma unroll
-      for (int v = 0; v < TAPS; ++v)
-#pragma unroll
-        for (int s = 0; s < STRIP; ++s) kernel[v][s] += weight[v] * feature[s];
-    }
-  }
-};
-
-// forward and fused.
+// forward.
 template <class Weights>
 INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
@@ -718,13 +649,6 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
   }
 }
 
-#if FUSED
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
-    fused(const T* __restrict__ x, const T* __restrict__ features, const T* __restrict__ weights,
-          const T* __restrict__ bias, T* __restrict__ y, const Launch launch) {
-  weighted_sum(x, y, launch, GeneratedWeights{launch, features, weights, bias});
-}
-#else
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
   if constexpr (PIXEL_MAJOR)
@@ -833,7 +757,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
           if (c >= unit.channels) break;
           const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
           Acc value[GRAD_SPAN];
-          if (GRAD_ROW) read_row<Packed<GRAD_STRIP / SW>, GRAD_SHIFT>(value, at);
+          if (GRAD_ROW) read_row<GRAD_STRIP / SW, GRAD_SHIFT>(value, at);
 #pragma unroll
           for (int v = 0; v < TAPS; ++v) {
             if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -936,4 +860,3 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     }
   }
 }
-#endif

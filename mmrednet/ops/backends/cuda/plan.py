@@ -33,14 +33,13 @@ ELEMENTS = {
     torch.float64: 'Plain<double>',
 }
 
-# The fields of the source's struct Launch, all of them Index. xn to fw are the strides of the tensors in elements,
-# vector_* are the elements of a tensor that can be read at a time; those of k are 0 where it is generated, those of f
-# elsewhere.
+# The fields of the source's struct Launch, all of them Index. xn to kj are the strides of the tensors in elements,
+# vector_* are the elements of a tensor that can be read at a time.
 ARGUMENTS = tuple(
     'groups group_channels in_h in_w out_h out_w pad_h pad_w '
-    'xn xc xh xw yn yc yh yw kn kg ku kv ki kj fn fc fh fw vector_x vector_y vector_k vector_f kernel_extent reduced '
+    'xn xc xh xw yn yc yh yw kn kg ku kv ki kj vector_x vector_y vector_k kernel_extent '
     'chunk strips rows planes tiles_x tiles_y chunks units blocks '
-    'tile_h tile_w pitch channel_pitch kernel_at weights_at'.split()
+    'tile_h tile_w pitch channel_pitch kernel_at'.split()
 )
 
 
@@ -55,7 +54,6 @@ class Specialisation:
     channels_last: bool
     pixel_major: bool
     wide: bool
-    fused: bool = False
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
 
     @cached_property
@@ -67,9 +65,6 @@ class Specialisation:
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
         run_pitch = kh * kw if pair == 1 else kh * kw // 2 * 2 + 2  # half a pair may lie at either end
-        weight_vector = 16 // max(4, itemsize)
-        taps_pitch = _round_up(taps, weight_vector)
-        row_pitch = _divide_up(kw, taps) * taps_pitch
         return {
             'KH': kh,
             'KW': kw,
@@ -91,10 +86,6 @@ class Specialisation:
             'GRAD_PHASE': self.phase // sw % (grad_strip // sw),
             'RUN_PITCH': run_pitch,
             'STRIP_PITCH': strip * run_pitch + pair,  # an odd number of words, so that a warp meets in no bank
-            'WEIGHT_VECTOR': weight_vector,
-            'TAPS_PITCH': taps_pitch,
-            'ROW_PITCH': row_pitch,
-            'WEIGHTS_PITCH': kh * row_pitch,
         }
 
     @property
@@ -104,7 +95,6 @@ class Specialisation:
             'ELEMENT': ELEMENTS[self.dtype],
             'INDEX': 'long long' if self.wide else 'int',
             'ARGUMENTS': ','.join(ARGUMENTS),
-            'FUSED': int(self.fused),
             'CHANNELS_LAST': int(self.channels_last),
             'PIXEL_MAJOR': int(self.pixel_major),
         }
@@ -124,7 +114,6 @@ class _Tile:
     rows: int
     channels: int
     planes: int = 1
-    reduced: int = 0  # channels of the features that a fused kernel stages
 
     def constant(self, name: str) -> int:
         """Returns one of the source's, that of grad_input where it has its own."""
@@ -163,25 +152,13 @@ class _Tile:
 
     @property
     def kernel_at(self) -> int:
-        """Elements before the staged kernel, or before the features that make it."""
+        """Elements before the staged kernel."""
         return _round_up(self.planes * self.channels * self.channel_pitch, ALIGNMENT)
 
     @property
-    def weights_at(self) -> int:
-        """Elements before the staged weights of a fused kernel, which follow its features."""
-        features = self.planes * self.reduced * self.rows * self.strips * self.constant('STRIP')
-        return _round_up(self.kernel_at + features, ALIGNMENT)
-
-    @property
     def shared(self) -> int:
-        """Bytes of shared memory: the tile, then what the kernel is read from, if that is staged.
-
-        That is, of a fused kernel, features and weights, else rows of taps or whole windows.
-        """
+        """Bytes of shared memory: the tile, then rows of taps or whole windows of the kernel, if that is staged."""
         specialisation, itemsize = self.specialisation, self.specialisation.dtype.itemsize
-        if self.function == 'fused':
-            weights = self.planes * self.reduced * self.constant('WEIGHTS_PITCH')
-            return self.weights_at * itemsize + weights * max(4, itemsize)
         taps = 0
         if specialisation.pixel_major and self.function == 'grad_input':
             taps = self.planes * self.rows * self.width * specialisation.kernel_size[1]
@@ -211,11 +188,6 @@ class Layout(NamedTuple):
     def of(cls, tensor: Tensor) -> 'Layout':
         """Returns the layout of a tensor."""
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.data_ptr() % 16)
-
-    @classmethod
-    def nowhere(cls, shape: tuple[int, ...], dtype: torch.dtype) -> 'Layout':
-        """Returns the layout of a tensor that is never written to memory."""
-        return cls(shape, (0,) * len(shape), dtype, 0)
 
     @property
     def extent(self) -> int:
@@ -261,25 +233,23 @@ def plan_launch(
     padding: Pair,
     dilation: Pair,
     device: Device = Device(),  # noqa: B008
-    features: Layout | None = None,
 ) -> Launch | None:
     """Plans a launch, or none where shared memory cannot hold what one thread reads.
 
     It remembers its plans: a network asks for the same ones again and again.
 
     Args:
-        function (str): 'forward', 'grad_input', 'grad_kernel' or 'fused'.
+        function (str): 'forward', 'grad_input' or 'grad_kernel'.
         x (Layout): The tensor on the input's side, (N, C, H, W).
-        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo). Where it is generated, the shape counts.
+        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
         y (Layout): The tensor on the output's side, (N, C, Ho, Wo), channels-last where ``x`` is.
         stride (tuple): Vertical and horizontal stride.
         padding (tuple): Vertical and horizontal padding.
         dilation (tuple): Vertical and horizontal dilation.
         device (Device): The limits of the GPU.
-        features (Layout, optional): What 'fused' generates the kernel from, (N, R, Ho, Wo), R > 0.
     """
-    specialisation = _specialise(x, k, y, stride, padding, dilation, features)
-    whole = _measure(specialisation, function, x, k, padding, features)
+    specialisation = _specialise(x, k, y, stride, padding, dilation)
+    whole = _measure(specialisation, function, x, k, padding)
     tile = _fit(whole, device)
     if tile is None:
         return None
@@ -291,30 +261,8 @@ def plan_launch(
         grid=min(cut.blocks, device.max_grid),
         block=_round_up(tile.strips * tile.rows * tile.planes, 32),
         shared=tile.shared,
-        arguments=_pack(whole, tile, cut, x, k, y, padding, features),
+        arguments=_pack(whole, tile, cut, x, k, y, padding),
     )
-
-
-def fusing_pays(
-    reduced: int, chunks: int, dtype: torch.dtype, bandwidth: float = 3.35e12, multiply_adds: float = 16.5e12
-) -> bool:
-    """Estimates whether the fused kernel is faster than the convolution and involution; no GPU has measured it.
-
-    For each of the K * K * G values of a pixel's kernel, fusing saves the time in which memory writes and reads the
-    value, and costs the time of R multiply-adds, once for every chunk of the group's channels. The convolution's own
-    multiply-adds count as free: they run on tensor cores, or while memory is busy. K, G and the image size cancel.
-
-    Args:
-        reduced (int): R, the channels of the features.
-        chunks (int): Parts that a group's channels are cut into; each generates the kernel anew.
-        dtype (torch.dtype): That of the tensors.
-        bandwidth (float): Of the memory, in bytes/s. Defaults to an H100's.
-        multiply_adds (float): A second, without tensor cores. Defaults to half an H100's peak in float32, as reading
-            the operands and threads beyond the image's border take their share. float64 has half of that.
-    """
-    saved = 2 * dtype.itemsize / bandwidth
-    spent = reduced * chunks / (multiply_adds / 2 if dtype == torch.float64 else multiply_adds)
-    return 0 < spent < saved
 
 
 def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,12 +279,10 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _specialise(
-    x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, features: Layout | None
-) -> Specialisation:
+def _specialise(x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair) -> Specialisation:
     taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
     channels_last = not (x.is_dense(3) and y.is_dense(3))
-    pixel_major = features is None and taps_are_a_run and k.misalignment % 4 == 0
+    pixel_major = taps_are_a_run and k.misalignment % 4 == 0
     return Specialisation(
         dtype=x.dtype,
         kernel_size=(k.shape[2], k.shape[3]),
@@ -344,22 +290,18 @@ def _specialise(
         dilation=dilation,
         channels_last=channels_last,
         pixel_major=pixel_major,
-        wide=max(x.extent, (features or k).extent, y.extent) >= 1 << 31,
-        fused=features is not None,
+        wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
         phase=0 if channels_last and pixel_major else padding[1] % (_strip(x.dtype) * stride[1]),
     )
 
 
-def _measure(
-    specialisation: Specialisation, function: str, x: Layout, k: Layout, padding: Pair, features: Layout | None
-) -> _Tile:
+def _measure(specialisation: Specialisation, function: str, x: Layout, k: Layout, padding: Pair) -> _Tile:
     """Returns the work of all blocks: all strips, rows and channels of a group, and all groups of all images."""
     (n, c, in_h, in_w), (groups, out_h, out_w) = x.shape, (k.shape[1], *k.shape[4:])
     stride = specialisation.stride[1]
     # The first strip of grad_input starts at a whole period of the stride, left of the image if need be.
     rows, columns = (in_h, padding[1] % stride + in_w) if function == 'grad_input' else (out_h, out_w)
-    reduced = features.shape[1] if features else 0
-    work = _Tile(specialisation, function, columns, rows, c // groups, n * groups, reduced)
+    work = _Tile(specialisation, function, columns, rows, c // groups, n * groups)
     return replace(work, strips=_divide_up(columns, work.constant('STRIP')))
 
 
@@ -411,8 +353,7 @@ def _shrink(tile: _Tile) -> _Tile | None:
     """Returns a smaller tile, or none."""
     if tile.rows > FEW_ROWS or tile.rows > 1 and tile.channels == 1:
         return replace(tile, rows=tile.rows - 1)
-    # A fused kernel is generated once for every chunk of channels: it rather takes fewer strips.
-    if tile.strips > 1 and (tile.channels == 1 or tile.function == 'fused'):
+    if tile.strips > 1 and tile.channels == 1:
         return replace(tile, strips=tile.strips - 1)
     return replace(tile, channels=_divide_up(tile.channels, 2)) if tile.channels > 1 else None
 
@@ -453,18 +394,16 @@ def arguments_type(wide: bool) -> 'numpy.dtype':
     return numpy.dtype([(name, numpy.int64 if wide else numpy.int32) for name in ARGUMENTS])
 
 
-def _pack(
-    whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout, padding: Pair, features: Layout | None
-) -> 'numpy.ndarray':
+def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout, padding: Pair) -> 'numpy.ndarray':
     import numpy
 
     constants = whole.specialisation.constants
     axis, size = 3, constants['VECTOR']
     row_sizes: tuple[int, ...] = (constants['STRIP'], 2)
-    x_sizes = y_sizes = feature_sizes = row_sizes
+    x_sizes = y_sizes = row_sizes
     if whole.specialisation.channels_last:
         # Channels are read by vectors where no vector belongs to two groups or chunks.
-        axis, feature_sizes = 1, (size,)
+        axis = 1
         x_sizes = y_sizes = (size,) if whole.channels % size == tile.channels % size == 0 else ()
     elif whole.function == 'grad_input' and cut.tiles_x > 1:
         # The tile of y starts with a vector; the next one starts this many pixels later.
@@ -477,18 +416,15 @@ def _pack(
         **_named('xn xc xh xw yn yc yh yw', x.stride + y.stride),
         'vector_x': x.find_vector(axis, *x_sizes),
         'vector_y': y.find_vector(axis, *y_sizes),
+        **_named('kn kg ku kv ki kj', k.stride),
+        'vector_k': k.find_vector(5, *row_sizes),
+        'kernel_extent': k.extent,
         **cut._asdict(),
         'chunk': tile.channels,
         'tile_h': tile.height,
         'tile_w': tile.width,
-        **{name: getattr(tile, name) for name in 'strips rows planes reduced pitch channel_pitch kernel_at'.split()},
+        **{name: getattr(tile, name) for name in 'strips rows planes pitch channel_pitch kernel_at'.split()},
     }
-    if features:
-        values |= _named('fn fc fh fw', features.stride)
-        values |= {'vector_f': features.find_vector(axis, *feature_sizes), 'weights_at': tile.weights_at}
-    else:
-        values |= _named('kn kg ku kv ki kj', k.stride)
-        values |= {'vector_k': k.find_vector(5, *row_sizes), 'kernel_extent': k.extent}
     arguments = numpy.zeros((), arguments_type(whole.specialisation.wide))
     for name, value in values.items():
         arguments[name] = value
