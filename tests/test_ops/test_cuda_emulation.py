@@ -40,6 +40,13 @@ class Case:
 CASES = {
     'RedNet stage 3': Case((2, 32, 14, 14), 2),
     'RedNet stage 4': Case((3, 64, 7, 7), 4),
+    'narrow': Case((3, 80, 7, 7), 5, device=Device(shared=64 << 10)),
+    'narrow, several launches': Case((3, 18, 11, 5), 3, (3, 5), padding=(1, 2), device=Device(max_grid=2)),
+    'narrow, bfloat16': Case((3, 48, 7, 7), 3, dtype=torch.bfloat16),
+    'narrow, dilation 2': Case((2, 7, 8, 3), 1, (5, 3), dilation=(2, 3), dtype=torch.float16),
+    'narrow, float64': Case((1, 12, 5, 7), 3, (5, 5), dtype=torch.float64),
+    'narrow, 64-bit indices': Case((2, 20, 4, 7), 2, wide=True),
+    'narrow, but too large for a block': Case((1, 16, 40, 6), 1),
     'several tiles': Case((1, 16, 35, 70), 1),
     'several launches': Case((3, 20, 35, 21), 2, device=Device(max_grid=2)),
     'one pixel': Case((2, 6, 1, 1), 2),
@@ -95,6 +102,9 @@ CASES = {
 
 # The cases in which values are not finite.
 SPOILT = (
+    'narrow',
+    'narrow, bfloat16',
+    'narrow, dilation 2',
     'RedNet stage 3',
     'several tiles',
     'one group, chunks of channels',
@@ -176,6 +186,10 @@ def test_no_channels_have_a_zero_gradient():
         ('several launches', 'forward', 'sum, tile is read'),
         ('several launches', 'forward', 'sum, copies'),
         ('several launches', 'forward', 'sum, tile is staged'),
+        ('narrow, several launches', 'forward', 'narrow, copies'),
+        ('narrow, several launches', 'forward', 'narrow, runs are staged'),
+        ('narrow, several launches', 'forward', 'narrow, x is read'),
+        ('narrow, several launches', 'forward', 'narrow, y is staged'),
         ('several launches', 'grad_input', 'grad_input, tile is read'),
         ('several launches', 'grad_input', 'grad_input, copies'),
         ('several launches', 'grad_input', 'grad_input, tile is staged'),
@@ -202,6 +216,8 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'write of a strip', 'first < count', 'true'),
         ('odd size, stride 2', 'read while staging', 'is_below(y, image.height)', 'is_below(y, image.height + 1)'),
         ('odd size, stride 2', 'write to shared memory', 'place, from', 'place + 40, from'),
+        ('narrow, several launches', 'copy of a run', 'min(Index(V), extent - at)', 'V'),
+        ('narrow, several launches', 'write of a run', 'at + i >= first && at + i < end', 'true'),
         ('float16, channels last, half a pair at the end', 'read of a pair', 'word * PAIR + PAIR <= extent', 'true'),
     ],
 )

@@ -73,7 +73,7 @@ namespace emulation {
 struct Copy {
   void* to;
   const void* from;
-  size_t size;
+  size_t size, bytes;
 };
 
 struct Fiber {
@@ -161,17 +161,16 @@ inline void __syncthreads() { emulation::leave(emulation::fibers[threadIdx.x]); 
 
 // Copies happen as late as they may.
 template <int SIZE>
-void start_copy(void* to, const void* from, bool inside) {
+void start_copy(void* to, const void* from, int bytes) {
   static_assert(SIZE == 4 || SIZE == 8 || SIZE == 16);
-  if ((size_t(to) | (inside ? size_t(from) : 0)) % SIZE) abort();
-  emulation::fibers[threadIdx.x].copies.push_back({to, inside ? from : nullptr, SIZE});
+  if ((size_t(to) | (bytes ? size_t(from) : 0)) % SIZE || bytes < 0 || bytes > SIZE) abort();
+  emulation::fibers[threadIdx.x].copies.push_back({to, from, SIZE, bytes});
 }
 
 inline void wait_for_copies() {
-  for (const emulation::Copy& copy : emulation::fibers[threadIdx.x].copies)
-    if (copy.from)
-      memcpy(copy.to, copy.from, copy.size);
-    else
-      memset(copy.to, 0, copy.size);
+  for (const emulation::Copy& copy : emulation::fibers[threadIdx.x].copies) {
+    memset(copy.to, 0, copy.size);
+    if (copy.bytes) memcpy(copy.to, copy.from, copy.bytes);
+  }
   emulation::fibers[threadIdx.x].copies.clear();
 }

@@ -27,6 +27,7 @@
 //     does)
 //   GRAD_PHASE (pixels of y between the start of a vector and the one that the first tap and pixel of a strip meet)
 //   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
+//   NARROW (pixels of a row of x and y, where they are so few that forward takes whole rows, else 0)
 //   ARGUMENTS (the fields of Launch)
 //
 // Comments in brackets name the lines in which tests plant faults.
@@ -118,6 +119,7 @@ constexpr int REACH = (TAPS - 1) * DW / SW;
 constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
 constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= LONGEST_SPAN;
 constexpr int RUN = KH * KW;
+constexpr int PART = CHUNK / 4;  // channels of a thread, where rows are narrow
 
 // Blocks of a multiprocessor that the registers must suffice for. Where shared memory allows fewer, fewer: nothing
 // spills. LARGE: what a thread holds beside its sums is more than a 7x7 window's.
@@ -187,17 +189,21 @@ INLINE void read_row(Acc (&row)[N], const T* p) {
 }
 
 #ifdef __CUDACC__
-// Starts to copy SIZE bytes to shared memory, or zeros: it takes no register and nobody waits, until a thread waits for
-// all that it started.
+// Starts to copy `bytes` bytes of SIZE to shared memory, and zeros after them: it takes no register and nobody waits,
+// until a thread waits for all that it started.
 template <int SIZE>
-INLINE void start_copy(void* to, const void* from, bool inside) {
+INLINE void start_copy(void* to, const void* from, int bytes) {
 #if __CUDA_ARCH__ >= 800
   asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"((unsigned)__cvta_generic_to_shared(to)), "l"(from),
-               "n"(SIZE), "r"(inside ? SIZE : 0)
+               "n"(SIZE), "r"(bytes)
                : "memory");
 #else
   Vector<SIZE / 4, unsigned> value = {};
-  if (inside) value = *(const Vector<SIZE / 4, unsigned>*)from;
+  if (bytes == SIZE) {
+    value = *(const Vector<SIZE / 4, unsigned>*)from;
+  } else {
+    for (int i = 0; i < bytes / int(sizeof(T)); ++i) ((T*)&value)[i] = ((const T*)from)[i];
+  }
   *(Vector<SIZE / 4, unsigned>*)to = value;
 #endif
 }
@@ -384,7 +390,7 @@ INLINE void stage_rows(T* to, const Tile& tile, const Image& image, const Unit& 
         T* const place = to + (line + t * step) * tile.pitch + column * V;
         const bool live = line + t * step < lines, inside = live && is_inside(image, y, x);
         if constexpr (V >= PAIR) {
-          if (live) start_copy<V * sizeof(T)>(place, from, inside);  // [write to shared memory]
+          if (live) start_copy<V * sizeof(T)>(place, from, inside ? V * sizeof(T) : 0);  // [write to shared memory]
         } else {
           value[t] = T();
           if (inside) value[t] = *from;
@@ -649,12 +655,106 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
   }
 }
 
+#if NARROW
+// A run of elements of a tensor that lie one after the other. In memory it starts anywhere; its copy in shared memory
+// starts where a vector does, with what else the first one holds.
+struct Run {
+  static constexpr int V = 16 / sizeof(T);
+  Index first, end, start = first / V * V;
+
+  // Starts to copy it from a tensor of `extent` elements.
+  INLINE void stage(T* to, const T* tensor, Index extent) const {
+#pragma unroll 4
+    for (Index at = start + threadIdx.x * V; at < end; at += blockDim.x * V)
+      start_copy<16>(to + (at - start), tensor + at, min(Index(V), extent - at) * sizeof(T));  // [copy of a run]
+  }
+
+  INLINE void write(T* tensor, const T* from) const {
+#pragma unroll 2
+    for (Index at = start + threadIdx.x * V; at < end; at += blockDim.x * V) {
+      const Vector<V> vector = *(const Vector<V>*)(from + (at - start));
+      if (at >= first && at + V <= end) {
+        *(Vector<V>*)(tensor + at) = vector;
+      } else {
+#pragma unroll
+        for (int i = 0; i < V; ++i)
+          if (at + i >= first && at + i < end) tensor[at + i] = vector.at[i];  // [write of a run]
+      }
+    }
+  }
+};
+
+// forward of narrow images, with stride 1 and as many pixels of y as of x. Their rows start anywhere, are too short for
+// vectors, and a tile of them would be halo for the most part. But all that a unit, which is a whole group here, has of
+// x, k and y is one run of memory each, and so is that of neighbouring units: a block copies these runs as they are.
+// A thread owns a row of PART channels. Which taps reach over its ends is known when compiling, and it leaves them out,
+// as it does rows above and below the image: there is no halo, and nothing outside to clear. y takes the place of x in
+// shared memory, and leaves as a run too.
+INLINE void narrow_sum(const T* x, const T* k, T* y, const Launch& launch) {
+  const Index area = launch.channel_pitch, image = launch.group_channels * area;
+  T *const images = (T*)shared_memory, *const kernels = images + launch.kernel_at;
+  const Place thread = find_thread(launch);  // a strip is a part of the channels
+
+  for (Index block = blockIdx.x; block < launch.blocks; block += gridDim.x) {
+    const Index first = block * launch.planes, end = min(first + launch.planes, launch.units);
+    const Run run = {first * image, end * image}, kernel_run = {first * RUN * area, end * RUN * area};
+    const bool active = thread.plane < end - first;
+    const Index channels = min(Index(PART), launch.group_channels - thread.strip * PART);
+    T* const mine = images + (run.first - run.start) + thread.plane * image + thread.strip * PART * area;
+    const T* taps = kernels + (kernel_run.first - kernel_run.start) + thread.plane * RUN * area + thread.row * NARROW;
+    __syncthreads();  // copies keep no order with what their own thread has read
+    run.stage(images, x, launch.units * image);
+    kernel_run.stage(kernels, k, launch.kernel_extent);
+    wait_for_copies();  // [narrow, copies]
+    __syncthreads();    // [narrow, runs are staged]
+
+    Acc sum[PART][NARROW] = {};
+#pragma unroll 1
+    for (int u = 0; u < KH; ++u, taps += KW * area) {
+      const Index row = thread.row - launch.pad_h + u * DH;
+      if (!active || !is_below(row, launch.in_h)) continue;
+      Acc pixels[PART][NARROW];
+#pragma unroll
+      for (int c = 0; c < PART; ++c)
+#pragma unroll
+        for (int i = 0; i < NARROW; ++i)
+          pixels[c][i] = Element::load(mine[min(Index(c), channels - 1) * area + row * NARROW + i]);
+#pragma unroll
+      for (int v = 0; v < KW; ++v) {
+        Acc weight[NARROW];
+#pragma unroll
+        for (int s = 0; s < NARROW; ++s) weight[s] = Element::load(taps[v * area + s]);
+#pragma unroll
+        for (int c = 0; c < PART; ++c)
+#pragma unroll
+          for (int s = 0; s < NARROW; ++s) {
+            const int i = s + v * DW - (KW - 1) * DW / 2;
+            if (i >= 0 && i < NARROW) sum[c][s] += weight[s] * pixels[c][i];
+          }
+      }
+    }
+    __syncthreads();  // [narrow, x is read]
+#pragma unroll
+    for (int c = 0; c < PART; ++c)
+#pragma unroll
+      for (int s = 0; s < NARROW; ++s)
+        if (active && c < channels) mine[c * area + thread.row * NARROW + s] = Element::store(sum[c][s]);
+    __syncthreads();  // [narrow, y is staged]
+    run.write(y, images);
+  }
+}
+#endif
+
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
+#if NARROW
+  narrow_sum(x, k, y, launch);
+#else
   if constexpr (PIXEL_MAJOR)
     weighted_sum(x, y, launch, PixelMajorWeights{launch, k});
   else
     weighted_sum(x, y, launch, StoredWeights{launch, k});
+#endif
 }
 
 // Reads the values of TAPS taps that meet a strip of x, `wanted` of them, from a row of k of which `j` is the pixel

@@ -5,7 +5,7 @@ It needs neither a GPU nor CuPy.
 
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
-from math import gcd
+from math import gcd, prod
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import numpy
 
 THREADS = 128  # of a block, at most
+NARROWEST = 8  # pixels of a row, at most, whose ends are known when compiling
+PART = 4  # channels of such a row that a thread takes: CHUNK / 4
+FEW_THREADS = 64  # of a block, where others should load meanwhile
 CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
 STRIPS = 16  # of a row of a block, at most
 LANES = 8  # strips that shared memory serves at a time in float32: rows of a multiple of them meet in no bank
@@ -55,6 +58,7 @@ class Specialisation:
     pixel_major: bool
     wide: bool
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
+    narrow: int = 0  # pixels of a row, if so few that forward takes whole rows
 
     @cached_property
     def constants(self) -> dict[str, int]:
@@ -75,6 +79,7 @@ class Specialisation:
             'ROW_STEP': sh // gcd(sh, dh),
             'TAPS': taps,
             'THREADS': THREADS,
+            'NARROW': self.narrow,
             'STRIP': strip,
             'GRAD_STRIP': grad_strip,
             'CHUNK': CHUNK,
@@ -168,6 +173,31 @@ class _Tile:
 
 
 @dataclass(frozen=True)
+class _Runs(_Tile):
+    """The work of a block where images are narrow: whole groups. A strip is PART channels of a row.
+
+    Shared memory holds two runs of memory, by the vectors that hold them: all of the input, then all of the kernel.
+    """
+
+    @property
+    def height(self) -> int:
+        return self.rows
+
+    @property
+    def pitch(self) -> int:
+        return self.specialisation.narrow
+
+    @property
+    def kernel_at(self) -> int:
+        return _round_up(self.planes * self.channels * self.channel_pitch + ALIGNMENT - 1, ALIGNMENT)
+
+    @property
+    def shared(self) -> int:
+        taps = self.planes * prod(self.specialisation.kernel_size) * self.channel_pitch
+        return (self.kernel_at + _round_up(taps + ALIGNMENT - 1, ALIGNMENT)) * self.specialisation.dtype.itemsize
+
+
+@dataclass(frozen=True)
 class Device:
     """What the shape of a launch depends on. The default is right everywhere, if not the fastest."""
 
@@ -193,6 +223,13 @@ class Layout(NamedTuple):
     def extent(self) -> int:
         """Elements between the first and the last, both included."""
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the elements lie one after the other, in order, from a vector on."""
+        sizes = [prod(self.shape[axis + 1 :]) for axis in range(len(self.shape))]
+        runs = (step == size for length, step, size in zip(self.shape, self.stride, sizes, strict=True) if length > 1)
+        return self.misalignment == 0 and all(runs)
 
     def is_dense(self, axis: int) -> bool:
         """Whether the elements along an axis are neighbours."""
@@ -248,12 +285,16 @@ def plan_launch(
         dilation (tuple): Vertical and horizontal dilation.
         device (Device): The limits of the GPU.
     """
-    specialisation = _specialise(x, k, y, stride, padding, dilation)
-    whole = _measure(specialisation, function, x, k, padding)
-    tile = _fit(whole, device)
-    if tile is None:
-        return None
-    tile = _spread(tile, whole, device)
+    specialisation = _specialise(x, k, y, stride, padding, dilation, device)
+    tile = _gather(specialisation, x, k, device) if function == 'forward' else None
+    if tile:
+        whole = replace(tile, planes=x.shape[0] * k.shape[1])
+    else:
+        whole = _measure(specialisation, function, x, k, padding)
+        tile = _fit(whole, device)
+        if tile is None:
+            return None
+        tile = _spread(tile, whole, device)
     cut = _cut(whole, tile)
     return Launch(
         specialisation,
@@ -279,11 +320,13 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def _specialise(x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair) -> Specialisation:
+def _specialise(
+    x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, device: Device
+) -> Specialisation:
     taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
     channels_last = not (x.is_dense(3) and y.is_dense(3))
     pixel_major = taps_are_a_run and k.misalignment % 4 == 0
-    return Specialisation(
+    specialisation = Specialisation(
         dtype=x.dtype,
         kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
@@ -293,6 +336,21 @@ def _specialise(x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, di
         wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
         phase=0 if channels_last and pixel_major else padding[1] % (_strip(x.dtype) * stride[1]),
     )
+    narrow = replace(specialisation, narrow=x.shape[3])
+    taken = stride == (1, 1) and x.shape == y.shape and x.shape[3] <= NARROWEST and x.is_run and k.is_run and y.is_run
+    return narrow if taken and _gather(narrow, x, k, device) else specialisation
+
+
+def _gather(specialisation: Specialisation, x: Layout, k: Layout, device: Device) -> _Tile | None:
+    """Returns the work of a block where images are narrow, or none: also where one group of an image is too much."""
+    if not specialisation.narrow:
+        return None
+    channels = x.shape[1] // k.shape[1]
+    tile = _Runs(specialisation, 'forward', _divide_up(channels, PART), x.shape[2], channels)
+    if tile.strips * tile.rows > THREADS or tile.shared > device.shared:
+        return None
+    several = replace(tile, planes=max(1, FEW_THREADS // (tile.strips * tile.rows)))
+    return several if several.shared <= device.shared else tile
 
 
 def _measure(specialisation: Specialisation, function: str, x: Layout, k: Layout, padding: Pair) -> _Tile:
