@@ -10,6 +10,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from ..configs import find
 from ..requirements import require
 from . import CommandError
 
@@ -57,14 +58,16 @@ def read_photos(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[
             yield photo, image
 
 
-def read_config(path: str):
-    """Returns the config of a path, or of a name such as ``mmdet::...``."""
+def read_config(name: str):
+    """Returns the config of a path, of a name among ours, or of a toolbox's such as ``mmdet::...``."""
     from mmengine.config import Config
 
     try:
+        path = name if os.path.isfile(name) or '::' in name else find(name)
+    except ValueError as error:
+        raise CommandError(f'there is no file {name}, and {error}') from error
+    try:
         return Config.fromfile(path)
-    except FileNotFoundError as error:
-        raise CommandError(f'{one_line(error)}: give the path of a config, or the name of one with --model') from error
     except Exception as error:  # Python's, of a file that is run
         raise CommandError(f'the config {path} cannot be read ({one_line(error)}): correct it') from error
 

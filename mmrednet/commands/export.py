@@ -19,7 +19,7 @@ DTYPES = ('float32', 'float16')
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add = parser.add_argument
-    add('config', metavar='CONFIG', help='config of a classifier, detector or segmentor')
+    add('config', metavar='CONFIG', help='config of a classifier, detector or segmentor, or its name')
     add('checkpoint', nargs='?', metavar='CHECKPOINT', help='its weights, a file or address (default: random ones)')
     add('--format', choices=FORMATS, required=True, help='what the file is')
     add('--out', type=Path, metavar='F', required=True, help='the file, with the ending of its format')

@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     config.add_argument(
         '--model', metavar='NAME', help=f'a model of mmrednet; public weights are downloaded once (default: {DEFAULT})'
     )
-    config.add_argument('--config', metavar='C', help='or the path of a config')
+    config.add_argument('--config', metavar='C', help='or a config, its path or name')
     add(
         '--checkpoint',
         metavar='F',

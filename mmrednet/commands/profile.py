@@ -1,13 +1,11 @@
 """What computes an involution of one's own, how long that takes, and what else there is; or all those of a network."""
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from ..configs import find as find_config
 from . import CommandError
 from .common import one_line, quiet, read_config
 
@@ -31,7 +29,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--device', metavar='D', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
     add('--channels-last', action='store_true', help='the tensors are channels-last')
     add('--compiled', action='store_true', help="torch.compile's of the plain formula too: takes minutes")
-    add('--network', metavar='CONFIG', help="all involutions of a config's model, on images of the shape --input")
+    add(
+        '--network',
+        metavar='CONFIG',
+        help='all involutions of the model of a config, its path or name, on images of the shape --input',
+    )
     add('--budget', type=float, default=5, metavar='S', help='seconds for a table (default: 5)')
 
 
@@ -201,7 +203,7 @@ def cuda_plan(case: 'Case', batch: int, dtype: 'torch.dtype', channels_last: boo
 
 def _network(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dtype') -> list[str]:
     with quiet():
-        config = read_config(args.network if os.path.isfile(args.network) else find_config(args.network))
+        config = read_config(args.network)
         return profile_network(config, args.input, dtype, device, args.channels_last, args.budget)
 
 

@@ -1,7 +1,6 @@
 """What an involution learned: the paper's Figure 3 of one's own images, and the kernels at places in them."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -9,7 +8,6 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ..configs import find
 from ..requirements import require
 from . import CommandError
 from .common import find_photos, one_line, quiet, read_config, read_photos, write
@@ -71,7 +69,7 @@ def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path,
     from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
     from ..analysis.view import find_view, ramps
 
-    config = read_config(args.config if os.path.isfile(args.config) else find(args.config))
+    config = read_config(args.config)
     model, pipeline = _build(config, args.checkpoint), _build_pipeline(config)
     layer = find_involution(model, args.layer)
     seen = []

@@ -313,7 +313,7 @@ def cut(source, path):
     (
         ('--model rednet51_in1k', 'rednet51_in1k mmpretrain/rednet50'),
         ('--model rednet26_demo', 'rednet26_demo public --checkpoint'),
-        ('--config absent.py --checkpoint {cls}', 'absent.py --model'),
+        ('--config absent.py --checkpoint {cls}', 'no file absent.py `python -m mmrednet config`'),
         ('--config broken.py --checkpoint {cls}', 'broken.py SyntaxError correct'),
         ('--config scope.py --checkpoint {cls}', "scope.py 'mmpose' mmpretrain mmdet mmseg"),
         ('--config nothing.py --checkpoint {cls}', 'nothing.py NoSuch correct'),
