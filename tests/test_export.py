@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from helpers import CASES, TOLERANCE, check, make_arguments, make_fused_arguments, run, run_python
+from helpers import CASES, ROOT, TOLERANCE, check, make_arguments, make_fused_arguments, registry, run, run_python
 from torch import nn
 from torch._decomp import decomposition_table
 
@@ -235,6 +235,31 @@ def test_openvino(tmp_path):
     pytest.importorskip('openvino')
     path = export(tmp_path, 'classifier', 'openvino')
     assert path.with_suffix('.bin').exists() and not path.with_suffix('.onnx').exists()
+
+
+@pytest.mark.parametrize('spread', (0.3, 3.0))
+def test_boxes_of_the_page_are_those_of_mmdet(spread):
+    from mmengine.config import ConfigDict
+
+    page = (ROOT / 'docs' / 'export.md').read_text()
+    names = {}
+    exec(page.partition('```python\n')[2].partition('```')[0], names)
+    nms = dict(nms_pre=1000, min_bbox_size=0, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+    head = registry('mmdet').build(dict(type='RetinaHead', num_classes=3, in_channels=8, test_cfg=ConfigDict(nms)))
+    size, generator = (200, 264), torch.Generator().manual_seed(0)
+    maps = [(-(-size[0] // stride), -(-size[1] // stride)) for stride in (8, 16, 32, 64, 128)]
+    scores, deltas = (
+        [f * torch.randn(1, 9 * depth, *level, generator=generator) - shift for level in maps]
+        for depth, f, shift in ((3, 1.5, 3), (4, spread, 0))
+    )
+    (expected,) = head.predict_by_feat(scores, deltas, batch_img_metas=[dict(img_shape=size)])
+    actual = names['find_boxes']([output.numpy() for output in (*scores, *deltas)], size, classes=3)
+    assert len(expected) == 100 and len(set(actual[2])) == 3
+    assert actual[2].tolist() == expected.labels.tolist()
+    for found, name in zip(actual[:2], ('bboxes', 'scores'), strict=True):
+        torch.testing.assert_close(torch.from_numpy(found).float(), expected[name], rtol=1e-4, atol=1e-3)
+    nothing = names['find_boxes']([output.numpy() for output in ([s - 99 for s in scores] + deltas)], size, classes=3)
+    assert [len(found) for found in nothing] == [0, 0, 0]
 
 
 @pytest.mark.slow
