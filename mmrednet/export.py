@@ -14,7 +14,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from .ops.backends.cpu import compile_for_onnxruntime
 from .ops.backends.cpu.build import find_compiler
+from .ops.onnx import one_operator
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16}
 # Largest difference from float64 that is rounding, relative to the range of an output.
@@ -112,6 +114,13 @@ def write_onnx(network: Dense, images: Tensor, path: Path) -> None:
     )
 
 
+def write_onnxruntime(network: Dense, images: Tensor, path: Path) -> None:
+    """Writes ONNX in which involution is one operator, and the library of that operator beside it as ``.so``."""
+    compile_for_onnxruntime(path.with_suffix('.so'))
+    with one_operator():
+        write_onnx(network, images, path)
+
+
 def write_openvino(network: Dense, images: Tensor, path: Path) -> None:
     """Writes OpenVINO's ``.xml``, and the weights beside it as ``.bin``, from ONNX."""
     import openvino
@@ -137,20 +146,38 @@ def load_torchscript(path: Path) -> Run:
     return torch.jit.load(path)
 
 
-def load_onnx(path: Path) -> Run:
-    """Loads ONNX into ONNX Runtime, on the CPU."""
+def load_onnx(path: Path, shape: Sequence[int] | None = None, library: Path | None = None) -> Run:
+    """Loads ONNX into ONNX Runtime, on the CPU with torch's threads, for images of any shape or of this one."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=['CPUExecutionProvider'])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    # Between two runs, its threads would wait for work at the expense of what runs then.
+    options.add_session_config_entry('session.force_spinning_stop', '1')
+    if library:
+        options.register_custom_ops_library(str(library))
+    for axis, name in AXES.items() if shape else ():
+        options.add_free_dimension_override_by_name(name, shape[axis])
+    session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     return lambda images: [torch.from_numpy(output) for output in session.run(None, {'images': images.numpy()})]
 
 
-def load_openvino(path: Path) -> Run:
-    """Loads OpenVINO's files, on the CPU and in the precision that they have."""
+def load_onnxruntime(path: Path, shape: Sequence[int] | None = None) -> Run:
+    """Loads what :func:`write_onnxruntime` wrote."""
+    return load_onnx(path, shape, path.with_suffix('.so'))
+
+
+def load_openvino(path: Path, shape: Sequence[int] | None = None) -> Run:
+    """Loads OpenVINO's files likewise, in the precision that they have."""
     import openvino
 
-    model = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'})
-    return lambda images: [torch.from_numpy(output) for output in model(images.numpy()).values()]
+    core = openvino.Core()
+    model = core.read_model(path)
+    if shape:
+        model.reshape(list(shape))
+    settings = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
+    compiled = core.compile_model(model, 'CPU', settings)
+    return lambda images: [torch.from_numpy(output) for output in compiled(images.numpy()).values()]
 
 
 class Format(NamedTuple):
@@ -158,12 +185,13 @@ class Format(NamedTuple):
 
     ending: str
     write: Callable[[Dense, Tensor, Path], None]
-    load: Callable[[Path], Run]
+    load: Callable[..., Run]
     packages: tuple[str, ...] = ()
 
 
 FORMATS = {
     'onnx': Format('.onnx', write_onnx, load_onnx, ('onnx', 'onnxscript', 'onnxruntime')),
+    'onnxruntime': Format('.onnx', write_onnxruntime, load_onnxruntime, ('onnx', 'onnxscript', 'onnxruntime')),
     'torch-export': Format('.pt2', write_torch_export, load_torch_export),
     'aotinductor': Format('.pt2', write_aotinductor, load_aotinductor),
     'torchscript': Format('.pt', write_torchscript, load_torchscript),
@@ -177,7 +205,7 @@ def check_format(name: str, path: Path) -> None:
     Raises:
         ValueError: The path has not the format's ending.
         ImportError: A package is missing.
-        RuntimeError: There is no C++ compiler, which ``aotinductor`` needs.
+        RuntimeError: There is no C++ compiler, which ``aotinductor`` and ``onnxruntime`` need.
     """
     form = FORMATS[name]
     if path.suffix != form.ending:
@@ -185,7 +213,7 @@ def check_format(name: str, path: Path) -> None:
     missing = [package for package in form.packages if find_spec(package) is None]
     if missing:
         raise ImportError(f'{name} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
-    if name == 'aotinductor':
+    if name in ('aotinductor', 'onnxruntime'):
         find_compiler()
 
 

@@ -140,6 +140,73 @@ def test_plain_onnx_export_writes_standard_operators(tmp_path):
             torch.testing.assert_close(torch.from_numpy(actual).double(), one, rtol=1e-5, atol=1e-5)
 
 
+@pytest.fixture(scope='module')
+def library(tmp_path_factory):
+    """The library of operators for ONNX Runtime."""
+    from mmrednet.ops.backends.cpu import compile_for_onnxruntime
+
+    path = tmp_path_factory.mktemp('library') / 'involution.so'
+    try:
+        compile_for_onnxruntime(path)
+    except RuntimeError as error:
+        if 'headers' in str(error) or 'no C++ compiler' in str(error):
+            pytest.skip(str(error))
+        raise
+    return path
+
+
+@pytest.mark.parametrize('dtype', (torch.float32, torch.float16), ids=str)
+def test_our_operator_in_onnx_runtime(tmp_path, library, dtype):
+    from mmrednet.ops.onnx import one_operator
+
+    pytest.importorskip('onnxscript')
+    onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+    model, path = Layers().to(dtype).eval(), tmp_path / 'layers.onnx'
+    sizes = {0: torch.export.Dim('batch')} | {i: torch.export.Dim(f'size_{i}', min=7) for i in (2, 3)}
+    before = dict(decomposition_table)
+    with torch.no_grad(), one_operator():
+        images = torch.rand(2, 8, 15, 18, dtype=dtype)
+        torch.onnx.export(model, (images,), path, dynamo=True, dynamic_shapes=(sizes,), input_names=['x'])
+    assert decomposition_table == before
+    nodes = onnx.load(path).graph.node
+    assert [(node.domain, node.op_type) for node in nodes if node.domain] == [('mmrednet', 'involution2d')] * 4
+    options = runtime.SessionOptions()
+    options.register_custom_ops_library(str(library))
+    session = runtime.InferenceSession(path, options)
+    truth, tolerance = copy.deepcopy(model).double(), {torch.float32: 1e-5, torch.float16: 1e-2}[dtype]
+    for size in ((1, 8, 15, 17), (3, 8, 14, 9), (2, 8, 40, 7)):
+        x = torch.rand(size, dtype=dtype)
+        expected = [output.detach() for output in truth(x.double())]
+        for actual, one in zip(session.run(None, {'x': x.numpy()}), expected, strict=True):
+            torch.testing.assert_close(torch.from_numpy(actual).double(), one, rtol=tolerance, atol=tolerance)
+
+
+def test_our_operator_refuses_what_does_not_fit(tmp_path, library):
+    onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+    value = onnx.helper.make_tensor_value_info
+    pairs = dict(stride=[1, 1], padding=[1, 1], dilation=[1, 1])
+    node = onnx.helper.make_node('involution2d', ['x', 'kernel'], ['y'], domain='mmrednet', **pairs)
+    values = [value(name, onnx.TensorProto.FLOAT, [None] * rank) for name, rank in (('x', 4), ('kernel', 6), ('y', 4))]
+    domains = [onnx.helper.make_opsetid('', 20), onnx.helper.make_opsetid('mmrednet', 1)]
+    graph = onnx.helper.make_graph([node], 'graph', values[:2], values[2:])
+    path = tmp_path / 'node.onnx'
+    onnx.save(onnx.helper.make_model(graph, opset_imports=domains, ir_version=10), path)
+    options = runtime.SessionOptions()
+    options.register_custom_ops_library(str(library))
+    session = runtime.InferenceSession(path, options)
+    x = torch.rand(2, 6, 5, 4)
+    for kernel, words in (
+        ((2, 3, 3, 3, 5, 3), 'height and width'),
+        ((2, 4, 3, 3, 5, 4), 'a G that divides C'),
+        ((1, 3, 3, 3, 5, 4), "the input's N"),
+    ):
+        with pytest.raises(Exception, match=words):
+            session.run(None, {'x': x.numpy(), 'kernel': torch.rand(kernel).numpy()})
+    kernel = torch.rand(2, 3, 3, 3, 5, 4)
+    (actual,) = session.run(None, {'x': x.numpy(), 'kernel': kernel.numpy()})
+    torch.testing.assert_close(torch.from_numpy(actual), involution2d(x, kernel, backend='reference'))
+
+
 def test_no_product_waits_in_onnx_for_the_others(tmp_path):
     """ONNX Runtime computes what is written last first: a product has to be written before the sum it is added to."""
     pytest.importorskip('onnxscript')
@@ -220,23 +287,6 @@ def test_onnx_of_dense_models(tmp_path, kind):
     assert names == (levels if kind == 'detector' else ['logits'])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('name', ('onnx', 'torch-export', 'torchscript'))
-def test_float16(tmp_path, name):
-    if name == 'onnx':
-        pytest.importorskip('onnxscript')
-        pytest.importorskip('onnxruntime')
-    assert export(tmp_path, 'classifier', name, '--dtype', 'float16')
-
-
-@pytest.mark.slow
-def test_openvino(tmp_path):
-    pytest.importorskip('onnxscript')
-    pytest.importorskip('openvino')
-    path = export(tmp_path, 'classifier', 'openvino')
-    assert path.with_suffix('.bin').exists() and not path.with_suffix('.onnx').exists()
-
-
 @pytest.mark.parametrize('spread', (0.3, 3.0))
 def test_boxes_of_the_page_are_those_of_mmdet(spread):
     from mmengine.config import ConfigDict
@@ -260,6 +310,31 @@ def test_boxes_of_the_page_are_those_of_mmdet(spread):
         torch.testing.assert_close(torch.from_numpy(found).float(), expected[name], rtol=1e-4, atol=1e-3)
     nothing = names['find_boxes']([output.numpy() for output in ([s - 99 for s in scores] + deltas)], size, classes=3)
     assert [len(found) for found in nothing] == [0, 0, 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ('onnx', 'torch-export', 'torchscript'))
+def test_float16(tmp_path, name):
+    if name == 'onnx':
+        pytest.importorskip('onnxscript')
+        pytest.importorskip('onnxruntime')
+    assert export(tmp_path, 'classifier', name, '--dtype', 'float16')
+
+
+@pytest.mark.slow
+def test_openvino(tmp_path):
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('openvino')
+    path = export(tmp_path, 'classifier', 'openvino')
+    assert path.with_suffix('.bin').exists() and not path.with_suffix('.onnx').exists()
+
+
+@pytest.mark.slow
+def test_onnxruntime(tmp_path, library):
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('onnxruntime')
+    path = export(tmp_path, 'classifier', 'onnxruntime')
+    assert path.exists() and path.with_suffix('.so').exists()
 
 
 @pytest.mark.slow

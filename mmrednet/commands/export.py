@@ -12,7 +12,7 @@ from . import CommandError
 from .common import one_line, quiet, read_config
 from .predict import TASKS, count
 
-FORMATS = ('onnx', 'torch-export', 'aotinductor', 'torchscript', 'openvino')
+FORMATS = ('onnx', 'onnxruntime', 'torch-export', 'aotinductor', 'torchscript', 'openvino')
 DTYPES = ('float32', 'float16')
 
 

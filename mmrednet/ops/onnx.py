@@ -4,12 +4,13 @@ The exporter looks in torch's own table for a decomposition of each operator tha
 is imported here, and whoever exports a network with our layers gets this without asking for it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._decomp import register_decomposition
+from torch._decomp import decomposition_table, register_decomposition
 
 from .backends import Pair
 from .backends.pytorch import generate_kernel
@@ -54,13 +55,37 @@ def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilati
             yield shifted[phase_y][:, :, top : top - last_row or None] * values[u * kw + v]
 
 
-def _fused_involution2d(
-    input: Tensor, features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int], *geometry
+def _operator(
+    input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
 ) -> Tensor:
-    return _involution2d(input, generate_kernel(features, weight, bias, kernel_size), *geometry)
+    """Stands for one operator of ONNX Runtime, of which ``backends/cpu/onnxruntime.cpp`` is the library."""
+    geometry = dict(stride=list(stride), padding=list(padding), dilation=list(dilation))
+    shape = *input.shape[:2], *kernel.shape[4:]
+    return torch.onnx.ops.symbolic(
+        'mmrednet::involution2d', (input, kernel), geometry, dtype=input.dtype, shape=shape, version=1
+    )
 
 
-for _operator, _decomposition in ((Involution2d, _involution2d), (FusedInvolution2d, _fused_involution2d)):
-    register_decomposition(_operator.overload)(_decomposition)
+def _decompositions(involution2d: Callable[..., Tensor]) -> dict:
+    def fused(input, features, weight, bias, kernel_size, *geometry):
+        return involution2d(input, generate_kernel(features, weight, bias, kernel_size), *geometry)
+
+    return {Involution2d.overload: involution2d, FusedInvolution2d.overload: fused}
+
+
+@contextmanager
+def one_operator() -> Iterator[None]:
+    """Has ``torch.onnx.export`` write ``mmrednet::involution2d`` where it writes standard operators otherwise."""
+    standard = {overload: decomposition_table[overload] for overload in _decompositions(_operator)}
+    decomposition_table.update(_decompositions(_operator))
+    try:
+        yield
+    finally:
+        decomposition_table.update(standard)
+
+
+for _overload, _decomposition in _decompositions(_involution2d).items():
+    register_decomposition(_overload)(_decomposition)
+for _class in (Involution2d, FusedInvolution2d):
     # Without a meta function, torch.compile would take the shapes from the decomposition.
-    register_decomposition(_operator.overload, type='meta')(_operator.fake)
+    register_decomposition(_class.overload, type='meta')(_class.fake)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ...arguments import DTYPES
 from .. import Pair
-from .build import load_library
+from .build import compile_command, compile_library, load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
 # The fields of `struct Arguments` in the source, with the number of 64-bit integers of each. The source is compiled
@@ -137,3 +137,12 @@ def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], None]]:
             function.argtypes, function.restype = (ctypes.c_char_p,), None
             functions[name, dtype] = function
     return functions
+
+
+def compile_for_onnxruntime(path: Path) -> None:
+    """Writes a library with which ONNX Runtime has ``mmrednet::involution2d``, for this machine's CPU.
+
+    Raises:
+        RuntimeError: There is no C++ compiler, or it fails, as where it does not find ONNX Runtime's headers.
+    """
+    compile_library(SOURCE.with_name('onnxruntime.cpp'), compile_command(FLAGS), path)

@@ -33,8 +33,7 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
     Raises:
         RuntimeError: There is no C++ compiler, or it fails, or what it makes cannot be loaded.
     """
-    compiler = find_compiler()
-    command = [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
+    command = compile_command(flags)
     folder = cache_folder() if folder is None else folder
     path = folder / f'{source.stem}-{digest(source, command)}.so'
     library = None
@@ -57,6 +56,16 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
                 f'what the C++ compiler made cannot be loaded ({error}): set MMREDNET_CACHE_DIR to a folder from which '
                 'programs may run'
             ) from error
+
+
+def compile_command(flags: Sequence[str] = ()) -> list[str]:
+    """Returns the command that compiles a shared library, with these flags besides those that every library gets.
+
+    Raises:
+        RuntimeError: There is no C++ compiler.
+    """
+    compiler = find_compiler()
+    return [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
 
 
 def find_compiler() -> list[str]:

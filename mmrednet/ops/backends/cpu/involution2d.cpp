@@ -45,36 +45,43 @@ struct Arguments {
 ARGUMENTS
 static_assert(sizeof(Arguments) == ARGUMENTS_SIZE, "Arguments has other fields in Python");
 
-template <class S>
-void run(const std::vector<Problem<S>>& problems, Operation operation, int64_t threads) {
+// Who computes the work items: threads of OpenMP, which are torch's.
+struct OpenMP {
+  int64_t threads;
+
+  template <class F>
+  void operator()(int64_t items, int team, const F& compute) const {
+#pragma omp parallel for num_threads(team) if (team > 1) schedule(dynamic)
+    for (int64_t index = 0; index < items; ++index) compute(index);
+  }
+};
+
+template <class S, class Team>
+void run(const std::vector<Problem<S>>& problems, Operation operation, const Team& team) {
   int64_t work = 0;
   for (const auto& p : problems)
     work += p.batch * p.groups * p.channels * p.outer_size.y * p.outer_size.x * p.taps.y * p.taps.x;
-  const int team = static_cast<int>(std::clamp<int64_t>(work / kGrain, 1, threads));
+  const int threads = static_cast<int>(std::clamp<int64_t>(work / kGrain, 1, team.threads));
   std::vector<Plan<S>> plans;
   int64_t items = 0, size = 0;
   for (const auto& p : problems) {
-    plans.emplace_back(p, operation, team);
+    plans.emplace_back(p, operation, threads);
     items = std::max(items, plans.back().items());
     size = std::max(size, plans.back().buffer.end);
   }
   const size_t bytes = size * sizeof(Accumulator<S>);
-#pragma omp parallel num_threads(team) if (team > 1)
-  {
+  team(items, threads, [&](int64_t index) {
     // Kept from call to call: fresh memory costs page faults.
     static thread_local std::vector<char> memory;
     if (memory.size() < bytes + 64) memory.resize(bytes + 64);
     auto buffer = reinterpret_cast<Accumulator<S>*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-#pragma omp for schedule(dynamic)
-    for (int64_t index = 0; index < items; ++index) {
-      // All phases of a part of the image one after the other, while what they share is in the cache
-      for (const auto& plan : plans) {
-        if (index >= plan.items()) continue;
-        const Item<S> item(plan, index);
-        plan.channels_last ? run_channels_last(plan, item, buffer) : run_planar(plan, item, operation, buffer);
-      }
+    // All phases of a part of the image one after the other, while what they share is in the cache
+    for (const auto& plan : plans) {
+      if (index >= plan.items()) continue;
+      const Item<S> item(plan, index);
+      plan.channels_last ? run_channels_last(plan, item, buffer) : run_planar(plan, item, operation, buffer);
     }
-  }
+  });
 }
 
 // The taps of one axis that meet the phase of the input's pixels, as the taps of a convolution with stride 1 over the
@@ -142,21 +149,21 @@ Problem<S> forward_problem(const Arguments& a) {
   return p;
 }
 
-template <class S>
-void involution2d(const Arguments& a) {
+template <class S, class Team>
+void involution2d(const Arguments& a, const Team& team) {
   prefer_huge_pages<S>(a.output, a.kernel_shape.n * a.input_shape.c * a.kernel_shape.y * a.kernel_shape.x);
-  run<S>({forward_problem<S>(a)}, Operation::kWeightedSum, a.threads);
+  run<S>({forward_problem<S>(a)}, Operation::kWeightedSum, team);
 }
 
-template <class S>
-void grad_kernel(const Arguments& a) {
+template <class S, class Team>
+void grad_kernel(const Arguments& a, const Team& team) {
   const auto& size = a.kernel_shape;
   prefer_huge_pages<S>(a.kernel, size.n * size.g * size.u * size.v * size.y * size.x);
-  run<S>({forward_problem<S>(a)}, Operation::kInnerProduct, a.threads);
+  run<S>({forward_problem<S>(a)}, Operation::kInnerProduct, team);
 }
 
-template <class S>
-void grad_input(const Arguments& a) {
+template <class S, class Team>
+void grad_input(const Arguments& a, const Team& team) {
   const auto& is = a.input_strides;
   const auto& ks = a.kernel_strides;
   const auto& size = a.input_shape;
@@ -186,13 +193,15 @@ void grad_input(const Arguments& a) {
       phases.push_back(p);
     }
   }
-  run<S>(phases, Operation::kWeightedSum, a.threads);
+  run<S>(phases, Operation::kWeightedSum, team);
 }
 
 }  // namespace
 
-#define ENTRY(operation, dtype, S) \
-  extern "C" void operation##_##dtype(const Arguments* arguments) { operation<S>(*arguments); }
+#define ENTRY(operation, dtype, S)                                  \
+  extern "C" void operation##_##dtype(const Arguments* arguments) { \
+    operation<S>(*arguments, OpenMP{arguments->threads});           \
+  }
 #define ENTRIES(dtype, S)       \
   ENTRY(involution2d, dtype, S) \
   ENTRY(grad_input, dtype, S)   \
