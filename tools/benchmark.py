@@ -1,4 +1,4 @@
-"""Measures the operator's time, the time of whole networks as in the paper's Table 2, and the memory of both."""
+"""Measures time and memory of the operator and of networks as in Table 2, and networks in other runtimes."""
 
 import argparse
 import shlex
@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import torch
 
-from mmrednet.analysis.benchmark import benchmark_memory, benchmark_network, benchmark_operator
-from mmrednet.analysis.candidates import MODELS, PHASES, fpn_case, rednet_cases
+from mmrednet.analysis.benchmark import benchmark_memory, benchmark_network, benchmark_operator, benchmark_runtimes
+from mmrednet.analysis.candidates import MODELS, PHASES, RUNTIMES, fpn_case, rednet_cases
 from mmrednet.analysis.plot import plot_results, plot_roofline
 from mmrednet.analysis.report import FORMATS, describe_machine, format_results
 from mmrednet.analysis.timing import Result
@@ -26,23 +26,24 @@ GPU_DEFAULTS = {
 def parse_args() -> argparse.Namespace:
     """Returns the command line's options."""
     common = argparse.ArgumentParser(add_help=False)
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
-    common.add_argument('--device', type=torch.device, default=device, help='default: %(default)s')
     common.add_argument('--threads', type=int, help="threads on the CPU (default: torch's)")
     common.add_argument(
         '--batch', type=int, nargs='+', help='batch sizes (default: 1 8; on a GPU 64, networks also 256)'
     )
-    common.add_argument(
+    common.add_argument('--budget', type=float, default=20, help='seconds for each row (default: %(default)s)')
+    common.add_argument('--quick', action='store_true', help='a small part of all, to see that it works')
+    common.add_argument('--format', choices=FORMATS, default='markdown', help='default: %(default)s')
+    common.add_argument('--plot', metavar='PATH', help='draw the result to PATH too')
+    tensors = argparse.ArgumentParser(add_help=False, parents=[common])
+    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    tensors.add_argument('--device', type=torch.device, default=device, help='default: %(default)s')
+    tensors.add_argument(
         '--dtype',
         nargs='+',
         choices=DTYPES,
         help='of the tensors; networks: of autocast, which is channels-last (default: float32; on a GPU others too)',
     )
-    common.add_argument('--channels-last', action='store_true', help='channels-last in float32 too')
-    common.add_argument('--budget', type=float, default=20, help='seconds for each row (default: %(default)s)')
-    common.add_argument('--quick', action='store_true', help='a small part of all, to see that it works')
-    common.add_argument('--format', choices=FORMATS, default='markdown', help='default: %(default)s')
-    common.add_argument('--plot', metavar='PATH', help='draw the result to PATH too')
+    tensors.add_argument('--channels-last', action='store_true', help='channels-last in float32 too')
     models = argparse.ArgumentParser(add_help=False)
     models.add_argument(
         '--models',
@@ -54,15 +55,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest='command', required=True)
     operator = commands.add_parser(
-        'operator', parents=[common], help="the operator at RedNet-50's and the FPN's shapes"
+        'operator', parents=[tensors], help="the operator at RedNet-50's and the FPN's shapes"
     )
     operator.add_argument(
         '--compiled', action='store_true', help="torch.compile's best of the plain formula too: minutes a row"
     )
     operator.add_argument('--roofline', metavar='PATH', help='draw times against the bytes moved to PATH too')
-    network = commands.add_parser('network', parents=[common, models], help='whole networks, inference and training')
+    network = commands.add_parser('network', parents=[tensors, models], help='whole networks, inference and training')
     network.add_argument('--phases', nargs='+', choices=PHASES, default=PHASES, help='default: all')
-    commands.add_parser('memory', parents=[common, models], help='peak memory of the operator and of networks')
+    commands.add_parser('memory', parents=[tensors, models], help='peak memory of the operator and of networks')
+    runtimes = commands.add_parser(
+        'runtimes', parents=[common], help='ResNet-50 and RedNet-50 on the CPU in PyTorch, ONNX Runtime and OpenVINO'
+    )
+    runtimes.add_argument('--runtimes', nargs='+', choices=RUNTIMES, default=list(RUNTIMES), help='default: all')
+    runtimes.set_defaults(device=torch.device('cpu'), dtype=None, channels_last=False)
     return parser.parse_args()
 
 
@@ -85,7 +91,8 @@ def main() -> None:
         print(f'{result.candidate}: {result.median:.3g} {result.unit} ({setting})', file=sys.stderr)
 
     command = shlex.join(['python', 'tools/benchmark.py', *sys.argv[1:]])
-    print(format_results(results, args.format, {'command': command, **describe_machine(args.device)}))
+    packages = ('onnxruntime', 'openvino') if args.command == 'runtimes' else ()
+    print(format_results(results, args.format, {'command': command, **describe_machine(args.device, packages)}))
     if args.plot:
         plot_results(results, args.plot)
     if getattr(args, 'roofline', None):
@@ -107,6 +114,8 @@ def measure(args: argparse.Namespace) -> Iterator[Result]:
             yield from benchmark_operator(cases, sizes, dtypes, device, last, args.budget, args.compiled)
     elif args.command == 'network':
         yield from benchmark_network(args.models, batches, dtypes, device, last, args.phases, args.budget)
+    elif args.command == 'runtimes':
+        yield from benchmark_runtimes(batches=batches, runtimes=args.runtimes, budget=args.budget)
     else:
         # The trunk's first involution has the most pixels.
         cases = {shapes[1]: batches[-1], **dict.fromkeys(levels, 1)}

@@ -7,7 +7,17 @@ from functools import partial
 import torch
 
 from . import naive_cuda
-from .candidates import MODELS, PHASES, Case, bytes_moved, network_step, operator_step, working_backends
+from .candidates import (
+    MODELS,
+    PHASES,
+    RUNTIMES,
+    Case,
+    bytes_moved,
+    network_step,
+    operator_step,
+    runtime_step,
+    working_backends,
+)
 from .timing import Result, Step, peak_memory, time_in_turns
 
 GENERATING = ('apart', 'fused')  # candidates that generate the kernels too
@@ -142,6 +152,30 @@ def benchmark_network(
             for batch in batches:
                 steps = {name: network_step(name, batch, dtype, device, last, phase) for name in models}
                 yield from _timed(labels_of(batch, dtype, last, phase), steps, device, budget)
+
+
+def benchmark_runtimes(
+    models: Sequence[str] = ('ResNet-50', 'RedNet-50'),
+    batches: Sequence[int] = (1,),
+    runtimes: Sequence[str] = tuple(RUNTIMES),
+    budget: float = 20.0,
+) -> Iterator[Result]:
+    """Times classifiers of Table 1 in several runtimes on the CPU, in float32: of a batch size all in turns.
+
+    Args:
+        models (Sequence[str]): Their names, as in :func:`classifier`. Defaults to the two of depth 50.
+        batches (Sequence[int]): Batch sizes. Defaults to (1,).
+        runtimes (Sequence[str]): Of ``RUNTIMES``. Defaults to all.
+        budget (float): Seconds for each runtime. Defaults to 20.
+
+    Yields:
+        Result: Milliseconds of a model in a runtime.
+    """
+    for batch in batches:
+        steps = {(runtime, model): runtime_step(model, runtime, batch) for runtime in runtimes for model in models}
+        for (runtime, model), samples in time_in_turns(steps, 'cpu', budget * len(runtimes)).items():
+            labels = {'batch': batch, 'dtype': 'float32', 'runtime': runtime}
+            yield Result(labels, model, 'ms', tuple(1e3 * seconds for seconds in samples))
 
 
 def benchmark_memory(

@@ -5,8 +5,10 @@ All but the networks needs torch alone.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from math import ceil, prod
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,15 @@ from .timing import Step
 
 MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'RedNet-101')
 PHASES = ('inference', 'inference, BN folded', 'training')
+# What runs a network on the CPU, and the format of `mmrednet.export` that takes it there.
+RUNTIMES = {
+    'PyTorch': None,
+    'PyTorch, channels-last': None,
+    'torch.compile': None,
+    'ONNX Runtime': 'onnx',
+    'ONNX Runtime, our operator': 'onnxruntime',
+    'OpenVINO': 'openvino',
+}
 
 
 @dataclass(frozen=True)
@@ -304,6 +315,30 @@ def initialise(model: nn.Module, device: str | torch.device) -> nn.Module:
     return model
 
 
+def classifier(name: str, device: str | torch.device = 'cpu') -> nn.Module:
+    """Returns a classifier of Table 1 with random weights.
+
+    Args:
+        name (str): 'RedNet-50' or another model of Table 1, where wanted with a backend, 'RedNet-50/reference', or with
+            kernels that are generated anew in the backward pass, 'RedNet-50/fused'.
+        device (str or torch.device): Where it lies. Defaults to 'cpu'.
+
+    Raises:
+        ValueError: There is no such model.
+    """
+    from .tables import ROWS, build_model, load_config
+
+    name, _, variant = name.partition('/')
+    rows = {row.model: row for row in ROWS if row.table == '1'}
+    if name not in rows:
+        raise ValueError(f'model must be one of {tuple(rows)}, but is {name!r}')
+    row = rows[name]
+    if variant:
+        option = {'model.backbone.fused': True} if variant == 'fused' else {'model.backbone.backend': variant}
+        row = replace(row, options={**row.options, **option})
+    return initialise(build_model(load_config(row)), device)
+
+
 def network_step(
     name: str,
     batch: int = 1,
@@ -317,8 +352,7 @@ def network_step(
     """Returns a function that runs a classifier of Table 1 once, on random images.
 
     Args:
-        name (str): 'RedNet-50' or another model of Table 1, where wanted with a backend, 'RedNet-50/reference', or with
-            kernels that are generated anew in the backward pass, 'RedNet-50/fused'.
+        name (str): As in :func:`classifier`.
         batch (int): Batch size. Defaults to 1.
         dtype (torch.dtype): Type of autocast; float32 is without autocast. Defaults to float32.
         device (str or torch.device): Where the model lies. Defaults to 'cpu'.
@@ -333,23 +367,11 @@ def network_step(
     """
     from mmcv.cnn import fuse_conv_bn
 
-    from .tables import ROWS, build_model, load_config
-
-    name, _, variant = name.partition('/')
-    rows = {row.model: row for row in ROWS if row.table == '1'}
-    if name not in rows:
-        raise ValueError(f'model must be one of {tuple(rows)}, but is {name!r}')
     if phase not in PHASES:
         raise ValueError(f'phase must be one of {PHASES}, but is {phase!r}')
-    row = rows[name]
-    if variant:
-        option = {'model.backbone.fused': True} if variant == 'fused' else {'model.backbone.backend': variant}
-        row = replace(row, options={**row.options, **option})
-
     device = torch.device(device)
     memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    model = initialise(build_model(load_config(row)), device)
-    model = model.to(memory_format=memory_format)  # type: ignore[call-overload]
+    model = classifier(name, device).to(memory_format=memory_format)  # type: ignore[call-overload]
     images = torch.randn(batch, 3, *size, device=device).to(memory_format=memory_format)
     autocast = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     if phase != 'training':
@@ -375,3 +397,46 @@ def network_step(
         loss.backward()
 
     return train
+
+
+def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] = (224, 224)) -> Step:
+    """Returns a function that runs a classifier of Table 1 once in a runtime: on the CPU, in float32, on random images.
+
+    Each runtime is at its best: PyTorch with BatchNorm folded, ``torch.compile`` with the weights frozen, and of a file
+    that takes any size the runtime is told the images'.
+
+    Args:
+        name (str): As in :func:`classifier`.
+        runtime (str): One of ``RUNTIMES``.
+        batch (int): Batch size. Defaults to 1.
+        size (tuple[int, int]): Height and width of the images. Defaults to (224, 224).
+
+    Raises:
+        ValueError: There is no such model or runtime.
+        ImportError: A package of the runtime is missing.
+    """
+    from ..export import FORMATS, Dense
+
+    if runtime not in RUNTIMES:
+        raise ValueError(f'runtime must be one of {tuple(RUNTIMES)}, but is {runtime!r}')
+    if runtime.startswith('PyTorch'):
+        last = runtime.endswith('channels-last')
+        return network_step(name, batch, channels_last=last, phase='inference, BN folded', size=size)
+    images = torch.randn(batch, 3, *size)
+    if (form := RUNTIMES[runtime]) is None:
+        # Dynamo would take the second batch size for a reason to compile for any.
+        compiled = torch.compile(Dense(classifier(name)), dynamic=False, options={'freezing': True})
+        return torch.no_grad()(partial(compiled, images))
+    return partial(FORMATS[form].load(_exported(name, form, size)[1], images.shape), images)
+
+
+@cache
+def _exported(name: str, form: str, size: tuple[int, int]) -> tuple[TemporaryDirectory, Path]:
+    """Returns a classifier's file and its folder, which is there while this process runs."""
+    from ..export import FORMATS, Dense, check_format, export
+
+    folder = TemporaryDirectory()
+    path = Path(folder.name, 'model' + FORMATS[form].ending)
+    check_format(form, path)
+    export(Dense(classifier(name)), form, path, size)
+    return folder, path

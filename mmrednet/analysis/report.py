@@ -29,11 +29,12 @@ RATIOS = (
 )
 
 
-def describe_machine(device: str | torch.device = 'cpu') -> dict[str, str]:
+def describe_machine(device: str | torch.device = 'cpu', packages: Sequence[str] = ()) -> dict[str, str]:
     """Returns the processor, the versions and the date of today.
 
     Args:
         device (str or torch.device): What was measured. Defaults to 'cpu'.
+        packages (Sequence[str]): What took part besides torch and the toolboxes. Defaults to nothing.
     """
     if torch.device(device).type == 'cuda':
         machine = torch.cuda.get_device_name(device)
@@ -41,7 +42,7 @@ def describe_machine(device: str | torch.device = 'cpu') -> dict[str, str]:
         threads = torch.get_num_threads()
         machine = f'{_cpu_name()}, {torch.backends.cpu.get_cpu_capability()}, {threads} thread{"s"[: threads > 1]}'
     versions = [f'Python {platform.python_version()}']
-    for name in ('torch', 'cupy', 'mmcv', 'mmpretrain'):
+    for name in ('torch', 'cupy', 'mmcv', 'mmpretrain', *packages):
         try:
             versions.append(f'{name} {import_module(name).__version__}')
         except ImportError:

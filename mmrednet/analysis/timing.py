@@ -2,12 +2,13 @@
 
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
 from multiprocessing import get_context
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from torch import Tensor
 BLOCK = 2e-3  # seconds of a sample on the CPU, at least
 
 Step = Callable[[], object]
+Name = TypeVar('Name', bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,11 @@ def by_case(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def time_in_turns(
-    steps: Mapping[str, Step],
+    steps: Mapping[Name, Step],
     device: str | torch.device = 'cpu',
     budget: float = 20.0,
     rounds: tuple[int, int] = (7, 100),
-) -> dict[str, list[float]]:
+) -> dict[Name, list[float]]:
     """Times functions round by round, so that a machine that slows down or speeds up does so for all of them.
 
     Each is called twice beforehand, to compile, tune and allocate. In a round each has its turn, in an order that is
@@ -77,14 +79,14 @@ def time_in_turns(
         rounds (tuple[int, int]): Rounds at least, whatever they take, and at most. Defaults to (7, 100).
 
     Returns:
-        dict[str, list[float]]: The seconds of a call, one sample a round.
+        dict[Hashable, list[float]]: The seconds of a call, one sample a round.
     """
     device = torch.device(device)
     calls = {}
     for name, step in steps.items():
         _seconds(step, 1, device)
         calls[name] = ceil(BLOCK / _seconds(step, 1, device)) if device.type == 'cpu' else 1
-    samples: dict[str, list[float]] = {name: [] for name in steps}
+    samples: dict[Name, list[float]] = {name: [] for name in steps}
     spent, order = 0.0, random.Random(0)
     while (done := len(next(iter(samples.values())))) < rounds[1] and (done < rounds[0] or spent < budget):
         for name in order.sample(list(steps), len(steps)):

@@ -5,11 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from helpers import ROOT, hide, run_python
+from helpers import ROOT, cells, hide, run_python
 
-from mmrednet.analysis import benchmark
-from mmrednet.analysis.benchmark import benchmark_network, benchmark_operator
+from mmrednet.analysis import benchmark, timing
+from mmrednet.analysis.benchmark import benchmark_network, benchmark_operator, benchmark_runtimes
 from mmrednet.analysis.candidates import PHASES, Case, network_step, rednet_cases, working_backends
+from mmrednet.analysis.report import format_results
 
 SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)
 
@@ -64,6 +65,23 @@ def test_networks(monkeypatch):
     results = list(benchmark_network(models, budget=0))
     assert [(r.labels['pass'], r.candidate) for r in results] == [(p, m) for p in PHASES for m in models]
     assert all(len(r.samples) == 7 for r in results)
+
+
+def test_models_and_runtimes_take_turns(monkeypatch):
+    calls = []
+
+    def step(*setting):
+        return lambda: calls.append(setting)
+
+    monkeypatch.setattr(benchmark, 'runtime_step', step)
+    monkeypatch.setattr(timing, 'BLOCK', 1e-12)  # a sample is one call
+    results = list(benchmark_runtimes(batches=(1, 8), runtimes=('PyTorch', 'OpenVINO'), budget=0))
+    settings = [(m, r, b) for b in (1, 8) for r in ('PyTorch', 'OpenVINO') for m in ('ResNet-50', 'RedNet-50')]
+    assert [(r.candidate, r.labels['runtime'], r.labels['batch']) for r in results] == settings
+    assert all(set(calls[i : i + 4]) == set(settings[:4]) for i in range(8, len(calls) // 2, 4))
+    text = format_results(results, 'markdown')
+    assert [row[2] for row in cells(text)[2:]] == ['PyTorch', 'OpenVINO'] * 2
+    assert cells(text)[0][-1] == 'RedNet-50 / ResNet-50'
 
 
 def test_command_line():

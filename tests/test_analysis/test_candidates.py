@@ -8,11 +8,13 @@ from torch import nn
 from mmrednet.analysis import naive_cuda
 from mmrednet.analysis.candidates import (
     CANDIDATES,
+    RUNTIMES,
     Case,
     fpn_case,
     network_step,
     operator_step,
     rednet_cases,
+    runtime_step,
     stage_cases,
     sum_of_taps,
 )
@@ -133,6 +135,27 @@ def test_unknown_network_and_phase():
         network_step('RedNet-51')
     with pytest.raises(ValueError, match="phase must be one of .* but is 'test'"):
         network_step('RedNet-26', phase='test')
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('runtime', RUNTIMES)
+def test_runtimes(runtime):
+    package = {'ONNX Runtime': 'onnxruntime', 'OpenVINO': 'openvino'}.get(runtime.partition(',')[0])
+    if package:
+        pytest.importorskip('onnxscript')
+        pytest.importorskip(package)
+    try:
+        step = runtime_step('RedNet-26', runtime, 2, (64, 64))
+    except RuntimeError as error:
+        if 'headers' not in str(error):
+            raise
+        pytest.skip(str(error))
+    step()
+
+
+def test_unknown_runtime():
+    with pytest.raises(ValueError, match="runtime must be one of .* but is 'NCNN'"):
+        runtime_step('RedNet-26', 'NCNN')
 
 
 def test_norms_are_folded_but_for_those_after_an_involution():
