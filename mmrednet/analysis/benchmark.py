@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -170,7 +171,15 @@ def benchmark_runtimes(
 
     Yields:
         Result: Milliseconds of a model in a runtime.
+
+    Raises:
+        ImportError: A package of a runtime is missing.
     """
+    from ..export import FORMATS, check_format
+
+    # Before files are written, which takes minutes.
+    for form in filter(None, map(RUNTIMES.get, runtimes)):
+        check_format(form, Path('model' + FORMATS[form].ending))
     for batch in batches:
         steps = {(runtime, model): runtime_step(model, runtime, batch) for runtime in runtimes for model in models}
         for (runtime, model), samples in time_in_turns(steps, 'cpu', budget * len(runtimes)).items():

@@ -413,7 +413,6 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
 
     Raises:
         ValueError: There is no such model or runtime.
-        ImportError: A package of the runtime is missing.
     """
     from ..export import FORMATS, Dense
 
@@ -433,10 +432,9 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
 @cache
 def _exported(name: str, form: str, size: tuple[int, int]) -> tuple[TemporaryDirectory, Path]:
     """Returns a classifier's file and its folder, which is there while this process runs."""
-    from ..export import FORMATS, Dense, check_format, export
+    from ..export import FORMATS, Dense, export
 
     folder = TemporaryDirectory()
     path = Path(folder.name, 'model' + FORMATS[form].ending)
-    check_format(form, path)
     export(Dense(classifier(name)), form, path, size)
     return folder, path

@@ -75,13 +75,20 @@ def test_models_and_runtimes_take_turns(monkeypatch):
 
     monkeypatch.setattr(benchmark, 'runtime_step', step)
     monkeypatch.setattr(timing, 'BLOCK', 1e-12)  # a sample is one call
-    results = list(benchmark_runtimes(batches=(1, 8), runtimes=('PyTorch', 'OpenVINO'), budget=0))
-    settings = [(m, r, b) for b in (1, 8) for r in ('PyTorch', 'OpenVINO') for m in ('ResNet-50', 'RedNet-50')]
+    results = list(benchmark_runtimes(batches=(1, 8), runtimes=('PyTorch', 'torch.compile'), budget=0))
+    settings = [(m, r, b) for b in (1, 8) for r in ('PyTorch', 'torch.compile') for m in ('ResNet-50', 'RedNet-50')]
     assert [(r.candidate, r.labels['runtime'], r.labels['batch']) for r in results] == settings
     assert all(set(calls[i : i + 4]) == set(settings[:4]) for i in range(8, len(calls) // 2, 4))
     text = format_results(results, 'markdown')
-    assert [row[2] for row in cells(text)[2:]] == ['PyTorch', 'OpenVINO'] * 2
+    assert [row[2] for row in cells(text)[2:]] == ['PyTorch', 'torch.compile'] * 2
     assert cells(text)[0][-1] == 'RedNet-50 / ResNet-50'
+
+
+def test_a_runtime_that_is_missing_is_named_before_anything_is_written(monkeypatch):
+    monkeypatch.setattr('mmrednet.export.find_spec', lambda name: None if name == 'openvino' else name)
+    monkeypatch.setattr(benchmark, 'runtime_step', None)
+    with pytest.raises(ImportError, match='pip install openvino'):
+        next(benchmark_runtimes())
 
 
 def test_command_line():
