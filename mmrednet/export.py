@@ -156,8 +156,9 @@ def load_onnx(path: Path, shape: Sequence[int] | None = None, library: Path | No
     options.add_session_config_entry('session.force_spinning_stop', '1')
     if library:
         options.register_custom_ops_library(str(library))
-    for axis, name in AXES.items() if shape else ():
-        options.add_free_dimension_override_by_name(name, shape[axis])
+    if shape:
+        for axis, name in AXES.items():
+            options.add_free_dimension_override_by_name(name, shape[axis])
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     return lambda images: [torch.from_numpy(output) for output in session.run(None, {'images': images.numpy()})]
 

@@ -183,7 +183,7 @@ def benchmark_runtimes(
     for batch in batches:
         steps = {(runtime, model): runtime_step(model, runtime, batch) for runtime in runtimes for model in models}
         for (runtime, model), samples in time_in_turns(steps, 'cpu', budget * len(runtimes)).items():
-            labels = {'batch': batch, 'dtype': 'float32', 'runtime': runtime}
+            labels: dict[str, str | int] = {'batch': batch, 'dtype': 'float32', 'runtime': runtime}
             yield Result(labels, model, 'ms', tuple(1e3 * seconds for seconds in samples))
 
 

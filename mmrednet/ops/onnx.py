@@ -6,6 +6,7 @@ is imported here, and whoever exports a network with our layers gets this withou
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -59,7 +60,7 @@ def _operator(
     input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
 ) -> Tensor:
     """Stands for one operator of ONNX Runtime, of which ``backends/cpu/onnxruntime.cpp`` is the library."""
-    geometry = dict(stride=list(stride), padding=list(padding), dilation=list(dilation))
+    geometry: dict[str, Any] = dict(stride=list(stride), padding=list(padding), dilation=list(dilation))
     shape = *input.shape[:2], *kernel.shape[4:]
     return torch.onnx.ops.symbolic(
         'mmrednet::involution2d', (input, kernel), geometry, dtype=input.dtype, shape=shape, version=1
