@@ -335,9 +335,10 @@ INLINE Place find_block(const Launch& launch, Index block) {
           block / launch.tiles_x / launch.tiles_y * launch.planes};
 }
 
+// Neighbouring threads take a row of each unit in turn: units can lie in shared memory so that these meet in no bank.
 INLINE Place find_thread(const Launch& launch) {
-  return {threadIdx.x % launch.strips, threadIdx.x / launch.strips % launch.rows,
-          threadIdx.x / launch.strips / launch.rows};
+  return {threadIdx.x % launch.strips, threadIdx.x / launch.strips / launch.planes,
+          threadIdx.x / launch.strips % launch.planes};
 }
 
 // Calls use(plane, unit) for each unit of a block.
@@ -607,16 +608,15 @@ template <class Weights>
 INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
-  const Index plane_pitch = launch.chunk * tile.channel_pitch;
   const Place thread = find_thread(launch);
   const T* my_tile =
-      (T*)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+      (T*)shared_memory + thread.plane * launch.plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
     __syncthreads();  // [sum, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-      stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
+      stage((T*)shared_memory + plane * launch.plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
             block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
     });
     weights.stage(block);
@@ -624,7 +624,7 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
     __syncthreads();    // [sum, tile is staged]
 
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
-    if (thread.plane >= launch.planes || block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0)
+    if (thread.row >= launch.rows || block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0)
       continue;
     const Unit unit = find_unit(launch, block.plane + thread.plane);
     const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
@@ -698,7 +698,7 @@ INLINE void narrow_sum(const T* x, const T* k, T* y, const Launch& launch) {
   for (Index block = blockIdx.x; block < launch.blocks; block += gridDim.x) {
     const Index first = block * launch.planes, end = min(first + launch.planes, launch.units);
     const Run run = {first * image, end * image}, kernel_run = {first * RUN * area, end * RUN * area};
-    const bool active = thread.plane < end - first;
+    const bool active = thread.row < launch.rows && thread.plane < end - first;
     const Index channels = min(Index(PART), launch.group_channels - thread.strip * PART);
     T* const mine = images + (run.first - run.start) + thread.plane * image + thread.strip * PART * area;
     const T* taps = kernels + (kernel_run.first - kernel_run.start) + thread.plane * RUN * area + thread.row * NARROW;
@@ -792,10 +792,10 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
-  const Index plane_pitch = launch.chunk * tile.channel_pitch, taps_pitch = launch.rows * tile.width * KW;
+  const Index taps_pitch = launch.rows * tile.width * KW;
   const Index origin = launch.pad_w / SW * SW;  // of the first strip
   const Place thread = find_thread(launch);
-  const T* my_tile = (T*)shared_memory + thread.plane * plane_pitch + thread.strip * (GRAD_STRIP / SW);
+  const T* my_tile = (T*)shared_memory + thread.plane * launch.plane_pitch + thread.strip * (GRAD_STRIP / SW);
   T* kernels = (T*)shared_memory + launch.kernel_at;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
@@ -806,13 +806,13 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK - GRAD_SHIFT;
     __syncthreads();  // [grad_input, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-      stage((T*)shared_memory + plane * plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
+      stage((T*)shared_memory + plane * launch.plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
     });
     wait_for_copies();  // [grad_input, copies]
     __syncthreads();    // [grad_input, tile is staged]
 
     const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
-    const bool active = thread.plane < launch.planes && block.plane + thread.plane < launch.units &&
+    const bool active = thread.row < launch.rows && block.plane + thread.plane < launch.units &&
                         a < launch.in_h + launch.pad_h && b < launch.in_w + launch.pad_w;
     const Unit unit = find_unit(launch, active ? block.plane + thread.plane : 0);
     const Index kernel = find_kernel(launch, unit, 0, 0);
@@ -886,10 +886,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
-  const Index plane_pitch = launch.chunk * tile.channel_pitch;
   const Place thread = find_thread(launch);
   const T* my_tile =
-      (T*)shared_memory + thread.plane * plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+      (T*)shared_memory + thread.plane * launch.plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
   T *kernels = (T*)shared_memory + launch.kernel_at, *my_kernels = kernels + find_strip(launch, thread);
   const bool whole = launch.chunk >= launch.group_channels;
 
@@ -897,7 +896,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     const Place block = find_block(launch, number);
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
     const bool active =
-        thread.plane < launch.planes && block.plane + thread.plane < launch.units && i < launch.out_h && count > 0;
+        thread.row < launch.rows && block.plane + thread.plane < launch.units && i < launch.out_h && count > 0;
     const Unit mine = find_unit(launch, active ? block.plane + thread.plane : 0);
     const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
     Acc grad[CHUNK][STRIP];
@@ -912,7 +911,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
           if (!whole || (u == 0 && v0 == 0)) {
             __syncthreads();  // [grad_kernel, tile is read]
             for_each_unit(launch, block, [&](Index plane, const Unit& group) {
-              stage((T*)shared_memory + plane * plane_pitch, tile, image,
+              stage((T*)shared_memory + plane * launch.plane_pitch, tile, image,
                     Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
                     block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
             });

@@ -42,7 +42,7 @@ ARGUMENTS = tuple(
     'groups group_channels in_h in_w out_h out_w pad_h pad_w '
     'xn xc xh xw yn yc yh yw kn kg ku kv ki kj vector_x vector_y vector_k kernel_extent '
     'chunk strips rows planes tiles_x tiles_y chunks units blocks '
-    'tile_h tile_w pitch channel_pitch kernel_at'.split()
+    'tile_h tile_w pitch channel_pitch plane_pitch kernel_at'.split()
 )
 
 
@@ -146,9 +146,15 @@ class _Tile:
     @property
     def pitch(self) -> int:
         """Elements from row to row: whole vectors, as the last strip reads them."""
-        (rows, columns), grad = self.specialisation.stride, self.function == 'grad_input'
-        step = self.constant('STRIP') // columns if grad else self.constant('STRIP') * columns
-        return _find_pitch(self.width, self.strips, step, 1 if grad else rows, self.specialisation.dtype)
+        return _find_pitch(self.width, self.strips, *self.steps, self.specialisation.dtype)
+
+    @property
+    def steps(self) -> Pair:
+        """Elements from strip to strip, and rows of the tile from row to row."""
+        rows, columns = self.specialisation.stride
+        if self.function == 'grad_input':
+            return self.constant('STRIP') // columns, 1
+        return self.constant('STRIP') * columns, rows
 
     @property
     def channel_pitch(self) -> int:
@@ -156,9 +162,17 @@ class _Tile:
         return self.height * self.pitch
 
     @property
+    def plane_pitch(self) -> int:
+        """Elements from unit to unit."""
+        strip_step, row_step = self.steps
+        size = self.channels * self.channel_pitch
+        steps = strip_step, row_step * self.pitch
+        return _find_plane_pitch(size, self.strips, self.planes, *steps, self.specialisation.dtype)
+
+    @property
     def kernel_at(self) -> int:
         """Elements before the staged kernel."""
-        return _round_up(self.planes * self.channels * self.channel_pitch, ALIGNMENT)
+        return _round_up(self.planes * self.plane_pitch, ALIGNMENT)
 
     @property
     def shared(self) -> int:
@@ -188,8 +202,12 @@ class _Runs(_Tile):
         return self.specialisation.narrow
 
     @property
+    def plane_pitch(self) -> int:
+        return self.channels * self.channel_pitch
+
+    @property
     def kernel_at(self) -> int:
-        return _round_up(self.planes * self.channels * self.channel_pitch + ALIGNMENT - 1, ALIGNMENT)
+        return _round_up(self.planes * self.plane_pitch + ALIGNMENT - 1, ALIGNMENT)
 
     @property
     def shared(self) -> int:
@@ -397,14 +415,37 @@ def _find_pitch(width: int, strips: int, step: int, row_step: int, dtype: torch.
     Their strips are ``step`` elements apart and their rows ``row_step``.
     """
     vector = _strip(dtype)
-    lanes = 128 // (vector * dtype.itemsize)  # that shared memory serves at a time
-
-    def collisions(pitch: int) -> int:
-        at = [(i // strips * row_step * pitch + i % strips * step) // vector % lanes for i in range(lanes)]
-        return max(map(at.count, at))
-
     width = _round_up(width, vector)
-    return min(range(width, width + 2 * vector + 1, vector), key=collisions)
+    pitches = range(width, width + 2 * vector + 1, vector)
+    return min(pitches, key=lambda pitch: _count_collisions((strips, THREADS), (step, row_step * pitch), dtype))
+
+
+@lru_cache(maxsize=1 << 12)
+def _find_plane_pitch(size: int, strips: int, planes: int, step: int, row_step: int, dtype: torch.dtype) -> int:
+    """Returns the pitch of units, likewise: of those a row each is read together."""
+    if planes == 1:
+        return size
+    vector = _strip(dtype)
+    pitches = range(size, size + _count_lanes(dtype) * vector, vector)
+    counts = strips, planes, THREADS
+    return min(pitches, key=lambda pitch: _count_collisions(counts, (step, pitch, row_step), dtype))
+
+
+def _count_lanes(dtype: torch.dtype) -> int:
+    """Returns the vectors that shared memory serves at a time."""
+    return 128 // (_strip(dtype) * dtype.itemsize)
+
+
+def _count_collisions(counts: tuple[int, ...], steps: tuple[int, ...], dtype: torch.dtype) -> int:
+    """Returns how many of the vectors that are read together meet in a bank, of threads that count so many steps."""
+    banks, lanes = [], _count_lanes(dtype)
+    for lane in range(lanes):
+        at = 0
+        for count, step in zip(counts, steps, strict=True):
+            lane, digit = divmod(lane, count)
+            at += digit * step
+        banks.append(at // _strip(dtype) % lanes)
+    return max(map(banks.count, banks))
 
 
 def _shrink(tile: _Tile) -> _Tile | None:
@@ -423,8 +464,9 @@ def _spread(tile: _Tile, whole: _Tile, device: Device) -> _Tile:
     cut = _cut(whole, tile)
     if cut.tiles_x * cut.tiles_y > 1:
         return tile
-    fitting = min(device.shared // tile.shared, THREADS // (tile.strips * tile.rows))
-    return replace(tile, planes=max(1, min(fitting, cut.units // max(1, BLOCKS * device.multiprocessors))))
+    most = min(THREADS // (tile.strips * tile.rows), cut.units // max(1, BLOCKS * device.multiprocessors))
+    fuller = (replace(tile, planes=planes) for planes in range(most, 1, -1))
+    return next((tile for tile in fuller if tile.shared <= device.shared), tile)
 
 
 class _Cut(NamedTuple):
@@ -481,7 +523,9 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
         'chunk': tile.channels,
         'tile_h': tile.height,
         'tile_w': tile.width,
-        **{name: getattr(tile, name) for name in 'strips rows planes pitch channel_pitch kernel_at'.split()},
+        **{
+            name: getattr(tile, name) for name in 'strips rows planes pitch channel_pitch plane_pitch kernel_at'.split()
+        },
     }
     arguments = numpy.zeros((), arguments_type(whole.specialisation.wide))
     for name, value in values.items():
