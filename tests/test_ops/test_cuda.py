@@ -30,6 +30,8 @@ def specialisations():
     for size in (5, 9, 11):
         yield replace(HOT, kernel_size=(size, size), phase=size // 2 % 4)
     yield replace(HOT, dilation=(2, 2), phase=6 % 4)
+    for dtype in DTYPES:
+        yield replace(HOT, dtype=dtype, phase=3 % (2 if dtype == torch.float64 else 4), narrow=7)
     for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
         yield replace(HOT, dtype=dtype, channels_last=last, pixel_major=last, wide=True)
 

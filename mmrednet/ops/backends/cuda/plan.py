@@ -144,9 +144,20 @@ class _Tile:
         return (pixels - 1 + reach) // stride + 1
 
     @property
+    def pitches(self) -> Pair:
+        """Elements from row to row, which are whole vectors, and from unit to unit."""
+        height = self.channels * self.height
+        return _find_pitches(self.width, height, self.strips, self.planes, self.steps, self.specialisation.dtype)
+
+    @property
     def pitch(self) -> int:
-        """Elements from row to row: whole vectors, as the last strip reads them."""
-        return _find_pitch(self.width, self.strips, *self.steps, self.specialisation.dtype)
+        """Elements from row to row."""
+        return self.pitches[0]
+
+    @property
+    def plane_pitch(self) -> int:
+        """Elements from unit to unit."""
+        return self.pitches[1]
 
     @property
     def steps(self) -> Pair:
@@ -160,14 +171,6 @@ class _Tile:
     def channel_pitch(self) -> int:
         """Elements from channel to channel."""
         return self.height * self.pitch
-
-    @property
-    def plane_pitch(self) -> int:
-        """Elements from unit to unit."""
-        strip_step, row_step = self.steps
-        size = self.channels * self.channel_pitch
-        steps = strip_step, row_step * self.pitch
-        return _find_plane_pitch(size, self.strips, self.planes, *steps, self.specialisation.dtype)
 
     @property
     def kernel_at(self) -> int:
@@ -198,12 +201,8 @@ class _Runs(_Tile):
         return self.rows
 
     @property
-    def pitch(self) -> int:
-        return self.specialisation.narrow
-
-    @property
-    def plane_pitch(self) -> int:
-        return self.channels * self.channel_pitch
+    def pitches(self) -> Pair:
+        return self.specialisation.narrow, self.channels * self.rows * self.specialisation.narrow
 
     @property
     def kernel_at(self) -> int:
@@ -409,26 +408,17 @@ def _fill_lanes(strips: int, whole: _Tile) -> int:
 
 
 @lru_cache(maxsize=1 << 12)
-def _find_pitch(width: int, strips: int, step: int, row_step: int, dtype: torch.dtype) -> int:
-    """Returns the pitch, little more than the width, at which threads that read together meet in the fewest banks.
+def _find_pitches(width: int, height: int, strips: int, planes: int, steps: Pair, dtype: torch.dtype) -> Pair:
+    """Returns the pitches of rows and of units at which threads that read together meet in the fewest banks.
 
-    Their strips are ``step`` elements apart and their rows ``row_step``.
+    They are little more than ``width`` and ``height`` of these rows. Strips are ``steps[0]`` elements apart, the rows of
+    threads ``steps[1]`` rows.
     """
     vector = _strip(dtype)
-    width = _round_up(width, vector)
-    pitches = range(width, width + 2 * vector + 1, vector)
-    return min(pitches, key=lambda pitch: _count_collisions((strips, THREADS), (step, row_step * pitch), dtype))
-
-
-@lru_cache(maxsize=1 << 12)
-def _find_plane_pitch(size: int, strips: int, planes: int, step: int, row_step: int, dtype: torch.dtype) -> int:
-    """Returns the pitch of units, likewise: of those a row each is read together."""
-    if planes == 1:
-        return size
-    vector = _strip(dtype)
-    pitches = range(size, size + _count_lanes(dtype) * vector, vector)
-    counts = strips, planes, THREADS
-    return min(pitches, key=lambda pitch: _count_collisions(counts, (step, pitch, row_step), dtype))
+    width, counts = _round_up(width, vector), (strips, planes, THREADS)
+    pads = range(0, vector * _count_lanes(dtype), vector) if planes > 1 else (0,)
+    pitches = ((row, height * row + pad) for row in range(width, width + 2 * vector + 1, vector) for pad in pads)
+    return min(pitches, key=lambda found: _count_collisions(counts, (steps[0], found[1], steps[1] * found[0]), dtype))
 
 
 def _count_lanes(dtype: torch.dtype) -> int:
