@@ -411,8 +411,8 @@ def _fill_lanes(strips: int, whole: _Tile) -> int:
 def _find_pitches(width: int, height: int, strips: int, planes: int, steps: Pair, dtype: torch.dtype) -> Pair:
     """Returns the pitches of rows and of units at which threads that read together meet in the fewest banks.
 
-    They are little more than ``width`` and ``height`` of these rows. Strips are ``steps[0]`` elements apart, the rows of
-    threads ``steps[1]`` rows.
+    They are little more than ``width`` and ``height`` such rows. The strips of threads are ``steps[0]`` elements apart,
+    their rows ``steps[1]`` rows.
     """
     vector = _strip(dtype)
     width, counts = _round_up(width, vector), (strips, planes, THREADS)
