@@ -3,16 +3,15 @@
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch.autograd import forward_ad
 
 # What torch.func makes of each torch.autograd.Function. The public class cannot be applied below the dispatcher while
 # torch.func's transforms are at work, and register_autograd takes neither those nor forward-mode gradients.
 from torch.autograd.function import _SingleLevelFunction
-from torch.library import Library, register_fake, register_vmap
 
 OPERATORS = torch.ops.mmrednet
-LIBRARY = Library('mmrednet', 'DEF')
+LIBRARY = library.Library('mmrednet', 'DEF')
 GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'  # ends every schema
 
 
@@ -66,8 +65,8 @@ def register(operator: type[Operator]) -> type[Operator]:
     operator.forward = staticmethod(below_autograd)  # type: ignore[method-assign, assignment]
     LIBRARY.impl(name, operator.compute, 'CompositeExplicitAutograd')
     LIBRARY.impl(name, differentiable, 'Autograd')
-    register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)
-    register_vmap(f'mmrednet::{name}', operator.vmap, lib=LIBRARY)
+    library.register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)
+    library.register_vmap(f'mmrednet::{name}', operator.vmap, lib=LIBRARY)
     for device in ('CPU', 'CUDA', 'XPU', 'MPS'):
         if operator.tensors and hasattr(torch._C.DispatchKey, f'Autocast{device}'):
             LIBRARY.impl(name, _autocast(operator, device), f'Autocast{device}')

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch._dynamo.testing
 from helpers import CASES, backends, check, make_arguments, make_fused_arguments
-from torch.library import opcheck
+from torch import library
 
 from mmrednet.ops import fused_involution2d, involution2d
 
@@ -16,17 +16,19 @@ def test_is_a_good_dispatcher_operator(backend, channels_last):
     arguments = make_arguments((2, 4, 6, 5), 2, (3, 3), 2, None, 1, torch.float32, device, channels_last)
     (input, kernel), grad_output, geometry = arguments
     geometry = [list(g) for g in geometry]
-    opcheck(torch.ops.mmrednet.involution2d, (input, kernel, *geometry, name))
+    library.opcheck(torch.ops.mmrednet.involution2d, (input, kernel, *geometry, name))
     grad_output = grad_output.requires_grad_()
-    opcheck(torch.ops.mmrednet.involution2d_grad_input, (grad_output, kernel, list(input.shape[2:]), *geometry, name))
-    opcheck(torch.ops.mmrednet.involution2d_grad_kernel, (grad_output, input, 2, [3, 3], *geometry, name))
+    library.opcheck(
+        torch.ops.mmrednet.involution2d_grad_input, (grad_output, kernel, list(input.shape[2:]), *geometry, name)
+    )
+    library.opcheck(torch.ops.mmrednet.involution2d_grad_kernel, (grad_output, input, 2, [3, 3], *geometry, name))
 
 
 @pytest.mark.parametrize('backend', backends(), ids=str)
 def test_fused_is_a_good_dispatcher_operator(backend):
     name, device = backend
     tensors, _, geometry = make_fused_arguments((1, 4, 5, 4), 2, (3, 3), 2, None, 1, torch.float64, device)
-    opcheck(torch.ops.mmrednet.fused_involution2d, (*tensors, *map(list, geometry), name))
+    library.opcheck(torch.ops.mmrednet.fused_involution2d, (*tensors, *map(list, geometry), name))
 
 
 def test_is_one_node_of_a_symbolic_trace():

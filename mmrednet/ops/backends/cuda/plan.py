@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 THREADS = 128  # of a block, at most
 NARROWEST = 8  # pixels of a row, at most, whose ends are known when compiling
-PART = 4  # channels of such a row that a thread takes: CHUNK / 4
 FEW_THREADS = 64  # of a block, where others should load meanwhile
 CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
+PART = CHUNK // 4  # channels of a narrow row that a thread takes
 STRIPS = 16  # of a row of a block, at most
 LANES = 8  # strips that shared memory serves at a time in float32: rows of a multiple of them meet in no bank
 FEW_ROWS = 4  # in fewer rows a block would read its halo more often than its own pixels
