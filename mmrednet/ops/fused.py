@@ -1,4 +1,4 @@
-"""Kernel generation and involution in one: the generated kernels, K*K*G values a pixel, never reach memory."""
+"""Kernel generation and involution in one: on the CPU the kernels, K*K*G values a pixel, never reach memory."""
 
 from math import prod
 

@@ -19,8 +19,7 @@
 //   KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the window that reach the same row of x are this far
 //     apart); TAPS (of a row of the window that are held in registers at a time)
 //   CHANNELS_LAST (x and y lie in memory as N, H, W, C); PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a
-//   pixel
-//     are one run)
+//     pixel are one run)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
 //     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
 //   SHIFT, GRAD_SHIFT (columns of a tile before the first that is read: with them it starts where a vector of memory
