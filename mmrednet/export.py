@@ -101,17 +101,23 @@ def write_torchscript(network: Dense, images: Tensor, path: Path) -> None:
 
 def write_onnx(network: Dense, images: Tensor, path: Path) -> None:
     """Writes ONNX, in standard operators alone."""
-    torch.onnx.export(
+    from onnxscript import optimizer
+
+    program = torch.onnx.export(
         network,
         (images,),
-        path,
         input_names=['images'],
         output_names=network.names(images),
         dynamo=True,
         dynamic_shapes=_dynamic_shapes(),
-        external_data=False,
+        # Its rules are looked for by the square of the number of nodes, of which involution has hundreds; runtimes have
+        # rules of their own.
+        optimize=False,
         verbose=False,
     )
+    optimizer.fold_constants(program.model)
+    optimizer.remove_unused_nodes(program.model)
+    program.save(path, external_data=False)
 
 
 def write_onnxruntime(network: Dense, images: Tensor, path: Path) -> None:

@@ -232,9 +232,7 @@ def build_and_run(config: str, network: str) -> dict:
             cfg, side, omitted = read(config, network, scale)
             _run(cfg, side, network)
         except Exception as error:
-            before, outcome = outcome, words(error)
-            if outcome == before:
-                break
+            outcome = words(error)
         else:
             outcome = WORKS
             break

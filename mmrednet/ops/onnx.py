@@ -50,10 +50,15 @@ def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilati
     values = kernel.to(dtype).reshape(-1, kh * kw, ho, wo).split(1, 1)
     for v in range(kw):
         left, phase_x = divmod(v * dilation[1], stride[1])
-        shifted = [row[phase_x][:, :, :, left : left - last_column or None] for row in phases]
+        shifted = [_part(row[phase_x], 3, left, last_column) for row in phases]
         for u in range(kh):
             top, phase_y = divmod(u * dilation[0], stride[0])
-            yield shifted[phase_y][:, :, top : top - last_row or None] * values[u * kw + v]
+            yield _part(shifted[phase_y], 2, top, last_row) * values[u * kw + v]
+
+
+def _part(tensor: Tensor, axis: int, start: int, last: int) -> Tensor:
+    """Returns all but ``last`` elements along an axis; indexing would slice the axes before it too."""
+    return torch.ops.aten.slice.Tensor(tensor, axis, start, start - last or None)
 
 
 def _operator(

@@ -11,7 +11,7 @@ import torch
 from mmrednet.analysis import naive_cuda
 from mmrednet.ops import backends, involution2d
 from mmrednet.ops.backends import cuda, pytorch, reference
-from mmrednet.ops.backends.cuda.plan import Device, Layout, Specialisation, plan_launch
+from mmrednet.ops.backends.cuda.plan import NARROW, Device, Layout, Specialisation, plan_launch
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
@@ -30,8 +30,9 @@ def specialisations():
     for size in (5, 9, 11):
         yield replace(HOT, kernel_size=(size, size), phase=size // 2 % 4)
     yield replace(HOT, dilation=(2, 2), phase=6 % 4)
-    for dtype in DTYPES:
-        yield replace(HOT, dtype=dtype, phase=3 % (2 if dtype == torch.float64 else 4), narrow=7)
+    for dtype, size in itertools.product(DTYPES, (7, 9)):
+        phase, narrow = size // 2 % (2 if dtype == torch.float64 else 4), NARROW[dtype.itemsize]
+        yield replace(HOT, dtype=dtype, kernel_size=(size, size), phase=phase, narrow=narrow)
     for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
         yield replace(HOT, dtype=dtype, channels_last=last, pixel_major=last, wide=True)
 

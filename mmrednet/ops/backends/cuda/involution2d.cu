@@ -26,7 +26,7 @@
 //     does)
 //   GRAD_PHASE (pixels of y between the start of a vector and the one that the first tap and pixel of a strip meet)
 //   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
-//   NARROW (pixels of a row of x and y, where they are so few that forward takes whole rows, else 0)
+//   NARROW (pixels of a row of x and y, where they are so few that threads take whole rows, else 0)
 //   ARGUMENTS (the fields of Launch)
 //
 // Comments in brackets name the lines in which tests plant faults.
@@ -683,63 +683,119 @@ struct Run {
   }
 };
 
-// forward of narrow images, with stride 1 and as many pixels of y as of x. Their rows start anywhere, are too short for
-// vectors, and a tile of them would be halo for the most part. But all that a unit, which is a whole group here, has of
-// x, k and y is one run of memory each, and so is that of neighbouring units: a block copies these runs as they are.
-// A thread owns a row of PART channels. Which taps reach over its ends is known when compiling, and it leaves them out,
-// as it does rows above and below the image: there is no halo, and nothing outside to clear. y takes the place of x in
-// shared memory, and leaves as a run too.
-INLINE void narrow_sum(const T* x, const T* k, T* y, const Launch& launch) {
-  const Index area = launch.channel_pitch, image = launch.group_channels * area;
+// Narrow images, with stride 1 and as many pixels of y as of x. Their rows start anywhere, are too short for vectors,
+// and a tile of them would be halo for the most part. But all that a unit, which is a whole group here, has of x, k and
+// y is one run of memory each, and so is that of neighbouring units: a block copies these runs as they are, and what it
+// writes leaves as a run too. Which taps reach over the ends of a row is known when compiling, and they are left out,
+// as are rows above and below the image: there is no halo, and nothing outside to clear.
+struct Group {
+  const Launch& launch;
+  Place thread;
+  Index first, end = min(first + launch.planes, launch.units);  // groups of a block
+  Index area = launch.channel_pitch, image = launch.group_channels * area;
+  Run images = {first * image, end * image}, kernels = {first * RUN * area, end * RUN * area};
+  bool active = thread.row < launch.rows && thread.plane < end - first;
+
+  // Where the thread's group begins in the copies of the runs.
+  INLINE Index find_image() const { return images.first - images.start + thread.plane * image; }
+  INLINE Index find_kernel() const { return kernels.first - kernels.start + thread.plane * RUN * area; }
+};
+
+INLINE void load_row(Acc (&row)[NARROW], const T* from) {
+#pragma unroll
+  for (int i = 0; i < NARROW; ++i) row[i] = Element::load(from[i]);
+}
+
+// Calls use(s, i) for the pixels s of a row of y whose tap v meets a pixel i of a row of x.
+template <class Use>
+INLINE void visit_met(int v, Use use) {
+#pragma unroll
+  for (int s = 0; s < NARROW; ++s) {
+    const int i = s + v * DW - (KW - 1) * DW / 2;
+    if (i >= 0 && i < NARROW) use(s, i);
+  }
+}
+
+// forward, and grad_input where GRADIENT: there, x and y change places. A thread owns a row of PART channels of what is
+// written, which takes the place of what was read in shared memory.
+template <bool GRADIENT>
+INLINE void narrow_sum(const T* read, const T* k, T* written, const Launch& launch) {
   T *const images = (T*)shared_memory, *const kernels = images + launch.kernel_at;
   const Place thread = find_thread(launch);  // a strip is a part of the channels
+  const Index channels = min(Index(PART), launch.group_channels - thread.strip * PART);
 
   for (Index block = blockIdx.x; block < launch.blocks; block += gridDim.x) {
-    const Index first = block * launch.planes, end = min(first + launch.planes, launch.units);
-    const Run run = {first * image, end * image}, kernel_run = {first * RUN * area, end * RUN * area};
-    const bool active = thread.row < launch.rows && thread.plane < end - first;
-    const Index channels = min(Index(PART), launch.group_channels - thread.strip * PART);
-    T* const mine = images + (run.first - run.start) + thread.plane * image + thread.strip * PART * area;
-    const T* taps = kernels + (kernel_run.first - kernel_run.start) + thread.plane * RUN * area + thread.row * NARROW;
+    const Group group = {launch, thread, block * launch.planes};
+    T* const mine = images + group.find_image() + thread.strip * PART * group.area;
     __syncthreads();  // copies keep no order with what their own thread has read
-    run.stage(images, x, launch.units * image);
-    kernel_run.stage(kernels, k, launch.kernel_extent);
+    group.images.stage(images, read, launch.units * group.image);
+    group.kernels.stage(kernels, k, launch.kernel_extent);
     wait_for_copies();  // [narrow, copies]
     __syncthreads();    // [narrow, runs are staged]
 
     Acc sum[PART][NARROW] = {};
 #pragma unroll 1
-    for (int u = 0; u < KH; ++u, taps += KW * area) {
-      const Index row = thread.row - launch.pad_h + u * DH;
-      if (!active || !is_below(row, launch.in_h)) continue;
+    for (int u = 0; u < KH; ++u) {
+      const Index reach = u * DH - launch.pad_h, row = thread.row + (GRADIENT ? -reach : reach);
+      if (!group.active || !is_below(row, launch.in_h)) continue;
+      const T* const taps =
+          kernels + group.find_kernel() + u * KW * group.area + (GRADIENT ? row : thread.row) * NARROW;
       Acc pixels[PART][NARROW];
 #pragma unroll
       for (int c = 0; c < PART; ++c)
-#pragma unroll
-        for (int i = 0; i < NARROW; ++i)
-          pixels[c][i] = Element::load(mine[min(Index(c), channels - 1) * area + row * NARROW + i]);
+        load_row(pixels[c], mine + min(Index(c), channels - 1) * group.area + row * NARROW);
 #pragma unroll
       for (int v = 0; v < KW; ++v) {
         Acc weight[NARROW];
-#pragma unroll
-        for (int s = 0; s < NARROW; ++s) weight[s] = Element::load(taps[v * area + s]);
+        load_row(weight, taps + v * group.area);
 #pragma unroll
         for (int c = 0; c < PART; ++c)
-#pragma unroll
-          for (int s = 0; s < NARROW; ++s) {
-            const int i = s + v * DW - (KW - 1) * DW / 2;
-            if (i >= 0 && i < NARROW) sum[c][s] += weight[s] * pixels[c][i];
-          }
+          visit_met(v, [&](int s, int i) { sum[c][GRADIENT ? i : s] += weight[s] * pixels[c][GRADIENT ? s : i]; });
       }
     }
-    __syncthreads();  // [narrow, x is read]
+    __syncthreads();  // [narrow, rows are read]
 #pragma unroll
     for (int c = 0; c < PART; ++c)
 #pragma unroll
-      for (int s = 0; s < NARROW; ++s)
-        if (active && c < channels) mine[c * area + thread.row * NARROW + s] = Element::store(sum[c][s]);
-    __syncthreads();  // [narrow, y is staged]
-    run.write(y, images);
+      for (int i = 0; i < NARROW; ++i)
+        if (group.active && c < channels) mine[c * group.area + thread.row * NARROW + i] = Element::store(sum[c][i]);
+    __syncthreads();  // [narrow, rows are written]
+    group.images.write(written, images);
+  }
+}
+
+// A thread owns one row of the window at all pixels of a row of y.
+INLINE void narrow_grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
+  T *const xs = (T*)shared_memory, *const ys = xs + launch.kernel_at, *const kernels = ys + launch.kernel_at;
+  const Place thread = find_thread(launch);  // a strip is a row of the window
+  const Index row = thread.row - launch.pad_h + thread.strip * DH;
+
+  for (Index block = blockIdx.x; block < launch.blocks; block += gridDim.x) {
+    const Group group = {launch, thread, block * launch.planes};
+    group.images.stage(xs, x, launch.units * group.image);
+    group.images.stage(ys, y, launch.units * group.image);
+    wait_for_copies();  // [narrow grad_kernel, copies]
+    __syncthreads();    // [narrow grad_kernel, runs are staged]
+
+    if (group.active) {
+      Acc sum[KW][NARROW] = {};
+      const Index channels = is_below(row, launch.in_h) ? launch.group_channels : 0, at = group.find_image();
+#pragma unroll 2
+      for (Index c = 0; c < channels; ++c) {
+        Acc pixels[NARROW], grad[NARROW];
+        load_row(pixels, xs + at + c * group.area + row * NARROW);
+        load_row(grad, ys + at + c * group.area + thread.row * NARROW);
+#pragma unroll
+        for (int v = 0; v < KW; ++v) visit_met(v, [&](int s, int i) { sum[v][s] += grad[s] * pixels[i]; });
+      }
+      T* const taps = kernels + group.find_kernel() + thread.strip * KW * group.area + thread.row * NARROW;
+#pragma unroll
+      for (int v = 0; v < KW; ++v)
+#pragma unroll
+        for (int s = 0; s < NARROW; ++s) taps[v * group.area + s] = Element::store(sum[v][s]);
+    }
+    __syncthreads();  // [narrow grad_kernel, runs are written]
+    group.kernels.write(k, kernels);
   }
 }
 #endif
@@ -747,13 +803,12 @@ INLINE void narrow_sum(const T* x, const T* k, T* y, const Launch& launch) {
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
 #if NARROW
-  narrow_sum(x, k, y, launch);
-#else
+  return narrow_sum<false>(x, k, y, launch);
+#endif
   if constexpr (PIXEL_MAJOR)
     weighted_sum(x, y, launch, PixelMajorWeights{launch, k});
   else
     weighted_sum(x, y, launch, StoredWeights{launch, k});
-#endif
 }
 
 // Reads the values of TAPS taps that meet a strip of x, `wanted` of them, from a row of k of which `j` is the pixel
@@ -788,6 +843,9 @@ INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launc
 // start at multiples of s, which taps meet which pixels of the strip is known when compiling.
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
+#if NARROW
+  return narrow_sum<true>(y, k, x, launch);
+#endif
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
@@ -883,6 +941,9 @@ extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
 
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
+#if NARROW
+  return narrow_grad_kernel(x, k, y, launch);
+#endif
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Place thread = find_thread(launch);

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import numpy
 
 THREADS = 128  # of a block, at most
-NARROWEST = 8  # pixels of a row, at most, whose ends are known when compiling
+NARROW = {2: 14, 4: 8, 8: 8}  # pixels of a row, at most, whose ends are known when compiling, by the bytes of a pixel
 FEW_THREADS = 64  # of a block, where others should load meanwhile
 CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
 PART = CHUNK // 4  # channels of a narrow row that a thread takes
@@ -58,7 +58,7 @@ class Specialisation:
     pixel_major: bool
     wide: bool
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
-    narrow: int = 0  # pixels of a row, if so few that forward takes whole rows
+    narrow: int = 0  # pixels of a row, if so few that threads take whole rows
 
     @cached_property
     def constants(self) -> dict[str, int]:
@@ -191,9 +191,10 @@ class _Tile:
 
 @dataclass(frozen=True)
 class _Runs(_Tile):
-    """The work of a block where images are narrow: whole groups. A strip is PART channels of a row.
+    """A block of whole groups, where images are narrow. A strip is PART channels, or in grad_kernel a row of taps.
 
-    Shared memory holds two runs of memory, by the vectors that hold them: all of the input, then all of the kernel.
+    Shared memory holds runs of memory, by the vectors that hold them: the images that are read, in grad_kernel those of
+    ``x`` and then of ``y``; then the kernels.
     """
 
     @property
@@ -210,8 +211,10 @@ class _Runs(_Tile):
 
     @property
     def shared(self) -> int:
+        images = 2 if self.function == 'grad_kernel' else 1
         taps = self.planes * prod(self.specialisation.kernel_size) * self.channel_pitch
-        return (self.kernel_at + _round_up(taps + ALIGNMENT - 1, ALIGNMENT)) * self.specialisation.dtype.itemsize
+        elements = images * self.kernel_at + _round_up(taps + ALIGNMENT - 1, ALIGNMENT)
+        return elements * self.specialisation.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -302,8 +305,8 @@ def plan_launch(
         dilation (tuple): Vertical and horizontal dilation.
         device (Device): The limits of the GPU.
     """
-    specialisation = _specialise(x, k, y, stride, padding, dilation, device)
-    tile = _gather(specialisation, x, k, device) if function == 'forward' else None
+    specialisation = _specialise(function, x, k, y, stride, padding, dilation, device)
+    tile = _gather(specialisation, function, x, k, device)
     if tile:
         whole = replace(tile, planes=x.shape[0] * k.shape[1])
     else:
@@ -338,7 +341,7 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _specialise(
-    x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, device: Device
+    function: str, x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, device: Device
 ) -> Specialisation:
     taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
     channels_last = not (x.is_dense(3) and y.is_dense(3))
@@ -354,16 +357,20 @@ def _specialise(
         phase=0 if channels_last and pixel_major else padding[1] % (_strip(x.dtype) * stride[1]),
     )
     narrow = replace(specialisation, narrow=x.shape[3])
-    taken = stride == (1, 1) and x.shape == y.shape and x.shape[3] <= NARROWEST and x.is_run and k.is_run and y.is_run
-    return narrow if taken and _gather(narrow, x, k, device) else specialisation
+    fits = stride == (1, 1) and x.shape == y.shape and x.shape[3] <= NARROW[x.dtype.itemsize]
+    taken = fits and x.is_run and k.is_run and y.is_run
+    return narrow if taken and _gather(narrow, function, x, k, device) else specialisation
 
 
-def _gather(specialisation: Specialisation, x: Layout, k: Layout, device: Device) -> _Tile | None:
+def _gather(specialisation: Specialisation, function: str, x: Layout, k: Layout, device: Device) -> _Tile | None:
     """Returns the work of a block where images are narrow, or none: also where one group of an image is too much."""
     if not specialisation.narrow:
         return None
-    channels = x.shape[1] // k.shape[1]
-    tile = _Runs(specialisation, 'forward', _divide_up(channels, PART), x.shape[2], channels)
+    channels, (kh, kw) = x.shape[1] // k.shape[1], specialisation.kernel_size
+    if function == 'grad_kernel' and kw > WIDEST_ROW:
+        return None  # registers hold the sums of a row of the window at a time
+    strips = kh if function == 'grad_kernel' else _divide_up(channels, PART)
+    tile = _Runs(specialisation, function, strips, x.shape[2], channels)
     if tile.strips * tile.rows > THREADS or tile.shared > device.shared:
         return None
     several = replace(tile, planes=max(1, FEW_THREADS // (tile.strips * tile.rows)))
