@@ -22,9 +22,8 @@ SYSROOT = '/usr/aarch64-linux-gnu'
 MAKE = {involution2d: make_arguments, fused_involution2d: make_fused_arguments}
 WRITTEN = {'involution2d': 'output', 'grad_input': 'input', 'grad_kernel': 'kernel'}
 
-pytestmark = pytest.mark.skipif(
-    not (shutil.which(COMPILER) and shutil.which(EMULATOR)), reason=f'needs {COMPILER} and {EMULATOR}'
-)
+missing = [program for program in (COMPILER, EMULATOR) if not shutil.which(program)]
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f'needs {" and ".join(missing)}')]
 
 
 @pytest.fixture(scope='module', autouse=True)
