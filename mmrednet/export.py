@@ -103,7 +103,7 @@ def write_onnx(network: Dense, images: Tensor, path: Path) -> None:
     """Writes ONNX, in standard operators alone."""
     from onnxscript import optimizer
 
-    program = torch.onnx.export(
+    program: Any = torch.onnx.export(
         network,
         (images,),
         input_names=['images'],

@@ -67,6 +67,21 @@ def test_draws_and_leaves_training_as_it_is(config, tmp_path):
     assert not list((tmp_path / 'without').glob('*/vis_data/vis_image/*'))
 
 
+def test_tensorboard_has_the_pictures(config, tmp_path):
+    events = pytest.importorskip('tensorboard.backend.event_processing.event_accumulator')
+    config.visualizer.vis_backends.append(dict(type='TensorboardVisBackend'))
+    train(config, tmp_path / 'run', dict(type='mmrednet.KernelHeatMapHook', interval=2))
+    (path,) = (tmp_path / 'run').glob('*/vis_data/events.*')
+    logged = events.EventAccumulator(str(path), dict(images=0)).Reload()
+    name = 'kernels_backbone.layer2.1.conv2'
+    pictures = logged.Images(name)
+    assert [picture.step for picture in pictures] == [2, 6]
+    for picture in pictures:
+        written = cv2.imread(str(path.parent / 'vis_image' / f'{name}_{picture.step}.png'))
+        shown = cv2.imdecode(np.frombuffer(picture.encoded_image_string, np.uint8), cv2.IMREAD_COLOR)
+        assert (shown == written).all()
+
+
 def test_what_cannot_be_drawn_is_said_before_training(config, tmp_path):
     hook = dict(type='mmrednet.KernelHeatMapHook', layer='backbone.layer9.0.conv2')
     with pytest.raises(ValueError, match='layer9.*give one of backbone.stem.1, backbone.layer1.0.conv2'):
