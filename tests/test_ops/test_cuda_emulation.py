@@ -222,7 +222,7 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'write to shared memory', 'place, from', 'place + 40, from'),
         ('narrow, several launches', 'copy of a run', 'min(Index(V), extent - at)', 'V'),
         ('narrow, several launches', 'write of a run', 'at + i >= first && at + i < end', 'true'),
-        ('float16, channels last, half a pair at the end', 'read of a pair', 'word * PAIR + PAIR <= extent', 'true'),
+        ('float16, channels last, half a pair at the end', 'read of a pair', 'min(Index(PAIR), extent - at)', 'PAIR'),
     ],
 )
 def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, access, sound, planted):

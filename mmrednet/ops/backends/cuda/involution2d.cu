@@ -465,39 +465,40 @@ INLINE Index find_strip(const Launch& launch, const Place& thread) {
   return ((thread.plane * launch.rows + thread.row) * launch.strips + thread.strip) * STRIP_PITCH;
 }
 
-// Copies all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements. Those of
-// 2 bytes are copied two at a time, from the pair that holds the first: they keep their place within the pair.
-INLINE void stage_runs(T* to, const T* k, Index extent, Index first, const Runs& runs, Index strips) {
-  constexpr int BATCH = 16;  // loads in flight
-  Counter at = {RUN_PITCH / PAIR, strips * STRIP};
-  Index half = -1;  // where the half of a pair goes in which k ends
-  while (at.c < runs.height) {
-    Word value[BATCH];
-    Index place[BATCH];
-#pragma unroll
-    for (int t = 0; t < BATCH; ++t) {
-      const Index word = ((first + at.c * runs.row_step + at.b * runs.pixel_step) >> (PAIR - 1)) + at.a;
-      const bool live = at.c < runs.height && at.b < runs.width;
-      place[t] = live ? (at.c * strips + at.b / STRIP) * STRIP_PITCH + at.b % STRIP * RUN_PITCH + at.a * PAIR : -1;
-      value[t] = {};
-      if (live && word * PAIR + PAIR <= extent) value[t] = *(const Word*)(k + word * PAIR);  // [read of a pair]
-      if (PAIR > 1 && live && word * PAIR + 1 == extent) half = place[t];
-      at.next();
+// Calls use(item, b, c) for the items [0, count) of each of a block's pixels, of which b is the column and c the row.
+// Neighbouring threads take neighbouring items. A thread keeps its item and goes from pixel to pixel.
+template <class Use>
+INLINE void for_each_pixel(Index count, const Runs& runs, Use use) {
+  const Index lanes = min(count, (Index)blockDim.x), step = blockDim.x / lanes, first = threadIdx.x / lanes;
+  for (Index item = threadIdx.x % lanes; first < step && item < count; item += lanes) {
+    Index b = first % runs.width, c = first / runs.width;
+    while (c < runs.height) {
+      use(item, b, c);
+      for (b += step; b >= runs.width; b -= runs.width) ++c;
     }
-#pragma unroll
-    for (int t = 0; t < BATCH; ++t)
-      if (place[t] >= 0) *(Word*)(to + place[t]) = value[t];
-    if (half >= 0) to[half] = k[extent - 1];
   }
+}
+
+// Where a pixel's taps begin among staged runs.
+INLINE Index find_pixel(Index b, Index c, Index strips) {
+  return (c * strips + b / STRIP) * STRIP_PITCH + b % STRIP * RUN_PITCH;
+}
+
+// Starts to copy all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements.
+// Those of 2 bytes are copied two at a time, from the pair that holds the first: they keep their place within the pair.
+INLINE void stage_runs(T* to, const T* k, Index extent, Index first, const Runs& runs, Index strips) {
+  for_each_pixel(RUN_PITCH / PAIR, runs, [&](Index word, Index b, Index c) {
+    const Index at = ((first + c * runs.row_step + b * runs.pixel_step) / PAIR + word) * PAIR;
+    const Index there = min(Index(PAIR), extent - at);  // [read of a pair]
+    if (there > 0) start_copy<PAIR * sizeof(T)>(to + find_pixel(b, c, strips) + word * PAIR, k + at, there * sizeof(T));
+  });
 }
 
 // Writes all taps of a block's pixels from shared memory to `run`, which is where the first pixel's lie.
 INLINE void write_runs(T* run, const T* from, const Runs& runs, Index strips) {
-  for (Index at = threadIdx.x; at < runs.height * runs.width * RUN; at += blockDim.x) {
-    const Index tap = at % RUN, b = at / RUN % runs.width, c = at / RUN / runs.width;
-    run[c * runs.row_step + b * runs.pixel_step + tap] =
-        from[(c * strips + b / STRIP) * STRIP_PITCH + b % STRIP * RUN_PITCH + tap];
-  }
+  for_each_pixel(RUN, runs, [&](Index tap, Index b, Index c) {
+    run[c * runs.row_step + b * runs.pixel_step + tap] = from[find_pixel(b, c, strips) + tap];
+  });
 }
 
 // Copies one row of taps to shared memory, for the rows of y that meet `runs.height` rows of x, the first of them at
