@@ -14,7 +14,7 @@ fi
 # OneDL's mim wants its distributions' names.
 case $task in
     cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='3 minutes' ;;
-    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='5 to 11 minutes' ;;
+    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='11 minutes' ;;
     seg) toolbox=mmseg fork=onedl-mmsegmentation config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='8 minutes' ;;
     *) usage ;;
 esac

@@ -1,6 +1,6 @@
-// Runs launches of involution2d.cu on the CPU: run CASES RESULTS. A case is a row of 64-bit integers (function, grid,
+// Runs a launch of involution2d.cu on the CPU: run CASE RESULT. CASE is a row of 64-bit integers (function, grid,
 // block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, each its
-// size in bytes and its bytes. What the function writes goes to RESULTS, case after case.
+// size in bytes and its bytes. What the function writes goes to RESULT.
 #include "cuda_shim.h"
 //
 #include CUDA_SOURCE
@@ -11,26 +11,25 @@
 constexpr int TENSORS = 3;
 
 int main(int, char** argv) {
-  FILE *cases = fopen(argv[1], "rb"), *results = fopen(argv[2], "wb");
+  FILE *file = fopen(argv[1], "rb"), *result = fopen(argv[2], "wb");
   int64_t head[7];
-  while (fread(head, sizeof head, 1, cases) == 1) {
-    Launch launch;
-    if (head[6] != sizeof launch || fread(&launch, sizeof launch, 1, cases) != 1) abort();
-    int64_t bytes[TENSORS];
-    std::unique_ptr<char[]> tensors[TENSORS];  // each an allocation of its own and of its exact size
-    T* t[TENSORS];
-    for (int i = 0; i < TENSORS; ++i) {
-      if (fread(bytes + i, 8, 1, cases) != 1) abort();
-      tensors[i].reset(new char[bytes[i]]);
-      if (fread(tensors[i].get(), 1, bytes[i], cases) != size_t(bytes[i])) abort();
-      t[i] = reinterpret_cast<T*>(tensors[i].get());
-    }
-    emulation::launch(head[1], head[2], head[3], head[4], [&] {
-      if (head[0] == 0) forward(t[0], t[1], t[2], launch);
-      if (head[0] == 1) grad_input(t[0], t[1], t[2], launch);
-      if (head[0] == 2) grad_kernel(t[0], t[1], t[2], launch);
-    });
-    fwrite(tensors[head[5]].get(), 1, bytes[head[5]], results);
+  Launch launch;
+  if (fread(head, sizeof head, 1, file) != 1 || head[6] != sizeof launch) abort();
+  if (fread(&launch, sizeof launch, 1, file) != 1) abort();
+  int64_t bytes[TENSORS];
+  std::unique_ptr<char[]> tensors[TENSORS];  // each an allocation of its own and of its exact size
+  T* t[TENSORS];
+  for (int i = 0; i < TENSORS; ++i) {
+    if (fread(bytes + i, 8, 1, file) != 1) abort();
+    tensors[i].reset(new char[bytes[i]]);
+    if (fread(tensors[i].get(), 1, bytes[i], file) != size_t(bytes[i])) abort();
+    t[i] = reinterpret_cast<T*>(tensors[i].get());
   }
-  fclose(results);
+  emulation::launch(head[1], head[2], head[3], head[4], [&] {
+    if (head[0] == 0) forward(t[0], t[1], t[2], launch);
+    if (head[0] == 1) grad_input(t[0], t[1], t[2], launch);
+    if (head[0] == 2) grad_kernel(t[0], t[1], t[2], launch);
+  });
+  fwrite(tensors[head[5]].get(), 1, bytes[head[5]], result);
+  fclose(result);
 }
