@@ -15,7 +15,7 @@ from mmrednet.ops.backends.cuda.plan import NARROW, Device, Layout, Specialisati
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
-HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), False, pixel_major=False, wide=False, phase=3)
+HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), channels_last=False, wide=False, phase=3)
 # What CuPy adds to the options of a module.
 CUPY = ('-ftz=true', '--device-as-default-execution-space')
 
@@ -26,7 +26,7 @@ def specialisations():
     """Those of RedNet, of its necks and heads, and of the paper's ablations; large windows and tensors."""
     for dtype, size, stride, last in itertools.product(DTYPES, (3, 7), (1, 2), (False, True)):
         phase = 0 if last else size // 2
-        yield Specialisation(dtype, (size, size), (stride, stride), (1, 1), last, last, wide=False, phase=phase)
+        yield Specialisation(dtype, (size, size), (stride, stride), (1, 1), last, wide=False, phase=phase)
     for size in (5, 9, 11):
         yield replace(HOT, kernel_size=(size, size), phase=size // 2 % 4)
     yield replace(HOT, dilation=(2, 2), phase=6 % 4)
@@ -34,7 +34,7 @@ def specialisations():
         phase, narrow = size // 2 % (2 if dtype == torch.float64 else 4), NARROW[dtype.itemsize]
         yield replace(HOT, dtype=dtype, kernel_size=(size, size), phase=phase, narrow=narrow)
     for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
-        yield replace(HOT, dtype=dtype, channels_last=last, pixel_major=last, wide=True)
+        yield replace(HOT, dtype=dtype, channels_last=last, phase=0 if last else 3, wide=True)
 
 
 def compile_for(architecture, source, options):

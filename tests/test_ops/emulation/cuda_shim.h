@@ -36,6 +36,8 @@ A min(A a, A b) {
   return b < a ? b : a;
 }
 
+inline float __fdividef(float a, float b) { return a / b; }
+
 inline float __uint_as_float(unsigned bits) {
   float value;
   memcpy(&value, &bits, 4);

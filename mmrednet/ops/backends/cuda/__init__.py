@@ -15,7 +15,7 @@ from .plan import Device, Launch, Layout, Specialisation, fit, plan_launch
 
 SOURCE = Path(__file__).with_name('involution2d.cu')
 WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # which of a function's tensors
-SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), channels_last=False, pixel_major=False, wide=False)
+SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), channels_last=False, wide=False)
 
 
 @cache

@@ -11,6 +11,9 @@
 // all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip. No
 // sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
 //
+// That is for any layout (`tiled_`), best where rows lie in memory by vectors. Narrow images (`narrow_`) and
+// channels-last ones (`pixels_`) have kernels of their own, further down.
+//
 // A tap outside the image contributes nothing. The tile is zero there, so that only an infinity or NaN of k (or of y in
 // grad_kernel) gets through, as NaN: where sums are NaN, what lies outside is cleared and nobody else pays for it.
 //
@@ -18,14 +21,15 @@
 //   ELEMENT (Float16, BFloat16, Plain<float> or Plain<double>); INDEX (an integer type that counts all elements)
 //   KH, KW; SH, SW (stride); DH, DW (dilation); ROW_STEP (rows of the window that reach the same row of x are this far
 //     apart); TAPS (of a row of the window that are held in registers at a time)
-//   CHANNELS_LAST (x and y lie in memory as N, H, W, C); PIXEL_MAJOR (k lies as N, Ho, Wo, G, Kh, Kw: the taps of a
-//     pixel are one run)
+//   CHANNELS_LAST (x and y lie in memory as N, H, W, C, and k as N, Ho, Wo, G, Kh, Kw, by whole vectors)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
 //     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
 //   SHIFT, GRAD_SHIFT (columns of a tile before the first that is read: with them it starts where a vector of memory
 //     does)
 //   GRAD_PHASE (pixels of y between the start of a vector and the one that the first tap and pixel of a strip meet)
-//   RUN_PITCH, STRIP_PITCH (elements from pixel to pixel and strip to strip where runs of taps are staged, by PAIR)
+//   PAIR (elements of a word, at least one)
+//   RUN_PITCH, ROW_PITCH (elements in shared memory from pixel to pixel, where all of its taps are staged or a row of
+//     them)
 //   NARROW (pixels of a row of x and y, where they are so few that threads take whole rows, else 0)
 //   ARGUMENTS (the fields of Launch)
 //
@@ -100,6 +104,7 @@ typedef Element::Stored T;
 typedef Element::Sum Acc;
 typedef Element::Word Word;
 typedef INDEX Index;
+typedef unsigned INDEX Count;  // where nothing is negative: it takes fewer instructions to divide
 
 // What the host passes: plan.py names the fields.
 struct Launch {
@@ -124,9 +129,9 @@ constexpr int PART = CHUNK / 4;  // channels of a thread, where rows are narrow
 // spills. LARGE: what a thread holds beside its sums is more than a 7x7 window's.
 constexpr int HELD = TAPS * STRIP + (ROW ? SPAN : 0);
 constexpr bool LARGE = HELD * sizeof(Acc) > 42 * sizeof(float) || TAPS != KW || sizeof(Index) > 4;
-constexpr int FORWARD_BLOCKS = 4 - PIXEL_MAJOR - LARGE;
-constexpr int GRAD_INPUT_BLOCKS = 3 - LARGE;
-constexpr int GRAD_KERNEL_BLOCKS = PIXEL_MAJOR || CHANNELS_LAST || LARGE ? 2 : 3;
+constexpr int FORWARD_BLOCKS = CHANNELS_LAST ? 2 : 4 - LARGE;
+constexpr int GRAD_INPUT_BLOCKS = CHANNELS_LAST ? 2 : 3 - LARGE;
+constexpr int GRAD_KERNEL_BLOCKS = CHANNELS_LAST || LARGE ? 2 : 3;
 
 template <int N, class E = T>
 struct alignas(N * sizeof(E)) Vector {
@@ -250,41 +255,11 @@ INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count
   });
 }
 
-// Reads `channels` channels of a strip of `count` pixels; `c` and `w` are the strides of channels and pixels.
-INLINE void read_channels(Acc (&strips)[CHUNK][STRIP], const T* p, Index channels, Index count, Index c, Index w,
-                          Index vector) {
-  if (!CHANNELS_LAST || vector < VECTOR) return read_strips(strips, p, c, channels, w, count, vector);
-  Packed<VECTOR> packed[CHUNK / VECTOR][STRIP] = {};
-#pragma unroll
-  for (int v = 0; v < CHUNK / VECTOR; ++v)
-#pragma unroll
-    for (int s = 0; s < STRIP; ++s)
-      if (v * VECTOR < channels && s < count) packed[v][s] = Packed<VECTOR>::read(p + v * VECTOR + s * w);
-#pragma unroll
-  for (int channel = 0; channel < CHUNK; ++channel)
-#pragma unroll
-    for (int s = 0; s < STRIP; ++s) strips[channel][s] = packed[channel / VECTOR][s].get(channel % VECTOR);
-}
-
 // Writes the channels of the pixels [first, count) of a strip, of which p is the pixel 0.
 template <int CHANNELS, int PIXELS>
 INLINE void write_channels(T* p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first, Index count,
                            Index c, Index w, Index vector) {
-  if constexpr (CHANNELS_LAST && CHANNELS % VECTOR == 0) {
-    if (vector >= VECTOR) {
-#pragma unroll
-      for (int channel = 0; channel < CHANNELS; channel += VECTOR)
-#pragma unroll
-        for (int s = 0; s < PIXELS; ++s) {
-          Vector<VECTOR> vector;
-#pragma unroll
-          for (int i = 0; i < VECTOR; ++i) vector.at[i] = Element::store(strips[channel + i][s]);
-          if (channel < channels && s >= first && s < count) *(Vector<VECTOR>*)(p + channel + s * w) = vector;
-        }
-      return;
-    }
-  }
-  if constexpr (!CHANNELS_LAST && PIXELS == STRIP) {
+  if constexpr (PIXELS == STRIP) {
     if (first == 0) {
 #pragma unroll
       for (int channel = 0; channel < CHANNELS; ++channel)
@@ -306,7 +281,7 @@ struct Image {
 };
 
 // Whether 0 <= at < end: negative numbers are the largest of those without a sign.
-INLINE bool is_below(Index at, Index end) { return (unsigned INDEX)at < (unsigned INDEX)end; }
+INLINE bool is_below(Index at, Index end) { return (Count)at < (Count)end; }
 
 INLINE bool is_inside(const Image& image, Index y, Index x) {
   return is_below(y, image.height) && is_below(x, image.width);  // [read while staging]
@@ -318,9 +293,9 @@ struct Unit {
 };
 
 // Units number the chunks of all groups of all images; those of grad_kernel are whole groups.
-INLINE Unit find_unit(const Launch& launch, Index unit) {
+INLINE Unit find_unit(const Launch& launch, Count unit) {
   const Index first = unit % launch.chunks * launch.chunk, group = unit / launch.chunks % launch.groups;
-  return {unit / launch.chunks / launch.groups, group, group * launch.group_channels + first,
+  return {Index(unit / launch.chunks / launch.groups), group, group * launch.group_channels + first,
           min(launch.chunk, launch.group_channels - first)};
 }
 
@@ -329,9 +304,11 @@ struct Place {
   Index strip, row, plane;
 };
 
-INLINE Place find_block(const Launch& launch, Index block) {
-  return {block % launch.tiles_x * launch.strips, block / launch.tiles_x % launch.tiles_y * launch.rows,
-          block / launch.tiles_x / launch.tiles_y * launch.planes};
+// Neighbouring blocks are neighbours in memory, so that L2 has what they share: tiles, or channels-last the groups.
+INLINE Place find_block(const Launch& launch, Count block) {
+  const Count units = CHANNELS_LAST && launch.planes == 1 ? launch.groups * launch.chunks : 1, tile = block / units;
+  return {Index(tile % launch.tiles_x * launch.strips), Index(tile / launch.tiles_x % launch.tiles_y * launch.rows),
+          Index((tile / launch.tiles_x / launch.tiles_y * units + block % units) * launch.planes)};
 }
 
 // Neighbouring threads take a row of each unit in turn: units can lie in shared memory so that these meet in no bank.
@@ -347,28 +324,13 @@ INLINE void for_each_unit(const Launch& launch, const Place& block, Use use) {
     use(plane, find_unit(launch, block.plane + plane));
 }
 
-// Counts (a, b, c) up by blockDim.x, digit by digit, instead of dividing for every element.
-struct Counter {
-  Index size_a, size_b;
-  Index step_a = blockDim.x % size_a, step_b = blockDim.x / size_a % size_b, step_c = blockDim.x / size_a / size_b;
-  Index a = threadIdx.x % size_a, b = threadIdx.x / size_a % size_b, c = threadIdx.x / size_a / size_b;
-
-  INLINE void next() {
-    a += step_a;
-    b += step_b;
-    c += step_c;
-    if (a >= size_a) a -= size_a, ++b;
-    if (b >= size_b) b -= size_b, ++c;
-  }
-};
-
 // The size of a part of an image in shared memory, and the elements from row to row and from channel to channel.
 struct Tile {
   Index height, width, pitch, channel_pitch;
 };
 
-// The next two fill the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time, which are
-// all inside the image or all outside, where the tile is zero.
+// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time, which are all inside
+// the image or all outside, where the tile is zero.
 //
 // A thread keeps its columns and goes down the lines, which are the rows of all channels: from line to line it adds to
 // two pointers, and what it asks for goes to shared memory by itself, but for single values of 2 bytes.
@@ -409,120 +371,13 @@ INLINE void stage_rows(T* to, const Tile& tile, const Image& image, const Unit& 
   }
 }
 
-// Neighbouring threads take neighbouring channels, which the tile has apart.
-template <int V>
-INLINE void stage_channels(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
-  const T* source = image.data + unit.n * image.n + unit.channel * image.c;
-  Counter at = {unit.channels / V, tile.width};
-  constexpr int BATCH = V == 1 ? 8 : 4;  // loads in flight, before the first is stored
-  while (at.c < tile.height) {
-    Vector<V> value[BATCH];
-    Index place[BATCH];
-#pragma unroll
-    for (int t = 0; t < BATCH; ++t) {
-      const bool live = at.c < tile.height;
-      value[t] = Vector<V>();
-      if (live && is_inside(image, y0 + at.c, x0 + at.b))
-        value[t] = *(const Vector<V>*)(source + at.a * V * image.c + (y0 + at.c) * image.h + (x0 + at.b) * image.w);
-      place[t] = live ? at.a * V * tile.channel_pitch + at.c * tile.pitch + at.b : -1;
-      at.next();
-    }
-#pragma unroll
-    for (int t = 0; t < BATCH; ++t)
-#pragma unroll
-      for (int i = 0; i < V; ++i)
-        if (place[t] >= 0) to[place[t] + i * tile.channel_pitch] = value[t].at[i];
-  }
-}
-
 INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0, Index vector) {
-  by_vectors<VECTOR>(vector, [&](auto size) {
-    constexpr int V = decltype(size)::VALUE;
-    if constexpr (CHANNELS_LAST)
-      stage_channels<V>(to, tile, image, unit, y0, x0);
-    else
-      stage_rows<V>(to, tile, image, unit, y0, x0);
-  });
-}
-
-// A block's `height` rows of `width` pixels of k, and the distances of rows and of pixels in memory.
-struct Runs {
-  Index height, width, row_step, pixel_step;
-};
-
-INLINE Runs find_runs(const Launch& launch, const Place& block) {
-  return {min(launch.rows, launch.out_h - block.row), min(launch.strips * STRIP, launch.out_w - block.strip * STRIP),
-          launch.ki, launch.kj};
+  by_vectors<VECTOR>(vector, [&](auto size) { stage_rows<decltype(size)::VALUE>(to, tile, image, unit, y0, x0); });
 }
 
 // Where the kernel of a pixel of y begins.
 INLINE Index find_kernel(const Launch& launch, const Unit& unit, Index i, Index j) {
   return unit.n * launch.kn + unit.group * launch.kg + i * launch.ki + j * launch.kj;
-}
-
-// Where a thread's strip begins among staged runs.
-INLINE Index find_strip(const Launch& launch, const Place& thread) {
-  return ((thread.plane * launch.rows + thread.row) * launch.strips + thread.strip) * STRIP_PITCH;
-}
-
-// Calls use(item, b, c) for the items [0, count) of each of a block's pixels, of which b is the column and c the row.
-// Neighbouring threads take neighbouring items. A thread keeps its item and goes from pixel to pixel.
-template <class Use>
-INLINE void for_each_pixel(Index count, const Runs& runs, Use use) {
-  const Index lanes = min(count, (Index)blockDim.x), step = blockDim.x / lanes, first = threadIdx.x / lanes;
-  for (Index item = threadIdx.x % lanes; first < step && item < count; item += lanes) {
-    Index b = first % runs.width, c = first / runs.width;
-    while (c < runs.height) {
-      use(item, b, c);
-      for (b += step; b >= runs.width; b -= runs.width) ++c;
-    }
-  }
-}
-
-// Where a pixel's taps begin among staged runs.
-INLINE Index find_pixel(Index b, Index c, Index strips) {
-  return (c * strips + b / STRIP) * STRIP_PITCH + b % STRIP * RUN_PITCH;
-}
-
-// Starts to copy all taps of a block's pixels, from the element `first` on, to shared memory; k has `extent` elements.
-// Those of 2 bytes are copied two at a time, from the pair that holds the first: they keep their place within the pair.
-INLINE void stage_runs(T* to, const T* k, Index extent, Index first, const Runs& runs, Index strips) {
-  for_each_pixel(RUN_PITCH / PAIR, runs, [&](Index word, Index b, Index c) {
-    const Index at = ((first + c * runs.row_step + b * runs.pixel_step) / PAIR + word) * PAIR;
-    const Index there = min(Index(PAIR), extent - at);  // [read of a pair]
-    if (there > 0) start_copy<PAIR * sizeof(T)>(to + find_pixel(b, c, strips) + word * PAIR, k + at, there * sizeof(T));
-  });
-}
-
-// Writes all taps of a block's pixels from shared memory to `run`, which is where the first pixel's lie.
-INLINE void write_runs(T* run, const T* from, const Runs& runs, Index strips) {
-  for_each_pixel(RUN, runs, [&](Index tap, Index b, Index c) {
-    run[c * runs.row_step + b * runs.pixel_step + tap] = from[find_pixel(b, c, strips) + tap];
-  });
-}
-
-// Copies one row of taps to shared memory, for the rows of y that meet `runs.height` rows of x, the first of them at
-// `row0` in units of x's rows, and for the columns from x0 on. `taps` are those of the image's first pixel; outside it
-// they are zero.
-INLINE void stage_taps(T* to, const T* taps, Index row0, Index x0, const Runs& runs, Index out_h, Index out_w) {
-  constexpr int BATCH = 8;  // loads in flight
-  Counter at = {KW, runs.width};
-  while (at.c < runs.height) {
-    T value[BATCH];
-    Index place[BATCH];
-#pragma unroll
-    for (int t = 0; t < BATCH; ++t) {
-      const Index row = row0 + at.c, i = row / SH, j = x0 + at.b;
-      const bool inside = row >= 0 && row % SH == 0 && i < out_h && j >= 0 && j < out_w;
-      place[t] = at.c < runs.height ? (at.c * runs.width + at.b) * KW + at.a : -1;
-      value[t] =
-          at.c < runs.height && inside ? taps[i * runs.row_step + j * runs.pixel_step + at.a] : Element::store(Acc(0));
-      at.next();
-    }
-#pragma unroll
-    for (int t = 0; t < BATCH; ++t)
-      if (place[t] >= 0) to[place[t]] = value[t];
-  }
 }
 
 // Calls use(v, s, value) with the value of x under each tap v0 + v of a row of the window and pixel s of a strip; `at`
@@ -556,56 +411,8 @@ INLINE bool has_nan(const Acc (&strip)[STRIP], Index count) {
   return found;
 }
 
-// The next two give weighted_sum TAPS taps of the kernels of a strip: stage() prepares what the block shares, find()
-// the thread, read() reads. This one finds them in memory.
-struct StoredWeights {
-  const Launch& launch;
-  const T* k;
-  Index first, count;
-
-  INLINE void stage(const Place&) const {}
-  INLINE void find(const Place&, const Unit& unit, Index i, Index j) {
-    first = find_kernel(launch, unit, i, j);
-    count = launch.out_w - j;
-  }
-  INLINE void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
-    read_strips(weight, k + first + u * launch.ku + v0 * launch.kv, launch.kv, KW % TAPS == 0 ? TAPS : KW - v0,
-                launch.kj, count, launch.vector_k);
-  }
-};
-
-// Where the taps of a pixel are one run: threads that read neighbouring pixels' runs would not read neighbouring
-// memory, so that the block copies them to shared memory first.
-struct PixelMajorWeights {
-  const Launch& launch;
-  const T* k;
-  const T* runs;  // the thread's
-  Index first;
-
-  INLINE T* shared() const { return (T*)shared_memory + launch.kernel_at; }
-  INLINE void stage(const Place& block) const {
-    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-      stage_runs(shared() + plane * launch.rows * launch.strips * STRIP_PITCH, k, launch.kernel_extent,
-                 find_kernel(launch, unit, block.row, block.strip * STRIP), find_runs(launch, block), launch.strips);
-    });
-  }
-  INLINE void find(const Place& thread, const Unit& unit, Index i, Index j) {
-    runs = shared() + find_strip(launch, thread);
-    first = find_kernel(launch, unit, i, j);
-  }
-  INLINE void read(Acc (&weight)[TAPS][STRIP], int u, int v0) const {
-#pragma unroll
-    for (int v = 0; v < TAPS; ++v)
-      if (KW % TAPS == 0 || v0 + v < KW)
-#pragma unroll
-        for (int s = 0; s < STRIP; ++s)
-          weight[v][s] = Element::load(runs[s * RUN_PITCH + (first + s * launch.kj & PAIR - 1) + u * KW + v0 + v]);
-  }
-};
-
 // forward.
-template <class Weights>
-INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights) {
+INLINE void tiled_forward(const T* x, const T* k, T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Place thread = find_thread(launch);
@@ -619,7 +426,6 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
       stage((T*)shared_memory + plane * launch.plane_pitch, tile, image, unit, block.row * SH - launch.pad_h,
             block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
     });
-    weights.stage(block);
     wait_for_copies();  // [sum, copies]
     __syncthreads();    // [sum, tile is staged]
 
@@ -628,7 +434,7 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
       continue;
     const Unit unit = find_unit(launch, block.plane + thread.plane);
     const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
-    weights.find(thread, unit, i, j);
+    const T* const taps = k + find_kernel(launch, unit, i, j);
     const Index out = unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
 #pragma unroll 1
     for (bool clear = false;; clear = true) {
@@ -636,7 +442,8 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
       for (int u = 0; u < KH; ++u) {
         for (int v0 = 0; v0 < KW; v0 += TAPS) {
           Acc weight[TAPS][STRIP];
-          weights.read(weight, u, v0);
+          read_strips(weight, taps + u * launch.ku + v0 * launch.kv, launch.kv, KW % TAPS == 0 ? TAPS : KW - v0,
+                      launch.kj, count, launch.vector_k);
           if (clear) clear_outside(weight, image, top + u * DH, left + v0 * DW);
 #pragma unroll
           for (int c = 0; c < CHUNK; ++c) {
@@ -655,6 +462,183 @@ INLINE void weighted_sum(const T* x, T* y, const Launch& launch, Weights weights
   }
 }
 
+// Reads the values of TAPS taps that meet a strip of x, `wanted` of them, from a row of k of which `j` is the pixel
+// that tap 0 meets. What meets the strip under a tap are neighbours, but not from a whole vector on: all vectors that
+// have some of them are read. Outside the image they are zero.
+INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launch& launch, Index wanted, Index j) {
+  constexpr int MET = GRAD_STRIP / SW;
+  Packed<2 * MET> packed[TAPS] = {};
+  by_vectors<MET>(TAPS == KW ? launch.vector_k : 1, [&](auto size) {
+    constexpr int V = decltype(size)::VALUE;
+#pragma unroll
+    for (int v = 0; v < TAPS; ++v) {
+      const int first = GRAD_PHASE - v * DW / SW, skipped = (first % MET + MET) % MET;
+#pragma unroll
+      for (int part = skipped / V * V; part < skipped + MET; part += V) {
+        const Index at = j - GRAD_PHASE + first - skipped + part;
+        Packed<V> met = {};
+        if (v < wanted && is_below(at, launch.out_w)) met = Packed<V>::read(row + v * launch.kv + at * launch.kj);
+        packed[v].put(part, met);
+      }
+    }
+  });
+#pragma unroll
+  for (int v = 0; v < TAPS; ++v)
+#pragma unroll
+    for (int s = 0; s < GRAD_STRIP; ++s)
+      if ((s - v * DW) % SW == 0)
+        weight[v][s] = packed[v].get(((GRAD_PHASE - v * DW / SW) % MET + MET) % MET + (s - v * DW) / SW + v * DW / SW);
+}
+
+// Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
+// start at multiples of s, which taps meet which pixels of the strip is known when compiling.
+INLINE void tiled_grad_input(T* x, const T* k, const T* y, const Launch& launch) {
+  constexpr int BACK = (KW - 1) * DW / SW;
+  const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
+  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
+  const Index origin = launch.pad_w / SW * SW;  // of the first strip
+  const Place thread = find_thread(launch);
+  const T* my_tile = (T*)shared_memory + thread.plane * launch.plane_pitch + thread.strip * (GRAD_STRIP / SW);
+
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index row0 = block.row + launch.pad_h;
+    // The first row and column of y in the tile. The row rounds towards minus infinity.
+    const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
+    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK - GRAD_SHIFT;
+    __syncthreads();  // [grad_input, tile is read]
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+      stage((T*)shared_memory + plane * launch.plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
+    });
+    wait_for_copies();  // [grad_input, copies]
+    __syncthreads();    // [grad_input, tile is staged]
+
+    const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
+    if (thread.row >= launch.rows || block.plane + thread.plane >= launch.units || a >= launch.in_h + launch.pad_h ||
+        b >= launch.in_w + launch.pad_w)
+      continue;
+    const Unit unit = find_unit(launch, block.plane + thread.plane);
+    const Index kernel = find_kernel(launch, unit, 0, 0);
+    Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
+
+    int u = 0;  // the first row of taps that meets the row of pixels
+    while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
+    if (u == ROW_STEP) u = KH;
+    for (; u < KH; u += ROW_STEP) {
+      const Index i = (a - u * DH) / SH;
+      if (a < u * DH || i >= launch.out_h) continue;
+      for (int v0 = 0; v0 < KW; v0 += TAPS) {
+        const Index j = b / SW - v0 / SW * DW;
+        Acc weight[TAPS][GRAD_STRIP];
+        read_taps(weight, k + kernel + u * launch.ku + v0 * launch.kv + i * launch.ki, launch,
+                  KW % TAPS == 0 ? TAPS : KW - v0, j);
+#pragma unroll
+        for (int c = 0; c < GRAD_CHUNK; ++c) {
+          if (c >= unit.channels) break;
+          const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
+          Acc value[GRAD_SPAN];
+          if (GRAD_ROW) read_row<GRAD_STRIP / SW, GRAD_SHIFT>(value, at);
+#pragma unroll
+          for (int v = 0; v < TAPS; ++v) {
+            if (KW % TAPS != 0 && v0 + v >= KW) break;
+#pragma unroll
+            for (int s = 0; s < GRAD_STRIP; ++s) {
+              if ((s - v * DW) % SW != 0) continue;
+              const int offset = (s - v * DW) / SW;
+              const Acc pixel =
+                  GRAD_ROW ? value[offset + REACH] : Element::load(at[GRAD_SHIFT + BACK - v0 / SW * DW + offset]);
+              sum[c][s] += weight[v][s] * pixel;
+            }
+          }
+        }
+      }
+    }
+    // The first strip may start left of the image, but only where the stride is not 1.
+    const Index left = b - launch.pad_w;
+    T* out = x + unit.n * launch.xn + unit.channel * launch.xc + (a - launch.pad_h) * launch.xh + left * launch.xw;
+    write_channels(out, sum, unit.channels, SW == 1 ? 0 : -left, launch.in_w - left, launch.xc, launch.xw,
+                   launch.vector_x);
+  }
+}
+
+INLINE void tiled_grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
+  const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
+  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
+  const Place thread = find_thread(launch);
+  const T* my_tile =
+      (T*)shared_memory + thread.plane * launch.plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
+  const bool whole = launch.chunk >= launch.group_channels;
+
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
+    const bool active =
+        thread.row < launch.rows && block.plane + thread.plane < launch.units && i < launch.out_h && count > 0;
+    const Unit mine = find_unit(launch, active ? block.plane + thread.plane : 0);
+    const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
+    Acc grad[CHUNK][STRIP];
+
+    for (int u = 0; u < KH; ++u) {
+      for (int v0 = 0; v0 < KW; v0 += TAPS) {
+        Acc sum[TAPS][STRIP] = {};
+        for (Index first = 0; first < launch.group_channels; first += launch.chunk) {
+          const Unit unit = {mine.n, mine.group, mine.channel + first,
+                             min(launch.chunk, launch.group_channels - first)};
+          // A group that fits in one chunk stays where it is for all taps.
+          if (!whole || (u == 0 && v0 == 0)) {
+            __syncthreads();  // [grad_kernel, tile is read]
+            for_each_unit(launch, block, [&](Index plane, const Unit& group) {
+              stage((T*)shared_memory + plane * launch.plane_pitch, tile, image,
+                    Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
+                    block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
+            });
+
+            if (active) {
+              const T* source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
+              read_strips(grad, source, launch.yc, unit.channels, launch.yw, count, launch.vector_y);
+            }
+            wait_for_copies();  // [grad_kernel, copies]
+            __syncthreads();    // [grad_kernel, tile is staged]
+          }
+          if (!active) continue;
+#pragma unroll
+          for (int c = 0; c < CHUNK; ++c) {
+            if (c >= unit.channels) break;
+            visit_taps(my_tile + c * tile.channel_pitch + u * DH * tile.pitch + v0 * DW, v0,
+                       [&](int v, int s, Acc pixel) { sum[v][s] += grad[c][s] * pixel; });
+          }
+        }
+        if (!active) continue;
+        // Of the taps outside the image, which are the first or the last ones of a row, those are NaN whose y is not
+        // finite.
+        if (has_nan(sum[0], count) || has_nan(sum[TAPS - 1], count) || has_nan(sum[(KW - 1) % TAPS], count))
+          clear_outside(sum, image, top + u * DH, left + v0 * DW);
+#pragma unroll
+        for (int v = 0; v < TAPS; ++v) {
+          if (KW % TAPS != 0 && v0 + v >= KW) break;
+          T* out = k + find_kernel(launch, mine, i, j) + u * launch.ku + (v0 + v) * launch.kv;
+          write_strip(out, sum[v], launch.kj, count, launch.vector_k);
+        }
+      }
+    }
+  }
+}
+
+#if NARROW || CHANNELS_LAST
+// Writes those elements of a vector that belong to the run [first, end) of a tensor.
+INLINE void write_vector(T* tensor, Index at, Index first, Index end, const T* from) {
+  constexpr int V = 16 / sizeof(T);
+  const Vector<V> vector = *(const Vector<V>*)from;
+  if (at >= first && at + V <= end) {
+    *(Vector<V>*)(tensor + at) = vector;
+  } else {
+#pragma unroll
+    for (int i = 0; i < V; ++i)
+      if (at + i >= first && at + i < end) tensor[at + i] = vector.at[i];  // [write of a run]
+  }
+}
+#endif
+
 #if NARROW
 // A run of elements of a tensor that lie one after the other. In memory it starts anywhere; its copy in shared memory
 // starts where a vector does, with what else the first one holds.
@@ -671,16 +655,8 @@ struct Run {
 
   INLINE void write(T* tensor, const T* from) const {
 #pragma unroll 2
-    for (Index at = start + threadIdx.x * V; at < end; at += blockDim.x * V) {
-      const Vector<V> vector = *(const Vector<V>*)(from + (at - start));
-      if (at >= first && at + V <= end) {
-        *(Vector<V>*)(tensor + at) = vector;
-      } else {
-#pragma unroll
-        for (int i = 0; i < V; ++i)
-          if (at + i >= first && at + i < end) tensor[at + i] = vector.at[i];  // [write of a run]
-      }
-    }
+    for (Index at = start + threadIdx.x * V; at < end; at += blockDim.x * V)
+      write_vector(tensor, at, first, end, from + (at - start));
   }
 };
 
@@ -799,224 +775,363 @@ INLINE void narrow_grad_kernel(const T* x, T* k, const T* y, const Launch& launc
     group.kernels.write(k, kernels);
   }
 }
-#endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
-    forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
-#if NARROW
-  return narrow_sum<false>(x, k, y, launch);
-#endif
-  if constexpr (PIXEL_MAJOR)
-    weighted_sum(x, y, launch, PixelMajorWeights{launch, k});
-  else
-    weighted_sum(x, y, launch, StoredWeights{launch, k});
+#elif CHANNELS_LAST
+// Channels-last images by whole vectors, and kernels of which a pixel's taps are a run. Both go to shared memory as
+// they are, pixels with the channels of a unit and pixels with their taps. A thread owns VECTOR channels of a strip, or
+// in grad_kernel one row of the window: some threads share a strip's taps, so that many find room in a multiprocessor.
+constexpr int ALIGNED = ~(VECTOR - 1);  // masks the elements of a vector
+
+// a / b of less than 2^20: half as many instructions as for any number.
+INLINE Index divide(Index a, Index b) { return __fdividef(a + .5f, b); }
+
+// A thread's part of a strip, and its place. Neighbours have the same strip, then the same column: they read the same,
+// or rows that meet in no bank.
+struct Thread {
+  Index part;
+  Place place;
+};
+
+INLINE Thread find_thread(const Launch& launch, Index parts) {
+  const Index strips = divide(threadIdx.x, parts), columns = divide(strips, launch.rows);
+  const Index plane = divide(columns, launch.strips);
+  return {Index(threadIdx.x) - strips * parts,
+          {columns - plane * launch.strips, strips - columns * launch.rows, plane}};
 }
 
-// Reads the values of TAPS taps that meet a strip of x, `wanted` of them, from a row of k of which `j` is the pixel
-// that tap 0 meets. What meets the strip under a tap are neighbours, but not from a whole vector on: all vectors that
-// have some of them are read. Outside the image they are zero.
-INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launch& launch, Index wanted, Index j) {
-  constexpr int MET = GRAD_STRIP / SW;
-  Packed<2 * MET> packed[TAPS] = {};
-  by_vectors<MET>(TAPS == KW ? launch.vector_k : 1, [&](auto size) {
-    constexpr int V = decltype(size)::VALUE;
-#pragma unroll
-    for (int v = 0; v < TAPS; ++v) {
-      const int first = GRAD_PHASE - v * DW / SW, skipped = (first % MET + MET) % MET;
-#pragma unroll
-      for (int part = skipped / V * V; part < skipped + MET; part += V) {
-        const Index at = j - GRAD_PHASE + first - skipped + part;
-        Packed<V> met = {};
-        if (v < wanted && is_below(at, launch.out_w)) met = Packed<V>::read(row + v * launch.kv + at * launch.kj);
-        packed[v].put(part, met);
-      }
+// Elements from row to row and from pixel to pixel.
+struct Step {
+  Index row, pixel;
+};
+
+// Calls use(item, b, c, from, to) for the items [0, count) of each pixel of a tile: b is the column and c the row, and
+// the others are where the pixel lies in two places, which it is cheaper to add up than to multiply. Neighbouring
+// threads take neighbouring items. A thread keeps its item and goes from pixel to pixel.
+template <class Use>
+INLINE void for_each_pixel(Index count, Index width, Index height, const Step& source, const Step& target, Use use) {
+  const Index lanes = min(count, (Index)blockDim.x), step = divide(blockDim.x, lanes),
+              first = divide(threadIdx.x, lanes);
+  const Index step_c = divide(step, width), step_b = step - step_c * width;
+  const auto find = [](const Step& place, Index b, Index c) { return c * place.row + b * place.pixel; };
+  for (Index item = threadIdx.x - first * lanes; first < step && item < count; item += lanes) {
+    Index c = divide(first, width), b = first - c * width, from = find(source, b, c), to = find(target, b, c);
+    while (c < height) {
+      use(item, b, c, from, to);
+      b += step_b;
+      c += step_c;
+      from += find(source, step_b, step_c);
+      to += find(target, step_b, step_c);
+      if (b < width) continue;
+      b -= width;
+      ++c;
+      from += find(source, -width, 1);
+      to += find(target, -width, 1);
     }
-  });
-#pragma unroll
-  for (int v = 0; v < TAPS; ++v)
-#pragma unroll
-    for (int s = 0; s < GRAD_STRIP; ++s)
-      if ((s - v * DW) % SW == 0)
-        weight[v][s] = packed[v].get(((GRAD_PHASE - v * DW / SW) % MET + MET) % MET + (s - v * DW) / SW + v * DW / SW);
+  }
 }
 
-// Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
-// start at multiples of s, which taps meet which pixels of the strip is known when compiling.
-extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
-    grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
-#if NARROW
-  return narrow_sum<true>(y, k, x, launch);
-#endif
-  constexpr int BACK = (KW - 1) * DW / SW;
-  const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
-  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
-  const Index taps_pitch = launch.rows * tile.width * KW;
-  const Index origin = launch.pad_w / SW * SW;  // of the first strip
-  const Place thread = find_thread(launch);
-  const T* my_tile = (T*)shared_memory + thread.plane * launch.plane_pitch + thread.strip * (GRAD_STRIP / SW);
-  T* kernels = (T*)shared_memory + launch.kernel_at;
+// Starts to copy the pixels of a unit from (y0, x0) on, each with its channels; outside the image they are zero.
+INLINE void stage_pixels(T* to, const Launch& launch, Index width, Index height, Index pitch, const Image& image,
+                         const Unit& unit, Index y0, Index x0) {
+  const T* const first = image.data + unit.n * image.n + unit.channel + y0 * image.h + x0 * image.w;
+  for_each_pixel(launch.chunk / VECTOR, width, height, {image.h, image.w}, {pitch, launch.channel_pitch},
+                 [&](Index part, Index b, Index c, Index from, Index at) {
+                   const bool wanted = is_inside(image, y0 + c, x0 + b) && part * VECTOR < unit.channels;
+                   start_copy<16>(to + at + part * VECTOR, first + from + part * VECTOR, wanted ? 16 : 0);
+                 });
+}
+
+constexpr Index STRIP_PITCH = STRIP * RUN_PITCH + VECTOR;  // of staged taps
+
+// Calls use(at, run, end, slot) for every vector that a run of taps of a block's pixels can have: the run starts at
+// `run` in memory and the vector at `at`, which goes to `slot` in shared memory.
+template <class Use>
+INLINE void for_each_vector(const Launch& launch, const Place& block, Use use) {
+  for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+    const Index first = find_kernel(launch, unit, block.row, block.strip * STRIP);
+    for_each_pixel(RUN_PITCH / VECTOR, min(launch.strips * STRIP, launch.out_w - block.strip * STRIP),
+                   min(launch.rows, launch.out_h - block.row), {launch.ki, launch.kj}, {launch.kernel_pitch, RUN_PITCH},
+                   [&](Index item, Index b, Index, Index from, Index to) {
+                     const Index run = first + from, at = (run & ALIGNED) + item * VECTOR;
+                     const Index slot =
+                         plane * launch.rows * launch.kernel_pitch + to + ((Count)b / STRIP + item) * VECTOR;
+                     if (at < run + RUN) use(at, run, slot);
+                   });
+  });
+}
+
+// Starts to copy a vector of k, or zeros where it is not wanted.
+INLINE void stage_vector(T* to, const T* k, Index at, Index extent, bool wanted) {
+  start_copy<16>(to, k + at, wanted ? min(Index(VECTOR), extent - at) * sizeof(T) : 0);  // [copy of taps]
+}
+
+// The pixel of x or y that a vector of shared memory holds.
+INLINE void read_vector(Acc (&pixel)[VECTOR], const T* from) {
+  const Packed<VECTOR> packed = Packed<VECTOR>::read(from);
+#pragma unroll
+  for (int i = 0; i < VECTOR; ++i) pixel[i] = packed.get(i);
+}
+
+INLINE void write_pixel(T* to, const Acc (&pixel)[VECTOR]) {
+  Vector<VECTOR> vector;
+#pragma unroll
+  for (int i = 0; i < VECTOR; ++i) vector.at[i] = Element::store(pixel[i]);
+  *(Vector<VECTOR>*)to = vector;
+}
+
+INLINE void pixels_forward(const T* x, const T* k, T* y, const Launch& launch) {
+  const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
+  const Thread mine = find_thread(launch, launch.chunk / VECTOR);
+  const Place& thread = mine.place;
+  const Index part = mine.part * VECTOR;
+  T *const tiles = (T*)shared_memory, *const kernels = tiles + launch.kernel_at;
+  const T* const my_tile = tiles + thread.plane * launch.plane_pitch + thread.row * SH * launch.pitch +
+                           thread.strip * STRIP * SW * launch.channel_pitch + part;
+  const T* const my_kernels =
+      kernels + (thread.plane * launch.rows + thread.row) * launch.kernel_pitch + thread.strip * STRIP_PITCH;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
-    const Index row0 = block.row + launch.pad_h;
-    // The first row and column of y in the tile. The row rounds towards minus infinity.
-    const Index above = row0 - (KH - 1) * DH, y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
-    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK - GRAD_SHIFT;
-    __syncthreads();  // [grad_input, tile is read]
+    __syncthreads();  // [pixels, tile is read]
     for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-      stage((T*)shared_memory + plane * launch.plane_pitch, tile, image, unit, y0, x0, launch.vector_y);
+      stage_pixels(tiles + plane * launch.plane_pitch, launch, launch.tile_w, launch.tile_h, launch.pitch, image, unit,
+                   block.row * SH - launch.pad_h, block.strip * STRIP * SW - launch.pad_w);
     });
-    wait_for_copies();  // [grad_input, copies]
-    __syncthreads();    // [grad_input, tile is staged]
+    for_each_vector(launch, block, [&](Index at, Index, Index slot) {
+      stage_vector(kernels + slot, k, at, launch.kernel_extent, true);
+    });
+    wait_for_copies();  // [pixels, copies]
+    __syncthreads();    // [pixels, tile is staged]
+
+    const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
+    if (block.plane + thread.plane >= launch.units || i >= launch.out_h || count <= 0) continue;
+    const Unit unit = find_unit(launch, block.plane + thread.plane);
+    if (thread.plane >= launch.planes || part >= unit.channels) continue;
+    const Index run = find_kernel(launch, unit, i, j);
+    const T* taps[STRIP];
+#pragma unroll
+    for (int s = 0; s < STRIP; ++s) taps[s] = my_kernels + s * RUN_PITCH + (run + s * launch.kj & VECTOR - 1);
+#pragma unroll 1
+    for (bool clear = false;; clear = true) {
+      Acc sum[STRIP][VECTOR] = {};
+#pragma unroll 1
+      for (int u = 0; u < KH; ++u) {
+        Acc weight[KW][STRIP];
+#pragma unroll
+        for (int v = 0; v < KW; ++v)
+#pragma unroll
+          for (int s = 0; s < STRIP; ++s) weight[v][s] = Element::load(taps[s][u * KW + v]);
+        if (clear) clear_outside(weight, image, i * SH - launch.pad_h + u * DH, j * SW - launch.pad_w);
+#pragma unroll
+        for (int at = 0; at < SPAN; ++at) {
+          Acc pixel[VECTOR];
+          read_vector(pixel, my_tile + u * DH * launch.pitch + at * launch.channel_pitch);
+#pragma unroll
+          for (int v = 0; v < KW; ++v)
+#pragma unroll
+            for (int s = 0; s < STRIP; ++s)
+              if (s * SW + v * DW == at)
+#pragma unroll
+                for (int c = 0; c < VECTOR; ++c) sum[s][c] += weight[v][s] * pixel[c];
+        }
+      }
+      // A weight outside that is not finite shows in every channel.
+      bool found = false;
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s) found |= s < count && sum[s][0] != sum[s][0];
+      if (found && !clear) continue;
+      T* const out = y + unit.n * launch.yn + unit.channel + part + i * launch.yh + j * launch.yw;
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s)
+        if (s < count) write_pixel(out + s * launch.yw, sum[s]);  // [write of a pixel]
+      break;
+    }
+  }
+}
+
+// Of each row of taps that meets the block's pixels, all that do are copied while the row before is used. A slot holds
+// the row of one pixel of y.
+INLINE void pixels_grad_input(T* x, const T* k, const T* y, const Launch& launch) {
+  constexpr int BACK = (KW - 1) * DW / SW;
+  const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
+  const Thread mine = find_thread(launch, launch.chunk / VECTOR);
+  const Place& thread = mine.place;
+  const Index part = mine.part * VECTOR;
+  const Index row_pitch = launch.kernel_pitch, plane_pitch = launch.rows * row_pitch;
+  T *const tiles = (T*)shared_memory, *const kernels = tiles + launch.kernel_at;
+  const Index first = thread.strip * (GRAD_STRIP / SW);  // column of the tile
+  const T* const my_tile = tiles + thread.plane * launch.plane_pitch + first * launch.channel_pitch + part;
+  const T* const my_kernels = kernels + thread.plane * plane_pitch + thread.row * row_pitch + first * ROW_PITCH;
+  const Index origin = launch.pad_w / SW * SW;
+
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index row0 = block.row + launch.pad_h, above = row0 - (KH - 1) * DH;
+    const Index y0 = above >= 0 ? above / SH : -((-above + SH - 1) / SH);
+    const Index x0 = (origin + block.strip * GRAD_STRIP) / SW - BACK;
+    const auto stage_row = [&](int u) {
+      T* const to = kernels + u % 2 * launch.planes * plane_pitch;
+      for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+        const Index taps = find_kernel(launch, unit, 0, x0) + u * KW;
+        for_each_pixel(ROW_PITCH / VECTOR, launch.tile_w, launch.rows, {0, launch.kj}, {row_pitch, ROW_PITCH},
+                       [&](Index item, Index b, Index c, Index from, Index slot) {
+                         const Index met = row0 + c - u * DH, i = met / SH, run = taps + i * launch.ki + from;
+                         const Index at = (run & ALIGNED) + item * VECTOR;
+                         const bool wanted = met >= 0 && met % SH == 0 && is_inside(image, i, x0 + b);
+                         if (at < run + KW)
+                           stage_vector(to + plane * plane_pitch + slot + item * VECTOR, k, at, launch.kernel_extent,
+                                        wanted);
+                       });
+      });
+    };
+    __syncthreads();  // [pixels grad_input, tile is read]
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+      stage_pixels(tiles + plane * launch.plane_pitch, launch, launch.tile_w, launch.tile_h, launch.pitch, image, unit,
+                   y0, x0);
+    });
+    stage_row(0);
 
     const Index a = row0 + thread.row, b = origin + (block.strip + thread.strip) * GRAD_STRIP;
-    const bool active = thread.row < launch.rows && block.plane + thread.plane < launch.units &&
-                        a < launch.in_h + launch.pad_h && b < launch.in_w + launch.pad_w;
-    const Unit unit = find_unit(launch, active ? block.plane + thread.plane : 0);
-    const Index kernel = find_kernel(launch, unit, 0, 0);
-    Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
-
-    // A block that stages rows of taps goes through all of them together, else each thread through those that meet its
-    // row of pixels.
-    int u = 0;
-    if (!PIXEL_MAJOR) {
-      while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
-      if (!active || u == ROW_STEP) u = KH;
-    }
-    for (; u < KH; u += PIXEL_MAJOR ? 1 : ROW_STEP) {
-      if constexpr (PIXEL_MAJOR) {
-        __syncthreads();  // [grad_input, row of taps is read]
-        for_each_unit(launch, block, [&](Index plane, const Unit& other) {
-          stage_taps(kernels + plane * taps_pitch, k + find_kernel(launch, other, 0, 0) + u * KW, row0 - u * DH, x0,
-                     Runs{launch.rows, tile.width, launch.ki, launch.kj}, launch.out_h, launch.out_w);
-        });
-        __syncthreads();  // [grad_input, row of taps is staged]
-        if (!active || (a - u * DH) % SH != 0) continue;
-      }
+    const bool there = thread.plane < launch.planes && block.plane + thread.plane < launch.units;
+    const Unit unit = find_unit(launch, there ? block.plane + thread.plane : 0);
+    const bool active =
+        there && part < unit.channels && a < launch.in_h + launch.pad_h && b < launch.in_w + launch.pad_w;
+    Acc sum[GRAD_STRIP][VECTOR] = {};
+#pragma unroll 1
+    for (int u = 0; u < KH; ++u) {
+      wait_for_copies();  // [pixels grad_input, copies]
+      __syncthreads();    // [pixels grad_input, row of taps is staged]
+      if (u + 1 < KH) stage_row(u + 1);
       const Index i = (a - u * DH) / SH;
-      if (a < u * DH || i >= launch.out_h) continue;
-      for (int v0 = 0; v0 < KW; v0 += TAPS) {
-        const Index j = b / SW - v0 / SW * DW;
-        Acc weight[TAPS][GRAD_STRIP];
-        if constexpr (PIXEL_MAJOR) {
+      if (!active || a < u * DH || (a - u * DH) % SH != 0 || i >= launch.out_h) continue;
+      const T* const taps = my_kernels + u % 2 * launch.planes * plane_pitch;
+      const Index run = find_kernel(launch, unit, i, x0 + first) + u * KW;
 #pragma unroll
-          for (int v = 0; v < TAPS; ++v)
+      for (int at = 0; at < GRAD_SPAN; ++at) {
+        Acc pixel[VECTOR];
+        read_vector(pixel, my_tile + (i - y0) * launch.pitch + at * launch.channel_pitch);
+        const T* const mine = taps + at * ROW_PITCH + (run + at * launch.kj & VECTOR - 1);
 #pragma unroll
-            for (int s = 0; s < GRAD_STRIP; ++s)
-              if ((s - v * DW) % SW == 0 && (KW % TAPS == 0 || v0 + v < KW))
-                weight[v][s] = Element::load(kernels[thread.plane * taps_pitch + v0 + v +
-                                                     (thread.row * tile.width + j + (s - v * DW) / SW - x0) * KW]);
-        } else {
-          read_taps(weight, k + kernel + u * launch.ku + v0 * launch.kv + i * launch.ki, launch,
-                    KW % TAPS == 0 ? TAPS : KW - v0, j);
-        }
+        for (int v = 0; v < KW; ++v)
 #pragma unroll
-        for (int c = 0; c < GRAD_CHUNK; ++c) {
-          if (c >= unit.channels) break;
-          const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
-          Acc value[GRAD_SPAN];
-          if (GRAD_ROW) read_row<GRAD_STRIP / SW, GRAD_SHIFT>(value, at);
+          for (int s = 0; s < GRAD_STRIP; ++s)
+            if ((s - v * DW) % SW == 0 && (s - v * DW) / SW + BACK == at) {
+              const Acc weight = Element::load(mine[v]);
 #pragma unroll
-          for (int v = 0; v < TAPS; ++v) {
-            if (KW % TAPS != 0 && v0 + v >= KW) break;
-#pragma unroll
-            for (int s = 0; s < GRAD_STRIP; ++s) {
-              if ((s - v * DW) % SW != 0) continue;
-              const int offset = (s - v * DW) / SW;
-              const Acc pixel =
-                  GRAD_ROW ? value[offset + REACH] : Element::load(at[GRAD_SHIFT + BACK - v0 / SW * DW + offset]);
-              sum[c][s] += weight[v][s] * pixel;
+              for (int c = 0; c < VECTOR; ++c) sum[s][c] += weight * pixel[c];
             }
-          }
-        }
       }
     }
     if (!active) continue;
     // The first strip may start left of the image, but only where the stride is not 1.
     const Index left = b - launch.pad_w;
-    T* out = x + unit.n * launch.xn + unit.channel * launch.xc + (a - launch.pad_h) * launch.xh + left * launch.xw;
-    write_channels(out, sum, unit.channels, SW == 1 ? 0 : -left, launch.in_w - left, launch.xc, launch.xw,
-                   launch.vector_x);
+    T* const out = x + unit.n * launch.xn + unit.channel + part + (a - launch.pad_h) * launch.xh + left * launch.xw;
+#pragma unroll
+    for (int s = 0; s < GRAD_STRIP; ++s)
+      if (is_below(left + s, launch.in_w)) write_pixel(out + s * launch.xw, sum[s]);
   }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
-    grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
-#if NARROW
-  return narrow_grad_kernel(x, k, y, launch);
-#endif
+INLINE void pixels_grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
-  const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
-  const Place thread = find_thread(launch);
-  const T* my_tile =
-      (T*)shared_memory + thread.plane * launch.plane_pitch + thread.row * SH * tile.pitch + thread.strip * STRIP * SW;
-  T *kernels = (T*)shared_memory + launch.kernel_at, *my_kernels = kernels + find_strip(launch, thread);
-  const bool whole = launch.chunk >= launch.group_channels;
+  const Image grad = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
+  const Thread mine = find_thread(launch, KH);
+  const Place& thread = mine.place;
+  const Index u = mine.part, width = launch.strips * STRIP;
+  const Index grad_pitch = width * launch.channel_pitch, grad_plane = launch.rows * grad_pitch;
+  T *const xs = (T*)shared_memory, *const ys = xs + launch.kernel_at, *const kernels = ys + launch.planes * grad_plane;
+  const T* const my_x = xs + thread.plane * launch.plane_pitch + (thread.row * SH + u * DH) * launch.pitch +
+                        thread.strip * STRIP * SW * launch.channel_pitch;
+  const T* const my_y =
+      ys + thread.plane * grad_plane + thread.row * grad_pitch + thread.strip * STRIP * launch.channel_pitch;
+  T* const my_kernels =
+      kernels + (thread.plane * launch.rows + thread.row) * launch.kernel_pitch + thread.strip * STRIP_PITCH + u * KW;
 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
     const Index i = block.row + thread.row, j = (block.strip + thread.strip) * STRIP, count = launch.out_w - j;
     const bool active =
-        thread.row < launch.rows && block.plane + thread.plane < launch.units && i < launch.out_h && count > 0;
-    const Unit mine = find_unit(launch, active ? block.plane + thread.plane : 0);
-    const Index top = i * SH - launch.pad_h, left = j * SW - launch.pad_w;
-    Acc grad[CHUNK][STRIP];
-
-    for (int u = 0; u < KH; ++u) {
-      for (int v0 = 0; v0 < KW; v0 += TAPS) {
-        Acc sum[TAPS][STRIP] = {};
-        for (Index first = 0; first < launch.group_channels; first += launch.chunk) {
-          const Unit unit = {mine.n, mine.group, mine.channel + first,
-                             min(launch.chunk, launch.group_channels - first)};
-          // A group that fits in one chunk stays where it is for all taps.
-          if (!whole || (u == 0 && v0 == 0)) {
-            __syncthreads();  // [grad_kernel, tile is read]
-            for_each_unit(launch, block, [&](Index plane, const Unit& group) {
-              stage((T*)shared_memory + plane * launch.plane_pitch, tile, image,
-                    Unit{group.n, group.group, group.channel + first, unit.channels}, block.row * SH - launch.pad_h,
-                    block.strip * STRIP * SW - launch.pad_w - SHIFT, launch.vector_x);
-            });
-
-            if (active) {
-              const T* source = y + unit.n * launch.yn + unit.channel * launch.yc + i * launch.yh + j * launch.yw;
-              read_channels(grad, source, unit.channels, count, launch.yc, launch.yw, launch.vector_y);
-            }
-            wait_for_copies();  // [grad_kernel, copies]
-            __syncthreads();    // [grad_kernel, tile is staged]
-          }
-          if (!active) continue;
+        thread.plane < launch.planes && block.plane + thread.plane < launch.units && i < launch.out_h && count > 0;
+    Acc sum[KW][STRIP] = {};
+    for (Index first = 0; first < launch.group_channels; first += launch.chunk) {
+      const Index channels = min(launch.chunk, launch.group_channels - first);
+      __syncthreads();  // [pixels grad_kernel, tile is read]
+      for_each_unit(launch, block, [&](Index plane, const Unit& group) {
+        const Unit unit = {group.n, group.group, group.channel + first, channels};
+        stage_pixels(xs + plane * launch.plane_pitch, launch, launch.tile_w, launch.tile_h, launch.pitch, image, unit,
+                     block.row * SH - launch.pad_h, block.strip * STRIP * SW - launch.pad_w);
+        stage_pixels(ys + plane * grad_plane, launch, width, launch.rows, grad_pitch, grad, unit, block.row,
+                     block.strip * STRIP);
+      });
+      wait_for_copies();  // [pixels grad_kernel, copies]
+      __syncthreads();    // [pixels grad_kernel, tile is staged]
+      if (!active) continue;
+#pragma unroll 1
+      for (Index part = 0; part < channels; part += VECTOR) {
+        Acc output[STRIP][VECTOR];
 #pragma unroll
-          for (int c = 0; c < CHUNK; ++c) {
-            if (c >= unit.channels) break;
-            visit_taps(my_tile + c * tile.channel_pitch + u * DH * tile.pitch + v0 * DW, v0,
-                       [&](int v, int s, Acc pixel) { sum[v][s] += grad[c][s] * pixel; });
-          }
-        }
-        if (!active) continue;
-        // Of the taps outside the image, which are the first or the last ones of a row, those are NaN whose y is not
-        // finite.
-        if (has_nan(sum[0], count) || has_nan(sum[TAPS - 1], count) || has_nan(sum[(KW - 1) % TAPS], count))
-          clear_outside(sum, image, top + u * DH, left + v0 * DW);
+        for (int s = 0; s < STRIP; ++s) read_vector(output[s], my_y + s * launch.channel_pitch + part);
 #pragma unroll
-        for (int v = 0; v < TAPS; ++v) {
-          if (KW % TAPS != 0 && v0 + v >= KW) break;
-          if constexpr (PIXEL_MAJOR) {
+        for (int at = 0; at < SPAN; ++at) {
+          Acc pixel[VECTOR];
+          read_vector(pixel, my_x + at * launch.channel_pitch + part);
 #pragma unroll
-            for (int s = 0; s < STRIP; ++s) my_kernels[s * RUN_PITCH + u * KW + v0 + v] = Element::store(sum[v][s]);
-          } else {
-            T* out = k + find_kernel(launch, mine, i, j) + u * launch.ku + (v0 + v) * launch.kv;
-            write_strip(out, sum[v], launch.kj, count, launch.vector_k);
-          }
+          for (int v = 0; v < KW; ++v)
+#pragma unroll
+            for (int s = 0; s < STRIP; ++s)
+              if (s * SW + v * DW == at)
+#pragma unroll
+                for (int c = 0; c < VECTOR; ++c) sum[v][s] += output[s][c] * pixel[c];
         }
       }
     }
-    if constexpr (PIXEL_MAJOR) {
-      __syncthreads();  // [grad_kernel, runs are written]
-      for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-        write_runs(k + find_kernel(launch, unit, block.row, block.strip * STRIP),
-                   kernels + plane * launch.rows * launch.strips * STRIP_PITCH, find_runs(launch, block),
-                   launch.strips);
-      });
+    if (active) {
+      // Of the taps outside the image, those are NaN whose y is not finite.
+      if (has_nan(sum[0], count) || has_nan(sum[KW - 1], count))
+        clear_outside(sum, image, i * SH - launch.pad_h + u * DH, j * SW - launch.pad_w);
+      const Index run = find_kernel(launch, find_unit(launch, block.plane + thread.plane), i, j);
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s)
+#pragma unroll
+        for (int v = 0; v < KW; ++v)
+          my_kernels[s * RUN_PITCH + (run + s * launch.kj & VECTOR - 1) + v] = Element::store(sum[v][s]);
     }
+    __syncthreads();  // [pixels grad_kernel, runs are written]
+    for_each_vector(launch, block,
+                    [&](Index at, Index run, Index slot) { write_vector(k, at, run, run + RUN, kernels + slot); });
   }
+}
+#endif
+
+extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+    forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
+#if NARROW
+  narrow_sum<false>(x, k, y, launch);
+#elif CHANNELS_LAST
+  pixels_forward(x, k, y, launch);
+#else
+  tiled_forward(x, k, y, launch);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
+    grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
+#if NARROW
+  narrow_sum<true>(y, k, x, launch);
+#elif CHANNELS_LAST
+  pixels_grad_input(x, k, y, launch);
+#else
+  tiled_grad_input(x, k, y, launch);
+#endif
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
+    grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
+#if NARROW
+  narrow_grad_kernel(x, k, y, launch);
+#elif CHANNELS_LAST
+  pixels_grad_kernel(x, k, y, launch);
+#else
+  tiled_grad_kernel(x, k, y, launch);
+#endif
 }

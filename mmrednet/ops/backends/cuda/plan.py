@@ -21,6 +21,7 @@ NARROW = {2: 14, 4: 8, 8: 8}  # pixels of a row, at most, whose ends are known w
 FEW_THREADS = 64  # of a block, where others should load meanwhile
 CHUNK = 16  # channels that a thread holds in registers: the paper's of a group
 PART = CHUNK // 4  # channels of a narrow row that a thread takes
+STAGED_STRIPS = {2: 32, 4: 24, 8: 24}  # of a block whose taps are staged at once, at most, by the bytes of a pixel
 STRIPS = 16  # of a row of a block, at most
 LANES = 8  # strips that shared memory serves at a time in float32: rows of a multiple of them meet in no bank
 FEW_ROWS = 4  # in fewer rows a block would read its halo more often than its own pixels
@@ -42,7 +43,7 @@ ARGUMENTS = tuple(
     'groups group_channels in_h in_w out_h out_w pad_h pad_w '
     'xn xc xh xw yn yc yh yw kn kg ku kv ki kj vector_x vector_y vector_k kernel_extent '
     'chunk strips rows planes tiles_x tiles_y chunks units blocks '
-    'tile_h tile_w pitch channel_pitch plane_pitch kernel_at'.split()
+    'tile_h tile_w pitch channel_pitch plane_pitch kernel_at kernel_pitch'.split()
 )
 
 
@@ -55,7 +56,6 @@ class Specialisation:
     stride: Pair
     dilation: Pair
     channels_last: bool
-    pixel_major: bool
     wide: bool
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
     narrow: int = 0  # pixels of a row, if so few that threads take whole rows
@@ -68,7 +68,8 @@ class Specialisation:
         grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
-        run_pitch = kh * kw if pair == 1 else kh * kw // 2 * 2 + 2  # half a pair may lie at either end
+        vector = 16 // itemsize if self.channels_last else strip
+        run_pitch = _round_up(kh * kw + vector - 1, vector)  # a run may start anywhere in its first vector
         return {
             'KH': kh,
             'KW': kw,
@@ -84,13 +85,13 @@ class Specialisation:
             'GRAD_STRIP': grad_strip,
             'CHUNK': CHUNK,
             'GRAD_CHUNK': max(1, CHUNK * strip // max(strip, grad_strip)),
-            'VECTOR': 16 // itemsize if self.channels_last else strip,
+            'VECTOR': vector,
             'PAIR': pair,
             'SHIFT': 0 if self.channels_last else -self.phase % strip,
             'GRAD_SHIFT': 0 if self.channels_last else (self.phase // sw - (kw - 1) * dw // sw) % strip,
             'GRAD_PHASE': self.phase // sw % (grad_strip // sw),
             'RUN_PITCH': run_pitch,
-            'STRIP_PITCH': strip * run_pitch + pair,  # an odd number of words, so that a warp meets in no bank
+            'ROW_PITCH': _round_up(kw + vector - 1, vector),
         }
 
     @property
@@ -101,7 +102,6 @@ class Specialisation:
             'INDEX': 'long long' if self.wide else 'int',
             'ARGUMENTS': ','.join(ARGUMENTS),
             'CHANNELS_LAST': int(self.channels_last),
-            'PIXEL_MAJOR': int(self.pixel_major),
         }
         return ('-std=c++17', *(f'-D{name}={value}' for name, value in (macros | self.constants).items()))
 
@@ -174,19 +174,54 @@ class _Tile:
 
     @property
     def kernel_at(self) -> int:
-        """Elements before the staged kernel."""
+        """Elements before what else is staged."""
         return _round_up(self.planes * self.plane_pitch, ALIGNMENT)
 
     @property
+    def kernel_pitch(self) -> int:
+        """Elements from row to row of the staged kernel, if it is."""
+        return 0
+
+    @property
     def shared(self) -> int:
-        """Bytes of shared memory: the tile, then rows of taps or whole windows of the kernel, if that is staged."""
-        specialisation, itemsize = self.specialisation, self.specialisation.dtype.itemsize
-        taps = 0
-        if specialisation.pixel_major and self.function == 'grad_input':
-            taps = self.planes * self.rows * self.width * specialisation.kernel_size[1]
-        elif specialisation.pixel_major:
-            taps = self.planes * self.rows * self.strips * self.constant('STRIP_PITCH')
-        return (self.kernel_at + taps) * itemsize
+        """Bytes of shared memory."""
+        return self.kernel_at * self.specialisation.dtype.itemsize
+
+    def take(self) -> '_Tile':
+        """Returns as much of this work as a block has threads and registers for."""
+        strips, channels = self._fill_lanes(self.strips, STRIPS), _share(self.channels, self.constant('CHUNK'))
+        return replace(self, strips=strips, rows=_share(self.rows, THREADS // strips), channels=channels, planes=1)
+
+    def shrink(self) -> '_Tile | None':
+        """Returns a smaller tile, or none."""
+        if self.rows > FEW_ROWS or self.rows > 1 and self.channels == 1:
+            return replace(self, rows=self.rows - 1)
+        if self.strips > 1 and self.channels == 1:
+            return replace(self, strips=self.strips - 1)
+        return replace(self, channels=_divide_up(self.channels, 2)) if self.channels > 1 else None
+
+    def even_out(self, whole: '_Tile') -> '_Tile':
+        """Returns the tile that cuts ``whole`` into as many, but equal parts."""
+        strips = min(self.strips, self._fill_lanes(whole.strips, self.strips))
+        channels = _share(whole.channels, self.channels)
+        return replace(self, strips=strips, rows=_share(whole.rows, self.rows), channels=channels)
+
+    @staticmethod
+    def _fill_lanes(strips: int, at_most: int) -> int:
+        """Returns the strips of a row: as many more than needed as rows that meet in no bank are worth."""
+        strips = _share(strips, at_most)
+        filled = _round_up(strips, LANES)
+        return filled if filled - strips <= filled // 8 else strips
+
+    @property
+    def parts(self) -> int:
+        """Threads of a strip."""
+        return 1
+
+    @property
+    def most_strips(self) -> int:
+        """Strips of all rows and planes of a block, at most."""
+        return THREADS
 
 
 @dataclass(frozen=True)
@@ -215,6 +250,74 @@ class _Runs(_Tile):
         taps = self.planes * prod(self.specialisation.kernel_size) * self.channel_pitch
         elements = images * self.kernel_at + _round_up(taps + ALIGNMENT - 1, ALIGNMENT)
         return elements * self.specialisation.dtype.itemsize
+
+
+@dataclass(frozen=True)
+class _Pixels(_Tile):
+    """A block of channels-last images: a strip has a thread for each vector of channels, or in grad_kernel row of taps.
+
+    Shared memory holds pixels with their channels, in grad_kernel those of ``x`` and then of ``y``; then pixels with
+    all their taps, in grad_input with a row of them, twice.
+    """
+
+    @property
+    def parts(self) -> int:
+        if self.function == 'grad_kernel':
+            return self.specialisation.kernel_size[0]
+        return self.channels // self.constant('VECTOR')
+
+    @property
+    def pitches(self) -> Pair:
+        columns, rows = self.steps
+        down = self.specialisation.dilation[0] if self.function == 'grad_kernel' else 0
+        counts, vector = (self.parts, self.rows, self.strips), self.constant('VECTOR')
+        pitch = _find_pixel_pitch(self.width * self.channels, counts, down, rows, columns * self.channels, vector)
+        return pitch, self.height * pitch
+
+    @property
+    def most_strips(self) -> int:
+        most = THREADS // self.parts
+        return min(most, STAGED_STRIPS[self.specialisation.dtype.itemsize]) if self.function == 'forward' else most
+
+    def take(self) -> _Tile:
+        channels = _round_up(_share(self.channels, CHUNK), self.constant('VECTOR'))
+        tile = replace(self, channels=channels, planes=1)
+        rows = _share(self.rows, min(LANES, tile.most_strips))
+        return replace(tile, strips=_share(self.strips, tile.most_strips // rows), rows=rows)
+
+    def shrink(self) -> _Tile | None:
+        vector = self.constant('VECTOR')
+        if self.rows > FEW_ROWS or self.rows > 1 and self.channels == vector:
+            return replace(self, rows=self.rows - 1)
+        if self.strips > 1 and self.channels == vector:
+            return replace(self, strips=self.strips - 1)
+        return replace(self, channels=self.channels - vector) if self.channels > vector else None
+
+    def even_out(self, whole: _Tile) -> _Tile:
+        strips, rows = _share(whole.strips, self.strips), _share(whole.rows, self.rows)
+        return replace(self, strips=strips, rows=rows)
+
+    @property
+    def channel_pitch(self) -> int:
+        """Elements from pixel to pixel."""
+        return self.channels
+
+    @property
+    def kernel_pitch(self) -> int:
+        strip, vector = self.constant('STRIP'), self.constant('VECTOR')
+        if self.function == 'grad_input':
+            width, step = self.width * self.constant('ROW_PITCH'), self.steps[0] * self.constant('ROW_PITCH')
+        else:
+            step = strip * self.constant('RUN_PITCH') + vector
+            width = self.strips * step
+        return _find_pixel_pitch(width, (1, self.rows, self.strips), 0, 1, step, vector)
+
+    @property
+    def shared(self) -> int:
+        pixels = self.planes * self.rows * self.strips * self.constant('STRIP')
+        kernels = self.planes * self.rows * self.kernel_pitch * (1 + (self.function == 'grad_input'))
+        images = pixels * self.channels if self.function == 'grad_kernel' else 0
+        return (self.kernel_at + images + kernels) * self.specialisation.dtype.itemsize
 
 
 @dataclass(frozen=True)
@@ -320,7 +423,7 @@ def plan_launch(
         specialisation,
         function,
         grid=min(cut.blocks, device.max_grid),
-        block=_round_up(tile.strips * tile.rows * tile.planes, 32),
+        block=_round_up(tile.parts * tile.strips * tile.rows * tile.planes, 32),
         shared=tile.shared,
         arguments=_pack(whole, tile, cut, x, k, y, padding),
     )
@@ -343,23 +446,34 @@ def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 def _specialise(
     function: str, x: Layout, k: Layout, y: Layout, stride: Pair, padding: Pair, dilation: Pair, device: Device
 ) -> Specialisation:
-    taps_are_a_run = not k.is_dense(5) and k.is_dense(3) and k.stride[2] == k.shape[3]
-    channels_last = not (x.is_dense(3) and y.is_dense(3))
-    pixel_major = taps_are_a_run and k.misalignment % 4 == 0
     specialisation = Specialisation(
         dtype=x.dtype,
         kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
         dilation=dilation,
-        channels_last=channels_last,
-        pixel_major=pixel_major,
+        channels_last=False,
         wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
-        phase=0 if channels_last and pixel_major else padding[1] % (_strip(x.dtype) * stride[1]),
+        phase=padding[1] % (_strip(x.dtype) * stride[1]),
     )
+    last = replace(specialisation, channels_last=True, phase=0)
+    if _are_pixels(last, x, k, y) and _fit(_measure(last, function, x, k, padding), device):
+        return last
     narrow = replace(specialisation, narrow=x.shape[3])
     fits = stride == (1, 1) and x.shape == y.shape and x.shape[3] <= NARROW[x.dtype.itemsize]
     taken = fits and x.is_run and k.is_run and y.is_run
     return narrow if taken and _gather(narrow, function, x, k, device) else specialisation
+
+
+def _are_pixels(last: Specialisation, x: Layout, k: Layout, y: Layout) -> bool:
+    """Whether channels and taps are neighbours in memory, by whole vectors in every group."""
+    vector = last.constants['VECTOR']
+    return (
+        not (x.is_dense(3) and y.is_dense(3))
+        and x.shape[1] // k.shape[1] % vector == 0
+        and x.find_vector(1, vector) == y.find_vector(1, vector) == vector
+        and (k.is_dense(3) and k.stride[2] == k.shape[3] and k.misalignment == 0)
+        and max(k.shape[2:4]) <= WIDEST_ROW
+    )
 
 
 def _gather(specialisation: Specialisation, function: str, x: Layout, k: Layout, device: Device) -> _Tile | None:
@@ -383,35 +497,17 @@ def _measure(specialisation: Specialisation, function: str, x: Layout, k: Layout
     stride = specialisation.stride[1]
     # The first strip of grad_input starts at a whole period of the stride, left of the image if need be.
     rows, columns = (in_h, padding[1] % stride + in_w) if function == 'grad_input' else (out_h, out_w)
-    work = _Tile(specialisation, function, columns, rows, c // groups, n * groups)
+    kind = _Pixels if specialisation.channels_last else _Tile
+    work = kind(specialisation, function, columns, rows, c // groups, n * groups)
     return replace(work, strips=_divide_up(columns, work.constant('STRIP')))
 
 
 def _fit(whole: _Tile, device: Device) -> _Tile | None:
     """Returns the largest tile that threads, registers and shared memory allow, cut evenly, or none."""
-    strips = _fill_lanes(_share(whole.strips, STRIPS), whole)
-    rows, channels = _share(whole.rows, THREADS // strips), _share(whole.channels, whole.constant('CHUNK'))
-    tile = replace(whole, strips=strips, rows=rows, channels=channels, planes=1)
-    while tile.shared > device.shared:
-        smaller = _shrink(tile)
-        if smaller is None:
-            return None
-        tile = smaller
-    return replace(
-        tile,
-        strips=min(tile.strips, _fill_lanes(_share(whole.strips, tile.strips), whole)),
-        rows=_share(whole.rows, tile.rows),
-        channels=_share(whole.channels, tile.channels),
-    )
-
-
-def _fill_lanes(strips: int, whole: _Tile) -> int:
-    """Returns the strips of a row: as many more than asked for as rows that meet in no bank are worth."""
-    specialisation = whole.specialisation
-    if specialisation.channels_last or specialisation.pixel_major:
-        return min(strips, _share(whole.strips, LANES))  # staged taps fill shared memory first
-    filled = _round_up(strips, LANES)
-    return filled if filled - strips <= filled // 8 else strips
+    tile: _Tile | None = whole.take()
+    while tile and tile.shared > device.shared:
+        tile = tile.shrink()
+    return tile.even_out(whole) if tile else None
 
 
 @lru_cache(maxsize=1 << 12)
@@ -422,36 +518,40 @@ def _find_pitches(width: int, height: int, strips: int, planes: int, steps: Pair
     their rows ``steps[1]`` rows.
     """
     vector = _strip(dtype)
+    lanes = 128 // (vector * dtype.itemsize)  # vectors that shared memory serves at a time
     width, counts = _round_up(width, vector), (strips, planes, THREADS)
-    pads = range(0, vector * _count_lanes(dtype), vector) if planes > 1 else (0,)
+    pads = range(0, vector * lanes, vector) if planes > 1 else (0,)
     pitches = ((row, height * row + pad) for row in range(width, width + 2 * vector + 1, vector) for pad in pads)
-    return min(pitches, key=lambda found: _count_collisions(counts, (steps[0], found[1], steps[1] * found[0]), dtype))
+    return min(
+        pitches,
+        key=lambda found: _count_collisions(counts, (steps[0], found[1], steps[1] * found[0]), vector, lanes),
+    )
 
 
-def _count_lanes(dtype: torch.dtype) -> int:
-    """Returns the vectors that shared memory serves at a time."""
-    return 128 // (_strip(dtype) * dtype.itemsize)
+@lru_cache(maxsize=1 << 12)
+def _find_pixel_pitch(width: int, counts: tuple[int, ...], down: int, rows: int, columns: int, vector: int) -> int:
+    """Returns the same for pixels with their channels, of a thread's parts, rows and strips.
+
+    Parts are ``down`` rows apart, or a vector.
+    """
+    pitches = range(width, width + LANES * vector, vector)
+    return min(
+        pitches,
+        key=lambda pitch: _count_collisions(counts, (down * pitch or vector, rows * pitch, columns), vector, LANES),
+    )
 
 
-def _count_collisions(counts: tuple[int, ...], steps: tuple[int, ...], dtype: torch.dtype) -> int:
+def _count_collisions(counts: tuple[int, ...], steps: tuple[int, ...], vector: int, lanes: int) -> int:
     """Returns how many of the vectors that are read together meet in a bank, of threads that count so many steps."""
-    banks, lanes = [], _count_lanes(dtype)
+    addresses = set()  # who reads the same does not collide
     for lane in range(lanes):
         at = 0
         for count, step in zip(counts, steps, strict=True):
             lane, digit = divmod(lane, count)
             at += digit * step
-        banks.append(at // _strip(dtype) % lanes)
+        addresses.add(at)
+    banks = [at // vector % lanes for at in addresses]
     return max(map(banks.count, banks))
-
-
-def _shrink(tile: _Tile) -> _Tile | None:
-    """Returns a smaller tile, or none."""
-    if tile.rows > FEW_ROWS or tile.rows > 1 and tile.channels == 1:
-        return replace(tile, rows=tile.rows - 1)
-    if tile.strips > 1 and tile.channels == 1:
-        return replace(tile, strips=tile.strips - 1)
-    return replace(tile, channels=_divide_up(tile.channels, 2)) if tile.channels > 1 else None
 
 
 def _spread(tile: _Tile, whole: _Tile, device: Device) -> _Tile:
@@ -461,7 +561,7 @@ def _spread(tile: _Tile, whole: _Tile, device: Device) -> _Tile:
     cut = _cut(whole, tile)
     if cut.tiles_x * cut.tiles_y > 1:
         return tile
-    most = min(THREADS // (tile.strips * tile.rows), cut.units // max(1, BLOCKS * device.multiprocessors))
+    most = min(tile.most_strips // (tile.strips * tile.rows), cut.units // max(1, BLOCKS * device.multiprocessors))
     fuller = (replace(tile, planes=planes) for planes in range(most, 1, -1))
     return next((tile for tile in fuller if tile.shared <= device.shared), tile)
 
@@ -521,7 +621,8 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
         'tile_h': tile.height,
         'tile_w': tile.width,
         **{
-            name: getattr(tile, name) for name in 'strips rows planes pitch channel_pitch plane_pitch kernel_at'.split()
+            name: getattr(tile, name)
+            for name in 'strips rows planes pitch channel_pitch plane_pitch kernel_at kernel_pitch'.split()
         },
     }
     arguments = numpy.zeros((), arguments_type(whole.specialisation.wide))
