@@ -73,7 +73,7 @@ CASES = {
     'float64': Case((2, 32, 14, 14), 2, dtype=torch.float64),
     'float64, stride 2': Case((2, 32, 14, 14), 2, dtype=torch.float64, stride=(2, 2)),
     'float16, channels last': Case((2, 32, 13, 16), 2, dtype=torch.float16, channels_last=True, pixel_major=True),
-    'float16, channels last, part of a vector at the end': Case(
+    'float16, channels last, part of a vector': Case(
         (1, 16, 13, 15), 1, dtype=torch.float16, channels_last=True, pixel_major=True
     ),
     'bfloat16, channels last': Case((1, 48, 13, 40), 3, dtype=torch.bfloat16, channels_last=True, pixel_major=True),
@@ -230,7 +230,7 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'write to shared memory', 'place, from', 'place + 40, from'),
         ('narrow, several launches', 'copy of a run', 'min(Index(V), extent - at)', 'V'),
         ('narrow, several launches', 'write of a run', 'at + i >= first && at + i < end', 'true'),
-        ('float16, channels last, part of a vector at the end', 'copy of taps', 'min(Index(VECTOR), extent - at)', 'VECTOR'),
+        ('float16, channels last, part of a vector', 'copy of taps', 'min(Index(VECTOR), extent - at)', 'VECTOR'),
         ('channels last', 'write of a pixel', 's < count', 'true'),
     ],
 )
