@@ -977,7 +977,7 @@ INLINE void pixels_grad_input(T* x, const T* k, const T* y, const Launch& launch
                        [&](Index item, Index b, Index c, Index from, Index slot) {
                          const Index met = row0 + c - u * DH, i = met / SH, run = taps + i * launch.ki + from;
                          const Index at = (run & ALIGNED) + item * VECTOR;
-                         const bool wanted = met >= 0 && met % SH == 0 && is_inside(image, i, x0 + b);
+                         const bool wanted = met % SH == 0 && is_inside(image, i, x0 + b);
                          if (at < run + KW)
                            stage_vector(to + plane * plane_pitch + slot + item * VECTOR, k, at, launch.kernel_extent,
                                         wanted);
