@@ -48,6 +48,17 @@ INLINE inline void for_each_row(int64_t taps, F&& visit) {
   });
 }
 
+// Calls visit(last, q) so that all rows of a tile meet each tap once: the rows r in [0, last] have the inner row q as
+// their tap u = q - Stride * r, and those below have the inner row q + taps as theirs. So whatever is summed, as many
+// sums are in flight. It takes what for_each_row does.
+template <int Stride, class F>
+INLINE inline void for_each_rows(int64_t taps, F&& visit) {
+  unroll<0, kRows - 2>([&](auto m) INLINE {
+    for (int s = 0; s < Stride; ++s) visit(m, m * Stride + s);
+  });
+  for (int64_t q = (kRows - 1) * Stride; q < taps; ++q) visit(Int<kRows - 1>{}, q);
+}
+
 // Where a tile's sums go: row r of channel c to values + c * channel_step + r * row_step.
 template <class T>
 struct Sums {
@@ -88,22 +99,27 @@ APART void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, 
       }
     }
   } else {
-    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
-      const T* inner = window.inner + q * window.row_step;
-      const T* weights = kernel.values + q * kernel.u;
+    for_each_rows<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
+      const T *inner = window.inner + q * window.row_step, *inner_below = inner + window.taps.y * window.row_step;
+      const T *weights = kernel.values + q * kernel.u, *weights_below = weights + window.taps.y * kernel.u;
       const int64_t weight_row = kernel.row - Stride * kernel.u;
       const T* ahead = weights + kernel.ahead;
       for (const int64_t* column = columns; column < end; ++column, weights += kernel_step) {
-        if constexpr (Ahead && first == 0) {
+        if constexpr (Ahead) {
           __builtin_prefetch(ahead, 0, 2);
           ahead += kernel_step;
         }
         Vector<T> weight[kRows];
-        unroll<first, last>([&](auto r) INLINE { weight[r] = load_once<T>(weights + r * weight_row); });
-        const T* at = inner + *column;
+        unroll<0, last>([&](auto r) INLINE { weight[r] = load_once<T>(weights + r * weight_row); });
+        unroll<last + 1, kRows - 1>([&](auto r) INLINE { weight[r] = load_once<T>(weights_below + r * weight_row); });
+        weights_below += kernel_step;
         unroll<0, C - 1>([&](auto c) INLINE {
-          const Vector<T> value = load_once<T>(at + c * channel_step);
-          unroll<first, last>([&](auto r) INLINE { sum[c][r] += weight[r] * value; });
+          const Vector<T> value = load_once<T>(inner + *column + c * channel_step);
+          unroll<0, last>([&](auto r) INLINE { sum[c][r] += weight[r] * value; });
+          if constexpr (last + 1 < kRows) {
+            const Vector<T> below = load_once<T>(inner_below + *column + c * channel_step);
+            unroll<last + 1, kRows - 1>([&](auto r) INLINE { sum[c][r] += weight[r] * below; });
+          }
         });
       }
     });
@@ -136,19 +152,25 @@ APART void weighted_sum_last(const Window<T>& window, const Kernel<const S>& ker
       }
     }
   } else {
-    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+    const int64_t row_below = window.taps.y * window.row_step, weights_below = window.taps.y * kernel.u;
+    for_each_rows<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
       const T* inner = window.inner + q * window.row_step;
       const S* weights = kernel.values + q * kernel.u;
       const int64_t weight_row = kernel.row - Stride * kernel.u;
       for (const int64_t* column = window.columns; column < end; ++column, weights += kernel_step) {
         unroll<0, kPixels - 1>([&](auto p) INLINE {
+          const auto sum_rows = [&](auto from, auto to, const T* row, const S* taps) INLINE {
+            Vector<T> value[V];
+            unroll<0, V - 1>([&](auto c) INLINE { value[c] = load_once<T>(row + c * kLanes<T>); });
+            unroll<from, to>([&](auto r) INLINE {
+              const Vector<T> weight = broadcast<T>(taps + r * weight_row + p * kernel_pixel);
+              unroll<0, V - 1>([&](auto c) INLINE { sum[r][p][c] += weight * value[c]; });
+            });
+          };
           const T* at = inner + *column + p * pixel_step;
-          Vector<T> value[V];
-          unroll<0, V - 1>([&](auto c) INLINE { value[c] = load_once<T>(at + c * kLanes<T>); });
-          unroll<first, last>([&](auto r) INLINE {
-            const Vector<T> weight = broadcast<T>(weights + r * weight_row + p * kernel_pixel);
-            unroll<0, V - 1>([&](auto c) INLINE { sum[r][p][c] += weight * value[c]; });
-          });
+          sum_rows(Int<0>{}, last, at, weights);
+          if constexpr (last + 1 < kRows)
+            sum_rows(Int<last + 1>{}, Int<kRows - 1>{}, at + row_below, weights + weights_below);
         });
       }
     });
