@@ -11,7 +11,7 @@ struct Pair {
 };
 
 #if defined(__AVX512VL__) || defined(__aarch64__)
-constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and a value fit into 32 registers
+constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and 2 values fit into 32 registers
 #else
 constexpr int kChannels = 2;
 #endif
@@ -34,25 +34,11 @@ struct Kernel {
   int64_t ahead = 0;
 };
 
-// Calls visit(first, last, q) for the inner rows of a tile from top to bottom: the rows r in [first, last] of the tile
-// have the inner row q as their tap u = q - Stride * r. It takes at least (kRows - 1) * Stride taps and a dilation
-// of 1.
-template <int Stride, class F>
-INLINE inline void for_each_row(int64_t taps, F&& visit) {
-  unroll<0, kRows - 2>([&](auto m) INLINE {
-    for (int s = 0; s < Stride; ++s) visit(Int<0>{}, m, m * Stride + s);
-  });
-  for (int64_t q = (kRows - 1) * Stride; q < taps; ++q) visit(Int<0>{}, Int<kRows - 1>{}, q);
-  unroll<1, kRows - 1>([&](auto m) INLINE {
-    for (int s = 0; s < Stride; ++s) visit(m, Int<kRows - 1>{}, taps + (m - 1) * Stride + s);
-  });
-}
-
 // Calls visit(last, q) so that all rows of a tile meet each tap once: the rows r in [0, last] have the inner row q as
 // their tap u = q - Stride * r, and those below have the inner row q + taps as theirs. So whatever is summed, as many
-// sums are in flight. It takes what for_each_row does.
+// sums are in flight. It takes at least (kRows - 1) * Stride taps and a dilation of 1.
 template <int Stride, class F>
-INLINE inline void for_each_rows(int64_t taps, F&& visit) {
+INLINE inline void for_each_row(int64_t taps, F&& visit) {
   unroll<0, kRows - 2>([&](auto m) INLINE {
     for (int s = 0; s < Stride; ++s) visit(m, m * Stride + s);
   });
@@ -99,7 +85,7 @@ APART void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, 
       }
     }
   } else {
-    for_each_rows<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
+    for_each_row<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
       const T *inner = window.inner + q * window.row_step, *inner_below = inner + window.taps.y * window.row_step;
       const T *weights = kernel.values + q * kernel.u, *weights_below = weights + window.taps.y * kernel.u;
       const int64_t weight_row = kernel.row - Stride * kernel.u;
@@ -153,7 +139,7 @@ APART void weighted_sum_last(const Window<T>& window, const Kernel<const S>& ker
     }
   } else {
     const int64_t row_below = window.taps.y * window.row_step, weights_below = window.taps.y * kernel.u;
-    for_each_rows<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
+    for_each_row<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
       const T* inner = window.inner + q * window.row_step;
       const S* weights = kernel.values + q * kernel.u;
       const int64_t weight_row = kernel.row - Stride * kernel.u;
@@ -202,20 +188,26 @@ INLINE inline void inner_product_columns(const Window<T>& window, const T* outer
       }
     }
   } else {
-    for_each_row<Stride>(window.taps.y, [&](auto first, auto last, int64_t q) INLINE {
+    for_each_row<Stride>(window.taps.y, [&](auto last, int64_t q) INLINE {
       Vector<T> sum[kRows][V] = {};
-      const T* inner = window.inner + q * window.row_step;
+      const T *inner = window.inner + q * window.row_step, *inner_below = inner + window.taps.y * window.row_step;
       const T* grads = outer;
       for (int64_t c = 0; c < channels; ++c, inner += window.channel_step, grads += kRows * kLanes<T>) {
         Vector<T> grad[kRows];
-        unroll<first, last>([&](auto r) INLINE { grad[r] = load_once<T>(grads + r * kLanes<T>); });
+        unroll<0, kRows - 1>([&](auto r) INLINE { grad[r] = load_once<T>(grads + r * kLanes<T>); });
         unroll<0, V - 1>([&](auto i) INLINE {
           const Vector<T> value = load_once<T>(inner + columns[i]);
-          unroll<first, last>([&](auto r) INLINE { sum[r][i] += grad[r] * value; });
+          unroll<0, last>([&](auto r) INLINE { sum[r][i] += grad[r] * value; });
+          if constexpr (last + 1 < kRows) {
+            const Vector<T> below = load_once<T>(inner_below + columns[i]);
+            unroll<last + 1, kRows - 1>([&](auto r) INLINE { sum[r][i] += grad[r] * below; });
+          }
         });
+        inner_below += window.channel_step;
       }
-      unroll<first, last>([&](auto r) INLINE {
-        T* to = kernel.values + (q - Stride * r) * kernel.u + v * kernel.v + r * kernel.row;
+      unroll<0, kRows - 1>([&](auto r) INLINE {
+        const int64_t u = q - Stride * r + (r > last ? window.taps.y : 0);
+        T* to = kernel.values + u * kernel.u + v * kernel.v + r * kernel.row;
         unroll<0, V - 1>([&](auto i) INLINE { store<T>(to + i * kernel.v, sum[r][i]); });
       });
     });
@@ -226,16 +218,18 @@ template <class T, int Stride>
 APART void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
   // The last columns overlap those before: storing a tap twice is cheaper than a narrower tile.
   const int64_t width = window.taps.x;
-  const int64_t fours = (width + 3) / 4 * 4, threes = (width + 2) / 3 * 3;
-  if (width < 3) {
-    for (int64_t v = 0; v < width; ++v) inner_product_columns<T, Stride, 1>(window, outer, channels, kernel, v);
-  } else if (width > 3 && fours <= threes) {
-    for (int64_t v = 0; v < width; v += 4)
-      inner_product_columns<T, Stride, 4>(window, outer, channels, kernel, std::min(v, width - 4));
-  } else {
-    for (int64_t v = 0; v < width; v += 3)
-      inner_product_columns<T, Stride, 3>(window, outer, channels, kernel, std::min(v, width - 3));
-  }
+  const auto run = [&](auto columns) INLINE {
+    for (int64_t v = 0; v < width; v += columns)
+      inner_product_columns<T, Stride, columns>(window, outer, channels, kernel, std::min(v, width - columns));
+  };
+  if (width == 3)
+    run(Int<3>{});
+  else if (width >= kChannels)
+    run(Int<kChannels>{});
+  else if (width >= 2)
+    run(Int<2>{});
+  else
+    run(Int<1>{});
 }
 
 // Writes the kernel values [tap][r][lane] of the taps tap, ..., tap + N - 1 from features [reduced][r][lane].
