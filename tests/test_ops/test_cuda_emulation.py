@@ -63,6 +63,12 @@ CASES = {
     'channels last, several launches': Case(
         (3, 32, 14, 19), 2, channels_last=True, pixel_major=True, device=Device(max_grid=1)
     ),
+    'channels last, several images a block': Case((9, 32, 7, 7), 2, channels_last=True, pixel_major=True),
+    'channels last, all of it different': Case(
+        (2, 24, 17, 19), 3, (5, 2), (2, 3), (3, 2), (1, 4), channels_last=True, pixel_major=True
+    ),
+    'channels last, float64': Case((1, 12, 9, 10), 2, dtype=torch.float64, channels_last=True, pixel_major=True),
+    'channels last, 64-bit indices': Case((2, 32, 9, 19), 2, channels_last=True, pixel_major=True, wide=True),
     'channels last, kernel as it comes': Case((2, 32, 14, 19), 2, channels_last=True),
     'kernel alone pixel-major': Case((2, 32, 14, 19), 2, pixel_major=True),
     'float16': Case((2, 32, 14, 17), 2, dtype=torch.float16),
@@ -112,6 +118,7 @@ SPOILT = (
     'one group, chunks of channels',
     'odd size, stride 2',
     'channels last',
+    'channels last, all of it different',
     'bfloat16',
     'float16, channels last',
     'rectangular, all of it different',
