@@ -30,6 +30,8 @@ def specialisations():
     for size in (5, 9, 11):
         yield replace(HOT, kernel_size=(size, size), phase=size // 2 % 4)
     yield replace(HOT, dilation=(2, 2), phase=6 % 4)
+    for dtype in DTYPES:
+        yield replace(HOT, dtype=dtype, kernel_size=(9, 9), channels_last=True, phase=0)
     for dtype, size in itertools.product(DTYPES, (7, 9)):
         phase, narrow = size // 2 % (2 if dtype == torch.float64 else 4), NARROW[dtype.itemsize]
         yield replace(HOT, dtype=dtype, kernel_size=(size, size), phase=phase, narrow=narrow)
