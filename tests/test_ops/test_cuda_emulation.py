@@ -235,7 +235,7 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('odd size, stride 2', 'write of a strip', 'first < count', 'true'),
         ('odd size, stride 2', 'read while staging', 'is_below(y, image.height)', 'is_below(y, image.height + 1)'),
         ('odd size, stride 2', 'write to shared memory', 'place, from', 'place + 40, from'),
-        ('narrow, several launches', 'copy of a run', 'min(Index(V), extent - at)', 'V'),
+        ('narrow, several launches', 'copy of a run', 'min(Index(VECTOR), extent - at)', 'VECTOR'),
         ('narrow, several launches', 'write of a run', 'at + i >= first && at + i < end', 'true'),
         ('float16, channels last, part of a vector', 'copy of taps', 'min(Index(VECTOR), extent - at)', 'VECTOR'),
         ('channels last', 'write of a pixel', 's < count', 'true'),

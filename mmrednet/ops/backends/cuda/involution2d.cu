@@ -11,8 +11,8 @@
 // all these channels in registers: every kernel value is loaded once, and an input value serves all taps of a strip. No
 // sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
 //
-// That is for any layout (`tiled_`), best where rows lie in memory by vectors. Narrow images (`narrow_`) and
-// channels-last ones (`pixels_`) have kernels of their own, further down.
+// That is for any layout (`tiled`), best where rows lie in memory by vectors. Narrow images (`narrow`) and
+// channels-last ones (`pixels`) have kernels of their own, further down.
 //
 // A tap outside the image contributes nothing. The tile is zero there, so that only an infinity or NaN of k (or of y in
 // grad_kernel) gets through, as NaN: where sums are NaN, what lies outside is cleared and nobody else pays for it.
@@ -23,7 +23,7 @@
 //     apart); TAPS (of a row of the window that are held in registers at a time)
 //   CHANNELS_LAST (x and y lie in memory as N, H, W, C, and k as N, Ho, Wo, G, Kh, Kw, by whole vectors)
 //   STRIP, GRAD_STRIP (pixels of a thread: of y, and of x in grad_input); CHUNK, GRAD_CHUNK (channels, likewise);
-//     THREADS (of a block at most); VECTOR (elements that are read at a time where the layout allows)
+//     THREADS (of a block at most)
 //   SHIFT, GRAD_SHIFT (columns of a tile before the first that is read: with them it starts where a vector of memory
 //     does)
 //   GRAD_PHASE (pixels of y between the start of a vector and the one that the first tap and pixel of a strip meet)
@@ -123,7 +123,8 @@ constexpr int REACH = (TAPS - 1) * DW / SW;
 constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
 constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= LONGEST_SPAN;
 constexpr int RUN = KH * KW;
-constexpr int PART = CHUNK / 4;  // channels of a thread, where rows are narrow
+constexpr int VECTOR = 16 / sizeof(T);  // elements that memory is read and written by where it allows
+constexpr int PART = CHUNK / 4;         // channels of a thread, where rows are narrow
 
 // Blocks of a multiprocessor that the registers must suffice for. Where shared memory allows fewer, fewer: nothing
 // spills. LARGE: what a thread holds beside its sums is more than a 7x7 window's.
@@ -372,7 +373,7 @@ INLINE void stage_rows(T* to, const Tile& tile, const Image& image, const Unit& 
 }
 
 INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0, Index vector) {
-  by_vectors<VECTOR>(vector, [&](auto size) { stage_rows<decltype(size)::VALUE>(to, tile, image, unit, y0, x0); });
+  by_vectors<STRIP>(vector, [&](auto size) { stage_rows<decltype(size)::VALUE>(to, tile, image, unit, y0, x0); });
 }
 
 // Where the kernel of a pixel of y begins.
@@ -411,8 +412,8 @@ INLINE bool has_nan(const Acc (&strip)[STRIP], Index count) {
   return found;
 }
 
-// forward.
-INLINE void tiled_forward(const T* x, const T* k, T* y, const Launch& launch) {
+namespace tiled {
+INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Place thread = find_thread(launch);
@@ -492,7 +493,7 @@ INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launc
 
 // Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
 // start at multiples of s, which taps meet which pixels of the strip is known when compiling.
-INLINE void tiled_grad_input(T* x, const T* k, const T* y, const Launch& launch) {
+INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
@@ -561,7 +562,7 @@ INLINE void tiled_grad_input(T* x, const T* k, const T* y, const Launch& launch)
   }
 }
 
-INLINE void tiled_grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
+INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
   const Place thread = find_thread(launch);
@@ -624,38 +625,39 @@ INLINE void tiled_grad_kernel(const T* x, T* k, const T* y, const Launch& launch
   }
 }
 
+}  // namespace tiled
+
 #if NARROW || CHANNELS_LAST
 // Writes those elements of a vector that belong to the run [first, end) of a tensor.
 INLINE void write_vector(T* tensor, Index at, Index first, Index end, const T* from) {
-  constexpr int V = 16 / sizeof(T);
-  const Vector<V> vector = *(const Vector<V>*)from;
-  if (at >= first && at + V <= end) {
-    *(Vector<V>*)(tensor + at) = vector;
+  const Vector<VECTOR> vector = *(const Vector<VECTOR>*)from;
+  if (at >= first && at + VECTOR <= end) {
+    *(Vector<VECTOR>*)(tensor + at) = vector;
   } else {
 #pragma unroll
-    for (int i = 0; i < V; ++i)
+    for (int i = 0; i < VECTOR; ++i)
       if (at + i >= first && at + i < end) tensor[at + i] = vector.at[i];  // [write of a run]
   }
 }
 #endif
 
 #if NARROW
+namespace narrow {
 // A run of elements of a tensor that lie one after the other. In memory it starts anywhere; its copy in shared memory
 // starts where a vector does, with what else the first one holds.
 struct Run {
-  static constexpr int V = 16 / sizeof(T);
-  Index first, end, start = first / V * V;
+  Index first, end, start = first / VECTOR * VECTOR;
 
   // Starts to copy it from a tensor of `extent` elements.
   INLINE void stage(T* to, const T* tensor, Index extent) const {
 #pragma unroll 4
-    for (Index at = start + threadIdx.x * V; at < end; at += blockDim.x * V)
-      start_copy<16>(to + (at - start), tensor + at, min(Index(V), extent - at) * sizeof(T));  // [copy of a run]
+    for (Index at = start + threadIdx.x * VECTOR; at < end; at += blockDim.x * VECTOR)
+      start_copy<16>(to + (at - start), tensor + at, min(Index(VECTOR), extent - at) * sizeof(T));  // [copy of a run]
   }
 
   INLINE void write(T* tensor, const T* from) const {
 #pragma unroll 2
-    for (Index at = start + threadIdx.x * V; at < end; at += blockDim.x * V)
+    for (Index at = start + threadIdx.x * VECTOR; at < end; at += blockDim.x * VECTOR)
       write_vector(tensor, at, first, end, from + (at - start));
   }
 };
@@ -696,7 +698,7 @@ INLINE void visit_met(int v, Use use) {
 // forward, and grad_input where GRADIENT: there, x and y change places. A thread owns a row of PART channels of what is
 // written, which takes the place of what was read in shared memory.
 template <bool GRADIENT>
-INLINE void narrow_sum(const T* read, const T* k, T* written, const Launch& launch) {
+INLINE void sum(const T* read, const T* k, T* written, const Launch& launch) {
   T *const images = (T*)shared_memory, *const kernels = images + launch.kernel_at;
   const Place thread = find_thread(launch);  // a strip is a part of the channels
   const Index channels = min(Index(PART), launch.group_channels - thread.strip * PART);
@@ -742,7 +744,10 @@ INLINE void narrow_sum(const T* read, const T* k, T* written, const Launch& laun
 }
 
 // A thread owns one row of the window at all pixels of a row of y.
-INLINE void narrow_grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
+INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) { sum<false>(x, k, y, launch); }
+INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) { sum<true>(y, k, x, launch); }
+
+INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
   T *const xs = (T*)shared_memory, *const ys = xs + launch.kernel_at, *const kernels = ys + launch.kernel_at;
   const Place thread = find_thread(launch);  // a strip is a row of the window
   const Index row = thread.row - launch.pad_h + thread.strip * DH;
@@ -775,8 +780,10 @@ INLINE void narrow_grad_kernel(const T* x, T* k, const T* y, const Launch& launc
     group.kernels.write(k, kernels);
   }
 }
+}  // namespace narrow
 
 #elif CHANNELS_LAST
+namespace pixels {
 // Channels-last images by whole vectors, and kernels of which a pixel's taps are a run. Both go to shared memory as
 // they are, pixels with the channels of a unit and pixels with their taps. A thread owns VECTOR channels of a strip, or
 // in grad_kernel one row of the window: some threads share a strip's taps, so that many find room in a multiprocessor.
@@ -872,6 +879,22 @@ INLINE void read_vector(Acc (&pixel)[VECTOR], const T* from) {
   for (int i = 0; i < VECTOR; ++i) pixel[i] = packed.get(i);
 }
 
+// Calls use(v, s, pixel) with the VECTOR channels of x under each tap v of a row of the window and pixel s of a strip;
+// `at` is where the tile has the first of both.
+template <class Use>
+INLINE void visit_pixels(const T* at, Index pitch, Use use) {
+#pragma unroll
+  for (int i = 0; i < SPAN; ++i) {
+    Acc pixel[VECTOR];
+    read_vector(pixel, at + i * pitch);
+#pragma unroll
+    for (int v = 0; v < KW; ++v)
+#pragma unroll
+      for (int s = 0; s < STRIP; ++s)
+        if (s * SW + v * DW == i) use(v, s, pixel);
+  }
+}
+
 INLINE void write_pixel(T* to, const Acc (&pixel)[VECTOR]) {
   Vector<VECTOR> vector;
 #pragma unroll
@@ -879,7 +902,7 @@ INLINE void write_pixel(T* to, const Acc (&pixel)[VECTOR]) {
   *(Vector<VECTOR>*)to = vector;
 }
 
-INLINE void pixels_forward(const T* x, const T* k, T* y, const Launch& launch) {
+INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Thread mine = find_thread(launch, launch.chunk / VECTOR);
   const Place& thread = mine.place;
@@ -922,24 +945,17 @@ INLINE void pixels_forward(const T* x, const T* k, T* y, const Launch& launch) {
 #pragma unroll
           for (int s = 0; s < STRIP; ++s) weight[v][s] = Element::load(taps[s][u * KW + v]);
         if (clear) clear_outside(weight, image, i * SH - launch.pad_h + u * DH, j * SW - launch.pad_w);
+        visit_pixels(my_tile + u * DH * launch.pitch, launch.channel_pitch,
+                     [&](int v, int s, const Acc(&pixel)[VECTOR]) {
 #pragma unroll
-        for (int at = 0; at < SPAN; ++at) {
-          Acc pixel[VECTOR];
-          read_vector(pixel, my_tile + u * DH * launch.pitch + at * launch.channel_pitch);
-#pragma unroll
-          for (int v = 0; v < KW; ++v)
-#pragma unroll
-            for (int s = 0; s < STRIP; ++s)
-              if (s * SW + v * DW == at)
-#pragma unroll
-                for (int c = 0; c < VECTOR; ++c) sum[s][c] += weight[v][s] * pixel[c];
-        }
+                       for (int c = 0; c < VECTOR; ++c) sum[s][c] += weight[v][s] * pixel[c];
+                     });
       }
       // A weight outside that is not finite shows in every channel.
-      bool found = false;
+      Acc firsts[STRIP];
 #pragma unroll
-      for (int s = 0; s < STRIP; ++s) found |= s < count && sum[s][0] != sum[s][0];
-      if (found && !clear) continue;
+      for (int s = 0; s < STRIP; ++s) firsts[s] = sum[s][0];
+      if (!clear && has_nan(firsts, count)) continue;
       T* const out = y + unit.n * launch.yn + unit.channel + part + i * launch.yh + j * launch.yw;
 #pragma unroll
       for (int s = 0; s < STRIP; ++s)
@@ -951,7 +967,7 @@ INLINE void pixels_forward(const T* x, const T* k, T* y, const Launch& launch) {
 
 // Of each row of taps that meets the block's pixels, all that do are copied while the row before is used. A slot holds
 // the row of one pixel of y.
-INLINE void pixels_grad_input(T* x, const T* k, const T* y, const Launch& launch) {
+INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Thread mine = find_thread(launch, launch.chunk / VECTOR);
@@ -1032,7 +1048,7 @@ INLINE void pixels_grad_input(T* x, const T* k, const T* y, const Launch& launch
   }
 }
 
-INLINE void pixels_grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
+INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Image grad = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Thread mine = find_thread(launch, KH);
@@ -1071,18 +1087,10 @@ INLINE void pixels_grad_kernel(const T* x, T* k, const T* y, const Launch& launc
         Acc output[STRIP][VECTOR];
 #pragma unroll
         for (int s = 0; s < STRIP; ++s) read_vector(output[s], my_y + s * launch.channel_pitch + part);
+        visit_pixels(my_x + part, launch.channel_pitch, [&](int v, int s, const Acc(&pixel)[VECTOR]) {
 #pragma unroll
-        for (int at = 0; at < SPAN; ++at) {
-          Acc pixel[VECTOR];
-          read_vector(pixel, my_x + at * launch.channel_pitch + part);
-#pragma unroll
-          for (int v = 0; v < KW; ++v)
-#pragma unroll
-            for (int s = 0; s < STRIP; ++s)
-              if (s * SW + v * DW == at)
-#pragma unroll
-                for (int c = 0; c < VECTOR; ++c) sum[v][s] += output[s][c] * pixel[c];
-        }
+          for (int c = 0; c < VECTOR; ++c) sum[v][s] += output[s][c] * pixel[c];
+        });
       }
     }
     if (active) {
@@ -1101,37 +1109,28 @@ INLINE void pixels_grad_kernel(const T* x, T* k, const T* y, const Launch& launc
                     [&](Index at, Index run, Index slot) { write_vector(k, at, run, run + RUN, kernels + slot); });
   }
 }
+}  // namespace pixels
+#endif
+
+#if NARROW
+namespace kernels = narrow;
+#elif CHANNELS_LAST
+namespace kernels = pixels;
+#else
+namespace kernels = tiled;
 #endif
 
 extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
     forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
-#if NARROW
-  narrow_sum<false>(x, k, y, launch);
-#elif CHANNELS_LAST
-  pixels_forward(x, k, y, launch);
-#else
-  tiled_forward(x, k, y, launch);
-#endif
+  kernels::forward(x, k, y, launch);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
     grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
-#if NARROW
-  narrow_sum<true>(y, k, x, launch);
-#elif CHANNELS_LAST
-  pixels_grad_input(x, k, y, launch);
-#else
-  tiled_grad_input(x, k, y, launch);
-#endif
+  kernels::grad_input(x, k, y, launch);
 }
 
 extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
     grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
-#if NARROW
-  narrow_grad_kernel(x, k, y, launch);
-#elif CHANNELS_LAST
-  pixels_grad_kernel(x, k, y, launch);
-#else
-  tiled_grad_kernel(x, k, y, launch);
-#endif
+  kernels::grad_kernel(x, k, y, launch);
 }

@@ -68,7 +68,7 @@ class Specialisation:
         grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
-        vector = 16 // itemsize if self.channels_last else strip
+        vector = _vector(self.dtype)
         run_pitch = _round_up(kh * kw + vector - 1, vector)  # a run may start anywhere in its first vector
         return {
             'KH': kh,
@@ -85,7 +85,6 @@ class Specialisation:
             'GRAD_STRIP': grad_strip,
             'CHUNK': CHUNK,
             'GRAD_CHUNK': max(1, CHUNK * strip // max(strip, grad_strip)),
-            'VECTOR': vector,
             'PAIR': pair,
             'SHIFT': 0 if self.channels_last else -self.phase % strip,
             'GRAD_SHIFT': 0 if self.channels_last else (self.phase // sw - (kw - 1) * dw // sw) % strip,
@@ -264,13 +263,13 @@ class _Pixels(_Tile):
     def parts(self) -> int:
         if self.function == 'grad_kernel':
             return self.specialisation.kernel_size[0]
-        return self.channels // self.constant('VECTOR')
+        return self.channels // _vector(self.specialisation.dtype)
 
     @property
     def pitches(self) -> Pair:
         columns, rows = self.steps
         down = self.specialisation.dilation[0] if self.function == 'grad_kernel' else 0
-        counts, vector = (self.parts, self.rows, self.strips), self.constant('VECTOR')
+        counts, vector = (self.parts, self.rows, self.strips), _vector(self.specialisation.dtype)
         pitch = _find_pixel_pitch(self.width * self.channels, counts, down, rows, columns * self.channels, vector)
         return pitch, self.height * pitch
 
@@ -280,13 +279,13 @@ class _Pixels(_Tile):
         return min(most, STAGED_STRIPS[self.specialisation.dtype.itemsize]) if self.function == 'forward' else most
 
     def take(self) -> _Tile:
-        channels = _round_up(_share(self.channels, CHUNK), self.constant('VECTOR'))
+        channels = _round_up(_share(self.channels, CHUNK), _vector(self.specialisation.dtype))
         tile = replace(self, channels=channels, planes=1)
         rows = _share(self.rows, min(LANES, tile.most_strips))
         return replace(tile, strips=_share(self.strips, tile.most_strips // rows), rows=rows)
 
     def shrink(self) -> _Tile | None:
-        vector = self.constant('VECTOR')
+        vector = _vector(self.specialisation.dtype)
         if self.rows > FEW_ROWS or self.rows > 1 and self.channels == vector:
             return replace(self, rows=self.rows - 1)
         if self.strips > 1 and self.channels == vector:
@@ -304,7 +303,7 @@ class _Pixels(_Tile):
 
     @property
     def kernel_pitch(self) -> int:
-        strip, vector = self.constant('STRIP'), self.constant('VECTOR')
+        strip, vector = self.constant('STRIP'), _vector(self.specialisation.dtype)
         if self.function == 'grad_input':
             width, step = self.width * self.constant('ROW_PITCH'), self.steps[0] * self.constant('ROW_PITCH')
         else:
@@ -402,7 +401,7 @@ def plan_launch(
         function (str): 'forward', 'grad_input' or 'grad_kernel'.
         x (Layout): The tensor on the input's side, (N, C, H, W).
         k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
-        y (Layout): The tensor on the output's side, (N, C, Ho, Wo), channels-last where ``x`` is.
+        y (Layout): The tensor on the output's side, (N, C, Ho, Wo).
         stride (tuple): Vertical and horizontal stride.
         padding (tuple): Vertical and horizontal padding.
         dilation (tuple): Vertical and horizontal dilation.
@@ -430,7 +429,7 @@ def plan_launch(
 
 
 def fit(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies what the kernels cannot read in place: ``x`` and ``y`` must be both channels-last or both not.
+    """Copies what kernels would read slowly: they are fast where ``x`` and ``y`` are both channels-last or both not.
 
     The one that is written is never copied: an output is contiguous or channels-last.
     """
@@ -466,7 +465,7 @@ def _specialise(
 
 def _are_pixels(last: Specialisation, x: Layout, k: Layout, y: Layout) -> bool:
     """Whether channels and taps are neighbours in memory, by whole vectors in every group."""
-    vector = last.constants['VECTOR']
+    vector = _vector(x.dtype)
     return (
         not (x.is_dense(3) and y.is_dense(3))
         and x.shape[1] // k.shape[1] % vector == 0
@@ -595,14 +594,9 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
     import numpy
 
     constants = whole.specialisation.constants
-    axis, size = 3, constants['VECTOR']
     row_sizes: tuple[int, ...] = (constants['STRIP'], 2)
-    x_sizes = y_sizes = row_sizes
-    if whole.specialisation.channels_last:
-        # Channels are read by vectors where no vector belongs to two groups or chunks.
-        axis = 1
-        x_sizes = y_sizes = (size,) if whole.channels % size == tile.channels % size == 0 else ()
-    elif whole.function == 'grad_input' and cut.tiles_x > 1:
+    y_sizes = row_sizes
+    if whole.function == 'grad_input' and cut.tiles_x > 1:
         # The tile of y starts with a vector; the next one starts this many pixels later.
         step = tile.strips * tile.constant('STRIP') // whole.specialisation.stride[1]
         y_sizes = tuple(size for size in row_sizes if step % size == 0)
@@ -611,8 +605,8 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
         'group_channels': whole.channels,
         **_named('in_h in_w out_h out_w pad_h pad_w', (*x.shape[2:], *k.shape[4:], *padding)),
         **_named('xn xc xh xw yn yc yh yw', x.stride + y.stride),
-        'vector_x': x.find_vector(axis, *x_sizes),
-        'vector_y': y.find_vector(axis, *y_sizes),
+        'vector_x': x.find_vector(3, *row_sizes),
+        'vector_y': y.find_vector(3, *y_sizes),
         **_named('kn kg ku kv ki kj', k.stride),
         'vector_k': k.find_vector(5, *row_sizes),
         'kernel_extent': k.extent,
@@ -629,6 +623,11 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
     for name, value in values.items():
         arguments[name] = value
     return arguments
+
+
+def _vector(dtype: torch.dtype) -> int:
+    """Returns the elements of 16 bytes, by which memory is read and written where it allows."""
+    return 16 // dtype.itemsize
 
 
 def _strip(dtype: torch.dtype) -> int:
