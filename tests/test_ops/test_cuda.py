@@ -37,6 +37,10 @@ def specialisations():
         yield replace(HOT, dtype=dtype, kernel_size=(size, size), phase=phase, narrow=narrow)
     for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
         yield replace(HOT, dtype=dtype, channels_last=last, phase=0 if last else 3, wide=True)
+    bands = replace(HOT, dtype=torch.bfloat16, channels_last=True, phase=0, bands=True)
+    for dtype, size in itertools.product(HALF, ((3, 3), (7, 7), (9, 5))):
+        yield replace(bands, dtype=dtype, kernel_size=size)
+    yield replace(bands, wide=True)
 
 
 def compile_for(architecture, source, options):

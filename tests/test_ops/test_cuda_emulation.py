@@ -37,6 +37,8 @@ class Case:
     wide: bool = False
 
 
+TENSOR_CORES = Device(shared=64 << 10, tensor_cores=True)
+BANDS = {'dtype': torch.bfloat16, 'channels_last': True, 'pixel_major': True, 'device': TENSOR_CORES}
 CASES = {
     'RedNet stage 3': Case((2, 32, 14, 14), 2),
     'RedNet stage 4': Case((3, 64, 7, 7), 4),
@@ -89,6 +91,19 @@ CASES = {
     'bfloat16, channels last, 3x3': Case(
         (1, 32, 33, 35), 2, (3, 3), dtype=torch.bfloat16, channels_last=True, pixel_major=True
     ),
+    'tensor cores': Case((1, 32, 14, 30), 2, **BANDS),
+    'tensor cores, several launches': replace(
+        Case((3, 48, 13, 19), 3, **BANDS), device=replace(TENSOR_CORES, max_grid=1)
+    ),
+    'tensor cores, several images a block': Case((9, 32, 7, 7), 2, **BANDS),
+    'tensor cores, float16': replace(Case((2, 32, 9, 23), 2, **BANDS), dtype=torch.float16),
+    'tensor cores, half a group': Case((1, 16, 13, 15), 2, **BANDS),
+    'tensor cores, 3x5': Case((1, 32, 9, 18), 2, (3, 5), **BANDS),
+    'tensor cores, 2x2': Case((2, 32, 9, 11), 2, (2, 2), padding=(1, 0), **BANDS),
+    'tensor cores, no padding': Case((1, 32, 19, 18), 2, (9, 6), padding=(0, 0), **BANDS),
+    'tensor cores, much padding': Case((1, 32, 4, 6), 2, padding=(9, 10), **BANDS),
+    'tensor cores, 64-bit indices': Case((1, 32, 9, 19), 2, wide=True, **BANDS),
+    'tensor cores, but too many channels': Case((1, 48, 9, 8), 1, **BANDS),
     '3x3': Case((2, 32, 33, 40), 2, (3, 3)),
     '3x3, stride 2': Case((2, 32, 33, 40), 2, (3, 3), stride=(2, 2)),
     '1x1': Case((2, 8, 5, 6), 2, (1, 1)),
@@ -124,6 +139,10 @@ SPOILT = (
     'rectangular, all of it different',
     'long window, stride 2',
     'much padding',
+    'tensor cores',
+    'tensor cores, float16',
+    'tensor cores, 3x5',
+    'tensor cores, much padding',
 )
 
 pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
@@ -219,6 +238,14 @@ def test_no_channels_have_a_zero_gradient():
         ('channels last, several launches', 'grad_kernel', 'pixels grad_kernel, copies'),
         ('channels last, several launches', 'grad_kernel', 'pixels grad_kernel, tile is staged'),
         ('channels last, several launches', 'grad_kernel', 'pixels grad_kernel, runs are written'),
+        ('tensor cores, several launches', 'forward', 'bands, tile is read'),
+        ('tensor cores, several launches', 'forward', 'bands, tile is staged'),
+        ('tensor cores, several launches', 'grad_input', 'bands, tile is read'),
+        ('tensor cores, several launches', 'grad_input', 'bands, copies'),
+        ('tensor cores, several launches', 'grad_input', 'bands, tile is staged'),
+        ('tensor cores, several launches', 'grad_kernel', 'bands grad_kernel, copies'),
+        ('tensor cores, several launches', 'grad_kernel', 'bands grad_kernel, tile is staged'),
+        ('tensor cores, several launches', 'grad_kernel', 'bands grad_kernel, runs are written'),
     ],
 )
 def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
@@ -239,6 +266,7 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('narrow, several launches', 'write of a run', 'at + i >= first && at + i < end', 'true'),
         ('float16, channels last, part of a vector', 'copy of taps', 'min(Index(VECTOR), extent - at)', 'VECTOR'),
         ('channels last', 'write of a pixel', 's < count', 'true'),
+        ('tensor cores, 3x5', 'write of a value', 'j + p < result.width', 'true'),
     ],
 )
 def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, access, sound, planted):

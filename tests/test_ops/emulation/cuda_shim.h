@@ -1,14 +1,16 @@
 // As much of CUDA as involution2d.cu uses, on the CPU: the threads of a block are fibers that take turns, one by one,
-// in an order that the caller picks, and hand over at __syncthreads() alone. Nothing runs in between, so what a missing
-// barrier breaks is broken every time; each block starts with shared memory full of NaN; and the address sanitizer sees
-// every access beyond the bytes that were asked for.
+// in an order that the caller picks, and hand over at __syncthreads() alone, or in a warp where its threads work
+// together. Nothing runs in between, so what a missing barrier breaks is broken every time; each block starts with
+// shared memory full of NaN; and the address sanitizer sees every access beyond the bytes that were asked for.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,6 +36,18 @@ alignas(1024) unsigned char shared_memory[SHARED_LIMIT];
 template <typename A>
 A min(A a, A b) {
   return b < a ? b : a;
+}
+
+template <typename A>
+A max(A a, A b) {
+  return a < b ? b : a;
+}
+
+inline unsigned __byte_perm(unsigned a, unsigned b, unsigned selector) {
+  const uint64_t both = uint64_t(b) << 32 | a;
+  unsigned result = 0;
+  for (int i = 0; i < 4; ++i) result |= (both >> 8 * (selector >> 4 * i & 7) & 255) << 8 * i;
+  return result;
 }
 
 inline float __fdividef(float a, float b) { return a / b; }
@@ -84,7 +98,8 @@ struct Fiber {
   ucontext_t context;
   std::vector<char> stack = std::vector<char>(STACK);
   void* fake_stack = nullptr;
-  bool finished;
+  bool finished, in_warp;  // whether it waits for its warp alone
+  unsigned words[6];       // what it shows to its warp
 };
 
 inline std::vector<Fiber> fibers(1024);
@@ -117,6 +132,61 @@ inline void resume(unsigned thread) {
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 }
 
+// Runs the threads up to their next barrier or their end. Those that wait for their warp go on when all of it does.
+inline void resume_all(std::vector<unsigned> turns) {
+  while (!turns.empty()) {
+    std::vector<unsigned> waiting;
+    unsigned of_warp[32] = {};
+    for (unsigned thread : turns) {
+      resume(thread);
+      if (!fibers[thread].in_warp) continue;
+      fibers[thread].in_warp = false;
+      waiting.push_back(thread);
+      ++of_warp[thread / 32];
+    }
+    for (unsigned count : of_warp)
+      if (count != 0 && count != 32) {
+        fprintf(stderr, "%u threads of a warp wait for the others\n", count);
+        abort();
+      }
+    turns = waiting;
+  }
+}
+
+// Returns when all of the warp is there.
+inline void wait_for_warp() {
+  Fiber& fiber = fibers[threadIdx.x];
+  fiber.in_warp = true;
+  leave(fiber);
+}
+
+// Shows words to the warp, and returns when it can see those of all others.
+template <size_t N>
+void show(const unsigned (&words)[N]) {
+  std::copy(words, words + N, fibers[threadIdx.x].words);
+  wait_for_warp();
+}
+
+inline Fiber& lane(unsigned number) { return fibers[threadIdx.x / 32 * 32 + number]; }
+
+// The value in a row and column of a part, two of which each lane holds: the instruction set's document, "Matrix
+// Fragments for mma.m16n8k16".
+inline unsigned short element(unsigned row, unsigned column, unsigned word) {
+  return lane(row * 4 + column / 2).words[word] >> 16 * (column % 2);
+}
+
+template <class Load>
+void multiply(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2], Load load) {
+  show({a[0], a[1], a[2], a[3], b[0], b[1]});
+  const unsigned thread = threadIdx.x % 32;
+  for (unsigned i = 0; i < 4; ++i) {
+    const unsigned row = thread / 4, column = thread % 4 * 2 + i % 2, lower = i / 2;
+    for (unsigned k = 0; k < 16; ++k)  // b lies as if its rows were columns
+      sum[i] += load(element(row, k % 8, k / 8 * 2 + lower)) * load(element(column, k % 8, 4 + k / 8));
+  }
+  wait_for_warp();
+}
+
 // Launches `what` and waits. Order 0 runs the threads upwards, 1 downwards, any other shuffles them after every
 // barrier.
 template <typename Function>
@@ -133,7 +203,7 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
     ASAN_POISON_MEMORY_REGION(shared_memory + shared, SHARED_LIMIT - shared);
     for (unsigned thread = 0; thread < block; ++thread) {
       Fiber& fiber = fibers[thread];
-      fiber.finished = false;
+      fiber.finished = fiber.in_warp = false;
       fiber.copies.clear();
       getcontext(&fiber.context);
       fiber.context.uc_stack = {fiber.stack.data(), 0, Fiber::STACK};
@@ -145,10 +215,8 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
         std::swap(turns[turn], turns[(order >> 8) % (turn + 1)]);
       }
       finished = 0;
-      for (unsigned thread : turns) {
-        resume(thread);
-        finished += fibers[thread].finished;
-      }
+      resume_all(turns);
+      for (unsigned thread : turns) finished += fibers[thread].finished;
       if (finished != 0 && finished != block) {
         fprintf(stderr, "%u of %u threads ended while the others wait at a barrier\n", finished, block);
         abort();
@@ -175,4 +243,24 @@ inline void wait_for_copies() {
     if (copy.bytes) memcpy(copy.to, copy.from, copy.bytes);
   }
   emulation::fibers[threadIdx.x].copies.clear();
+}
+
+inline void multiply_float16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulation::multiply(sum, a, b, half_to_float);
+}
+
+inline void multiply_bfloat16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulation::multiply(sum, a, b, [](unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); });
+}
+
+inline void load_transposed(unsigned (&parts)[4], const void* column) {
+  if (size_t(column) % 16) abort();
+  const auto* const words = static_cast<const unsigned*>(column);
+  emulation::show({words[0], words[1], words[2], words[3]});
+  const unsigned row = threadIdx.x % 32 / 4, first = threadIdx.x % 4 * 2;
+  for (unsigned part = 0; part < 4; ++part) {
+    const auto value = [&](unsigned lane) { return emulation::lane(lane).words[row / 2] >> 16 * (row % 2) & 0xffff; };
+    parts[part] = value(part * 8 + first) | value(part * 8 + first + 1) << 16;
+  }
+  emulation::wait_for_warp();
 }

@@ -87,7 +87,11 @@ def _device(index: int) -> Device:
 
     limits = cupy.cuda.Device(index).attributes
     half = limits['MaxSharedMemoryPerMultiprocessor'] // 2 - (1 << 10)
-    return Device(max(48 << 10, min(half, 64 << 10)), limits['MultiProcessorCount'])
+    return Device(
+        shared=max(48 << 10, min(half, 64 << 10)),
+        multiprocessors=limits['MultiProcessorCount'],
+        tensor_cores=limits['ComputeCapabilityMajor'] >= 8,
+    )
 
 
 @cache

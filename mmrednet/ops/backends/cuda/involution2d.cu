@@ -12,7 +12,7 @@
 // sum is split between threads: there is nothing to add atomically, and the same input gives the same bits.
 //
 // That is for any layout (`tiled`), best where rows lie in memory by vectors. Narrow images (`narrow`) and
-// channels-last ones (`pixels`) have kernels of their own, further down.
+// channels-last ones (`pixels`, and `bands` on tensor cores) have kernels of their own, further down.
 //
 // A tap outside the image contributes nothing. The tile is zero there, so that only an infinity or NaN of k (or of y in
 // grad_kernel) gets through, as NaN: where sums are NaN, what lies outside is cleared and nobody else pays for it.
@@ -31,6 +31,7 @@
 //   RUN_PITCH, ROW_PITCH (elements in shared memory from pixel to pixel, where all of its taps are staged or a row of
 //     them)
 //   NARROW (pixels of a row of x and y, where they are so few that threads take whole rows, else 0)
+//   BANDS (rows of a warp, where tensor cores do the work, else 0)
 //   ARGUMENTS (the fields of Launch)
 //
 // Comments in brackets name the lines in which tests plant faults.
@@ -42,7 +43,7 @@ struct Bits {
   unsigned short bits;
 };
 
-#ifdef __CUDACC__  // elsewhere the host brings these two
+#ifdef __CUDACC__  // elsewhere the host brings these
 INLINE float half_to_float(unsigned short bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
@@ -52,6 +53,29 @@ INLINE unsigned short float_to_half(float value) {
   unsigned short bits;
   asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
   return bits;
+}
+
+// Adds the product of operands of 16 x 16 and 16 x 8 values, on the tensor cores of a warp.
+INLINE void multiply_float16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+INLINE void multiply_bfloat16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, "
+      "%3};"
+      : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+// Loads an operand of 16 x 16 values, of 2 bytes, in four parts, by their columns: lane l points at column l % 8 of
+// part l / 8.
+INLINE void load_transposed(unsigned (&parts)[4], const void* column) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+               : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
+               : "r"((unsigned)__cvta_generic_to_shared(column))
+               : "memory");
 }
 #endif
 
@@ -88,12 +112,18 @@ struct Half {
 };
 
 struct Float16 : Half {
+  static INLINE void multiply(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    multiply_float16(sum, a, b);
+  }
   static INLINE float load(Bits value) { return half_to_float(value.bits); }
   static INLINE float unpack(unsigned word, int i) { return half_to_float(word >> 16 * i); }
   static INLINE Bits store(float value) { return {float_to_half(value)}; }
 };
 
 struct BFloat16 : Half {
+  static INLINE void multiply(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+    multiply_bfloat16(sum, a, b);
+  }
   static INLINE float load(Bits value) { return __uint_as_float((unsigned)value.bits << 16); }
   static INLINE float unpack(unsigned word, int i) { return __uint_as_float(i ? word & 0xffff0000 : word << 16); }
   static INLINE Bits store(float value) { return {float_to_bfloat16(value)}; }
@@ -126,13 +156,13 @@ constexpr int RUN = KH * KW;
 constexpr int VECTOR = 16 / sizeof(T);  // elements that memory is read and written by where it allows
 constexpr int PART = CHUNK / 4;         // channels of a thread, where rows are narrow
 
-// Blocks of a multiprocessor that the registers must suffice for. Where shared memory allows fewer, fewer: nothing
-// spills. LARGE: what a thread holds beside its sums is more than a 7x7 window's.
+constexpr bool WIDE = sizeof(Index) > 4;
+
+// A kernel's BLOCKS are those of a multiprocessor that the registers must suffice for, of forward, grad_input and
+// grad_kernel; where shared memory allows fewer, fewer: nothing spills. LARGE: what a thread holds beside its sums is
+// more than a 7x7 window's.
 constexpr int HELD = TAPS * STRIP + (ROW ? SPAN : 0);
-constexpr bool LARGE = HELD * sizeof(Acc) > 42 * sizeof(float) || TAPS != KW || sizeof(Index) > 4;
-constexpr int FORWARD_BLOCKS = CHANNELS_LAST ? 2 : 4 - LARGE;
-constexpr int GRAD_INPUT_BLOCKS = CHANNELS_LAST ? 2 : 3 - LARGE;
-constexpr int GRAD_KERNEL_BLOCKS = CHANNELS_LAST || LARGE ? 2 : 3;
+constexpr bool LARGE = HELD * sizeof(Acc) > 42 * sizeof(float) || TAPS != KW || WIDE;
 
 template <int N, class E = T>
 struct alignas(N * sizeof(E)) Vector {
@@ -295,8 +325,9 @@ struct Unit {
 
 // Units number the chunks of all groups of all images; those of grad_kernel are whole groups.
 INLINE Unit find_unit(const Launch& launch, Count unit) {
-  const Index first = unit % launch.chunks * launch.chunk, group = unit / launch.chunks % launch.groups;
-  return {Index(unit / launch.chunks / launch.groups), group, group * launch.group_channels + first,
+  const Count chunks = BANDS ? 1 : launch.chunks;
+  const Index first = unit % chunks * launch.chunk, group = unit / chunks % launch.groups;
+  return {Index(unit / chunks / launch.groups), group, group * launch.group_channels + first,
           min(launch.chunk, launch.group_channels - first)};
 }
 
@@ -405,14 +436,17 @@ INLINE void clear_outside(Acc (&taps)[TAPS][STRIP], const Image& image, Index y,
 }
 
 // Whether one of the first `count` values is NaN.
-INLINE bool has_nan(const Acc (&strip)[STRIP], Index count) {
+template <int N>
+INLINE bool has_nan(const Acc (&strip)[N], Index count) {
   bool found = false;
 #pragma unroll
-  for (int s = 0; s < STRIP; ++s) found |= s < count && strip[s] != strip[s];
+  for (int s = 0; s < N; ++s) found |= s < count && strip[s] != strip[s];
   return found;
 }
 
 namespace tiled {
+constexpr int BLOCKS[] = {4 - LARGE, 3 - LARGE, LARGE ? 2 : 3};
+
 INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
   const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
@@ -627,7 +661,10 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
 
 }  // namespace tiled
 
-#if NARROW || CHANNELS_LAST
+#if NARROW
+namespace narrow {
+constexpr int BLOCKS[] = {4 - LARGE, 3 - LARGE, LARGE ? 2 : 3};
+
 // Writes those elements of a vector that belong to the run [first, end) of a tensor.
 INLINE void write_vector(T* tensor, Index at, Index first, Index end, const T* from) {
   const Vector<VECTOR> vector = *(const Vector<VECTOR>*)from;
@@ -639,10 +676,7 @@ INLINE void write_vector(T* tensor, Index at, Index first, Index end, const T* f
       if (at + i >= first && at + i < end) tensor[at + i] = vector.at[i];  // [write of a run]
   }
 }
-#endif
 
-#if NARROW
-namespace narrow {
 // A run of elements of a tensor that lie one after the other. In memory it starts anywhere; its copy in shared memory
 // starts where a vector does, with what else the first one holds.
 struct Run {
@@ -787,6 +821,7 @@ namespace pixels {
 // Channels-last images by whole vectors, and kernels of which a pixel's taps are a run. Both go to shared memory as
 // they are, pixels with the channels of a unit and pixels with their taps. A thread owns VECTOR channels of a strip, or
 // in grad_kernel one row of the window: some threads share a strip's taps, so that many find room in a multiprocessor.
+constexpr int BLOCKS[] = {2, 2, 2};
 constexpr int ALIGNED = ~(VECTOR - 1);  // masks the elements of a vector
 
 // a / b of less than 2^20: half as many instructions as for any number.
@@ -812,27 +847,21 @@ struct Step {
 };
 
 // Calls use(item, b, c, from, to) for the items [0, count) of each pixel of a tile: b is the column and c the row, and
-// the others are where the pixel lies in two places, which it is cheaper to add up than to multiply. Neighbouring
-// threads take neighbouring items. A thread keeps its item and goes from pixel to pixel.
+// the others are where the pixel lies in two places. Neighbouring threads take neighbouring items. A thread keeps its
+// item of a column and goes down the rows, which takes two additions each.
 template <class Use>
 INLINE void for_each_pixel(Index count, Index width, Index height, const Step& source, const Step& target, Use use) {
-  const Index lanes = min(count, (Index)blockDim.x), step = divide(blockDim.x, lanes),
-              first = divide(threadIdx.x, lanes);
-  const Index step_c = divide(step, width), step_b = step - step_c * width;
-  const auto find = [](const Step& place, Index b, Index c) { return c * place.row + b * place.pixel; };
-  for (Index item = threadIdx.x - first * lanes; first < step && item < count; item += lanes) {
-    Index c = divide(first, width), b = first - c * width, from = find(source, b, c), to = find(target, b, c);
-    while (c < height) {
+  const Index items = count * width, lanes = min(items, (Index)blockDim.x), step = divide(blockDim.x, lanes);
+  const Index first = divide(threadIdx.x, lanes);
+  if (first >= step) return;
+  for (Index lane = threadIdx.x - first * lanes; lane < items; lane += lanes) {
+    const Index b = divide(lane, count), item = lane - b * count;
+    Index from = first * source.row + b * source.pixel, to = first * target.row + b * target.pixel;
+#pragma unroll 2
+    for (Index c = first; c < height; c += step) {
       use(item, b, c, from, to);
-      b += step_b;
-      c += step_c;
-      from += find(source, step_b, step_c);
-      to += find(target, step_b, step_c);
-      if (b < width) continue;
-      b -= width;
-      ++c;
-      from += find(source, -width, 1);
-      to += find(target, -width, 1);
+      from += step * source.row;
+      to += step * target.row;
     }
   }
 }
@@ -850,21 +879,48 @@ INLINE void stage_pixels(T* to, const Launch& launch, Index width, Index height,
 
 constexpr Index STRIP_PITCH = STRIP * RUN_PITCH + VECTOR;  // of staged taps
 
-// Calls use(at, run, end, slot) for every vector that a run of taps of a block's pixels can have: the run starts at
-// `run` in memory and the vector at `at`, which goes to `slot` in shared memory.
+// Pixels of y.
+struct Region {
+  Index top, left, height, width;
+};
+
+INLINE Region find_region(const Launch& launch, const Place& block) {
+  const Index left = block.strip * STRIP;
+  return {block.row, left, min(launch.rows, launch.out_h - block.row), min(launch.strips * STRIP, launch.out_w - left)};
+}
+
+// Calls use(item, c, run, slot) for the items [0, count) of the taps of each pixel of a region, in each unit of a
+// block: c is the row, and the taps start at `run` in memory. In shared memory they lie from `slot` on as they do from
+// the vector on that holds the first; `plane` elements are from unit to unit.
 template <class Use>
-INLINE void for_each_vector(const Launch& launch, const Place& block, Use use) {
-  for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
-    const Index first = find_kernel(launch, unit, block.row, block.strip * STRIP);
-    for_each_pixel(RUN_PITCH / VECTOR, min(launch.strips * STRIP, launch.out_w - block.strip * STRIP),
-                   min(launch.rows, launch.out_h - block.row), {launch.ki, launch.kj}, {launch.kernel_pitch, RUN_PITCH},
-                   [&](Index item, Index b, Index, Index from, Index to) {
-                     const Index run = first + from, at = (run & ALIGNED) + item * VECTOR;
-                     const Index slot =
-                         plane * launch.rows * launch.kernel_pitch + to + ((Count)b / STRIP + item) * VECTOR;
-                     if (at < run + RUN) use(at, run, slot);
+INLINE void for_each_run(const Launch& launch, const Place& block, const Region& region, Index plane, Index count,
+                         Use use) {
+  for_each_unit(launch, block, [&](Index number, const Unit& unit) {
+    const Index first = find_kernel(launch, unit, region.top, region.left);
+    for_each_pixel(count, region.width, region.height, {launch.ki, launch.kj}, {launch.kernel_pitch, RUN_PITCH},
+                   [&](Index item, Index b, Index c, Index from, Index to) {
+                     use(item, c, first + from, number * plane + to + (Count)b / STRIP * VECTOR);
                    });
   });
+}
+
+// Writes the staged taps of a block: the vectors that are all theirs, and the elements before and after these.
+INLINE void write_runs(T* k, const T* kernels, const Launch& launch, const Place& block) {
+  const Region region = find_region(launch, block);
+  const Index plane = launch.rows * launch.kernel_pitch;
+  const auto before = [](Index run) { return min(-run & VECTOR - 1, Index(RUN)); };
+  if constexpr (RUN >= VECTOR)
+    for_each_run(launch, block, region, plane, RUN / VECTOR, [&](Index item, Index, Index run, Index slot) {
+      const Index at = before(run) + item * VECTOR;
+      const T* const from = kernels + slot + (run & VECTOR - 1) + at;
+      if (at + VECTOR <= RUN) *(Vector<VECTOR>*)(k + run + at) = *(const Vector<VECTOR>*)from;
+    });
+  for_each_run(launch, block, region, plane, min(RUN, RUN % VECTOR + VECTOR),
+               [&](Index item, Index, Index run, Index slot) {
+                 const Index first = before(run), vectors = RUN - first & ALIGNED;
+                 const Index at = item < first ? item : item + vectors;
+                 if (at < RUN) k[run + at] = kernels[slot + (run & VECTOR - 1) + at];  // [write of an element]
+               });
 }
 
 // Starts to copy a vector of k, or zeros where it is not wanted.
@@ -920,9 +976,11 @@ INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
       stage_pixels(tiles + plane * launch.plane_pitch, launch, launch.tile_w, launch.tile_h, launch.pitch, image, unit,
                    block.row * SH - launch.pad_h, block.strip * STRIP * SW - launch.pad_w);
     });
-    for_each_vector(launch, block, [&](Index at, Index, Index slot) {
-      stage_vector(kernels + slot, k, at, launch.kernel_extent, true);
-    });
+    for_each_run(launch, block, find_region(launch, block), launch.rows * launch.kernel_pitch, RUN_PITCH / VECTOR,
+                 [&](Index item, Index, Index run, Index slot) {
+                   const Index at = (run & ALIGNED) + item * VECTOR;
+                   if (at < run + RUN) stage_vector(kernels + slot + item * VECTOR, k, at, launch.kernel_extent, true);
+                 });
     wait_for_copies();  // [pixels, copies]
     __syncthreads();    // [pixels, tile is staged]
 
@@ -1105,32 +1163,279 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
           my_kernels[s * RUN_PITCH + (run + s * launch.kj & VECTOR - 1) + v] = Element::store(sum[v][s]);
     }
     __syncthreads();  // [pixels grad_kernel, runs are written]
-    for_each_vector(launch, block,
-                    [&](Index at, Index run, Index slot) { write_vector(k, at, run, run + RUN, kernels + slot); });
+    write_runs(k, kernels, launch, block);
   }
 }
 }  // namespace pixels
+
+#if BANDS
+namespace bands {
+using namespace pixels;
+
+// The same tensors, of 2 bytes, on tensor cores: stride and dilation are 1, and a group has 16 channels at most. Pixels
+// and taps are staged as above. A warp owns DOWN rows of a strip of 8 pixels. In a row of the window, a strip of y
+// reaches 16 pixels of x, and which tap joins the pixels q of x and p of y is a matrix, zero but for a band:
+//
+//   forward      y[c,p] += sum_q x[c,q] band[q,p]    band[q,p] is the tap q - p of p where there is one
+//   grad_input   x[c,q] += sum_p y[c,p] band[q,p]    a strip of x meets 16 pixels of y
+//   grad_kernel  band[q,p] = sum_c x[q,c] y[c,p]
+//
+// Of such an operand a thread holds two words of two values; windows are so narrow that one of them is zero. A zero of
+// the band times what is not finite is NaN, and so may be a tap outside the image: such results are made anew.
+constexpr int BLOCKS[] = {WIDE ? 5 : 7, 6, WIDE || KH > 7 ? 4 : 5};
+constexpr int SIDE = 8;  // rows and columns of the parts of an operand
+constexpr int DOWN = BANDS;
+static_assert(KW < SIDE && STRIP == SIDE, "a band has more than a word of each thread");
+
+// A thread's row in each part of an operand, and the first of its two columns.
+struct Lane {
+  int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
+};
+
+// The first row of a warp, in its unit of the block.
+INLINE Place find_warp(const Launch& launch) {
+  const Index warp = threadIdx.x / 32, line = divide(warp, launch.strips), lines = launch.rows / DOWN;
+  const Index plane = divide(line, lines);
+  return {warp - line * launch.strips, (line - plane * lines) * DOWN, plane};
+}
+
+// Where the taps of a pixel of a block are staged, in its row.
+INLINE Index find_slot(Index b) { return b * RUN_PITCH + (Count)b / STRIP * VECTOR; }
+
+// One value of y, or of x where GRADIENT, by the formula.
+template <bool GRADIENT>
+INLINE Acc evaluate(const Image& read, const T* k, const Launch& launch, const Unit& unit, Index c, Index i, Index j) {
+  const T* const channel = read.data + unit.n * read.n + unit.channel + c;
+  Acc sum = 0;
+#pragma unroll 1
+  for (int tap = 0; tap < RUN; ++tap) {
+    const Index down = tap / KW - launch.pad_h, right = tap % KW - launch.pad_w;
+    const Index a = GRADIENT ? i - down : i + down, b = GRADIENT ? j - right : j + right;
+    if (!is_inside(read, a, b)) continue;
+    const Index taps = find_kernel(launch, unit, GRADIENT ? a : i, GRADIENT ? b : j);
+    sum += Element::load(k[taps + tap]) * Element::load(channel[a * read.h + b * read.w]);
+  }
+  return sum;
+}
+
+// forward, and grad_input where GRADIENT: there, x and y change places.
+template <bool GRADIENT>
+INLINE void sum(const Image& read, const T* k, T* written, const Image& result, const Launch& launch) {
+  // From a pixel of the result to the first that is read, and to the first whose taps are.
+  const Index above = GRADIENT ? launch.pad_h - (KH - 1) : -launch.pad_h, taps_above = GRADIENT ? above : 0;
+  const Index before = GRADIENT ? launch.pad_w - (KW - 1) : -launch.pad_w, taps_before = GRADIENT ? before : 0;
+  const Index taps_h = launch.rows + (GRADIENT ? KH - 1 : 0), taps_w = launch.strips * STRIP + (GRADIENT ? KW - 1 : 0);
+  const Index kernel_plane = taps_h * launch.kernel_pitch;
+  const Lane lane;
+  const Place warp = find_warp(launch);
+  T *const tiles = (T*)shared_memory, *const kernels = tiles + launch.kernel_at;
+  // Lane l points at the pixel l % 8 of part l / 8: of 8 channels of 8 pixels, then 8 more channels, then 8 more
+  // pixels.
+  const Index pixel = warp.strip * STRIP + threadIdx.x % 32 / 16 * SIDE + threadIdx.x % SIDE;
+  const T* const my_tile = tiles + warp.plane * launch.plane_pitch + warp.row * launch.pitch +
+                           pixel * launch.channel_pitch + threadIdx.x / SIDE % 2 * SIDE;
+
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index top = block.row, left = block.strip * STRIP;
+    Region region = {max(top + taps_above, Index(0)), max(left + taps_before, Index(0))};  // whose taps are staged
+    region.height = min(top + taps_above + taps_h, launch.out_h) - region.top;
+    region.width = min(left + taps_before + taps_w, launch.out_w) - region.left;
+    __syncthreads();  // [bands, tile is read]
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+      stage_pixels(tiles + plane * launch.plane_pitch, launch, launch.tile_w, launch.tile_h, launch.pitch, read, unit,
+                   top + above, left + before);
+    });
+    for_each_run(launch, block, region, kernel_plane, RUN_PITCH / VECTOR,
+                 [&](Index item, Index c, Index run, Index slot) {
+                   const Index at = (run & ALIGNED) + item * VECTOR;
+                   // The rows of taps that meet the block; in forward all of them do.
+                   const Index first = GRADIENT ? KH - 1 - (region.top + c - top - above) : 0;
+                   const Index begin = run + max(first, Index(0)) * KW;
+                   const Index end = run + (GRADIENT ? min(first + launch.rows, Index(KH)) : KH) * KW;
+                   if (at + VECTOR > begin && at < end)
+                     stage_vector(kernels + slot + item * VECTOR, k, at, launch.kernel_extent, true);
+                 });
+    wait_for_copies();  // [bands, copies]
+    __syncthreads();    // [bands, tile is staged]
+
+    const Index i = top + warp.row, j = left + warp.strip * STRIP;
+    if (block.plane + warp.plane >= launch.units || i >= result.height || j >= result.width) continue;
+    const Unit unit = find_unit(launch, block.plane + warp.plane);
+    // The thread's word of the band that is not zero: two taps of a pixel, or of two pixels one tap each.
+    const int v = GRADIENT ? lane.row - lane.column + KW - 1 : lane.column - lane.row;
+    const bool second = GRADIENT ? v > KW : v < -1;
+    const T* taps[2];
+    Index runs[2];
+    unsigned word = 0x5410;  // which bytes of two values it takes: 2 is a zero
+#pragma unroll
+    for (int e = 0; e < 2; ++e) {
+      const int tap = GRADIENT ? v - SIDE * second - e : v + SIDE * second + e;
+      const Index b = j + taps_before + (GRADIENT ? lane.column + SIDE * second + e : lane.row);
+      const bool met = is_below(tap, KW) && is_below(b, launch.out_w);
+      if (!met) word = e ? word & 0xff | 0x2200 : word & 0xff00 | 0x22;
+      runs[e] = find_kernel(launch, unit, i + taps_above, b);
+      taps[e] = kernels + warp.plane * kernel_plane + (i + taps_above - region.top) * launch.kernel_pitch +
+                (met ? find_slot(b - region.left) + tap : 0);
+    }
+    const unsigned words[2] = {second ? 0x2222 : word, second ? word : 0x2222};
+
+    float sum[DOWN][4] = {};
+#pragma unroll
+    for (int t = 0; t < DOWN + KH - 1; ++t) {
+      if (GRADIENT && !is_below(i + above + t, read.height)) continue;
+      unsigned values[4];
+      load_transposed(values, my_tile + t * launch.pitch);
+#pragma unroll
+      for (int r = 0; r < DOWN; ++r) {
+        const int u = GRADIENT ? KH - 1 + r - t : t - r, row = GRADIENT ? t : r;
+        if (u < 0 || u >= KH) continue;
+        unsigned weights[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          weights[e] = taps[e][row * launch.kernel_pitch + (runs[e] + row * launch.ki & VECTOR - 1) + u * KW].bits;
+        const unsigned band[2] = {__byte_perm(weights[0], weights[1], words[0]),
+                                  __byte_perm(weights[0], weights[1], words[1])};
+        Element::multiply(sum[r], values, band);
+      }
+    }
+
+    T* const out = written + unit.n * result.n + unit.channel + i * result.h + j * result.w;
+    const auto visit = [&](int r, int e, auto use) {
+      const Index c = lane.row + e / 2 * SIDE, p = lane.column + e % 2;
+      if (c < unit.channels && i + r < result.height && j + p < result.width)  // [write of a value]
+        use(c, p, out[c + r * result.h + p * result.w]);
+    };
+    unsigned broken = 0;  // a bit for each result that is NaN
+#pragma unroll
+    for (int r = 0; r < DOWN; ++r)
+#pragma unroll
+      for (int e = 0; e < 4; ++e)
+        visit(r, e, [&](Index, Index, T& value) {
+          value = Element::store(sum[r][e]);
+          if (sum[r][e] != sum[r][e]) broken |= 1 << r * 4 + e;
+        });
+#pragma unroll 1
+    for (int n = 0; broken >> n; ++n)
+      if (broken >> n & 1)
+        visit(n / 4, n % 4, [&](Index c, Index p, T& value) {
+          value = Element::store(evaluate<GRADIENT>(read, k, launch, unit, c, i + n / 4, j + p));
+        });
+  }
+}
+
+INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
+  sum<false>({x, launch.xn, 1, launch.xh, launch.xw, launch.in_h, launch.in_w}, k, y,
+             {y, launch.yn, 1, launch.yh, launch.yw, launch.out_h, launch.out_w}, launch);
+}
+
+INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
+  sum<true>({y, launch.yn, 1, launch.yh, launch.yw, launch.out_h, launch.out_w}, k, x,
+            {x, launch.xn, 1, launch.xh, launch.xw, launch.in_h, launch.in_w}, launch);
+}
+
+INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
+  const Image image = {x, launch.xn, launch.xc, launch.xh, launch.xw, launch.in_h, launch.in_w};
+  const Image grad = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
+  const Index pitch = launch.channel_pitch, width = launch.strips * STRIP, grad_pitch = width * pitch,
+              grad_plane = launch.rows * grad_pitch;
+  T *const xs = (T*)shared_memory, *const ys = xs + launch.kernel_at, *const kernels = ys + launch.planes * grad_plane;
+  const Lane lane;
+  const Place warp = find_warp(launch);
+  const Index mine = (warp.strip * STRIP + lane.row) * pitch + lane.column;
+  const T* const my_x = xs + warp.plane * launch.plane_pitch + warp.row * launch.pitch + mine;
+  const T* const my_y = ys + warp.plane * grad_plane + warp.row * grad_pitch + mine;
+  const auto read = [](const T* from) { return *(const unsigned*)from; };
+
+  for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
+    const Place block = find_block(launch, number);
+    const Index top = block.row - launch.pad_h, left = block.strip * STRIP - launch.pad_w;
+    for_each_unit(launch, block, [&](Index plane, const Unit& unit) {
+      stage_pixels(xs + plane * launch.plane_pitch, launch, launch.tile_w, launch.tile_h, launch.pitch, image, unit,
+                   top, left);
+      stage_pixels(ys + plane * grad_plane, launch, width, launch.rows, grad_pitch, grad, unit, block.row,
+                   block.strip * STRIP);
+    });
+    wait_for_copies();  // [bands grad_kernel, copies]
+    __syncthreads();    // [bands grad_kernel, tile is staged]
+
+    const Index i = block.row + warp.row, j = (block.strip + warp.strip) * STRIP;
+    if (block.plane + warp.plane < launch.units && i < launch.out_h && j < launch.out_w) {
+      const Unit unit = find_unit(launch, block.plane + warp.plane);
+      // A thread has two pixels of each row, and of every row of their windows one tap.
+      const auto find_column = [&](int e) { return lane.row - lane.column - e & SIDE - 1; };
+      const auto find_taps = [&](int r, int e) {
+        const Index p = warp.strip * STRIP + lane.column + e,
+                    run = find_kernel(launch, unit, i + r, block.strip * STRIP + p);
+        return kernels + (warp.plane * launch.rows + warp.row + r) * launch.kernel_pitch + find_slot(p) +
+               (run & VECTOR - 1) + find_column(e);
+      };
+      T* taps[DOWN][2];
+      unsigned outputs[DOWN][2];
+#pragma unroll
+      for (int r = 0; r < DOWN; ++r)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          taps[r][e] = find_taps(r, e);
+          outputs[r][e] = read(my_y + r * grad_pitch + e * SIDE);
+        }
+      float check[2] = {};  // NaN where a tap is
+#pragma unroll
+      for (int t = 0; t < DOWN + KH - 1; ++t) {
+        const T *const first = my_x + t * launch.pitch, *const last = first + SIDE * pitch;
+        const unsigned values[4] = {read(first), read(last), read(first + SIDE), read(last + SIDE)};
+#pragma unroll
+        for (int r = 0; r < DOWN; ++r) {
+          const int u = t - r;
+          if (u < 0 || u >= KH) continue;
+          float sum[4] = {};
+          Element::multiply(sum, values, outputs[r]);
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const float value = lane.row < lane.column + e ? sum[2 + e] : sum[e];
+            if (find_column(e) < KW) taps[r][e][u * KW] = Element::store(value);
+            check[e] += value;
+          }
+        }
+      }
+      // Of the taps outside the image, those are NaN whose y is not finite.
+      if (has_nan(check, 2))
+#pragma unroll 1
+        for (int n = 0; n < DOWN * KH * 2; ++n) {
+          const int e = n % 2, r = n / 2 % DOWN, u = n / 2 / DOWN, v = find_column(e);
+          if (v < KW && !is_inside(image, i + r + u - launch.pad_h, j + lane.column + e + v - launch.pad_w))
+            find_taps(r, e)[u * KW] = T();
+        }
+    }
+    __syncthreads();  // [bands grad_kernel, runs are written]
+    write_runs(k, kernels, launch, block);
+  }
+}
+}  // namespace bands
+#endif
 #endif
 
 #if NARROW
 namespace kernels = narrow;
+#elif BANDS
+namespace kernels = bands;
 #elif CHANNELS_LAST
 namespace kernels = pixels;
 #else
 namespace kernels = tiled;
 #endif
 
-extern "C" __global__ void __launch_bounds__(THREADS, FORWARD_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, kernels::BLOCKS[0])
     forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
   kernels::forward(x, k, y, launch);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, GRAD_INPUT_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, kernels::BLOCKS[1])
     grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
   kernels::grad_input(x, k, y, launch);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS, GRAD_KERNEL_BLOCKS)
+extern "C" __global__ void __launch_bounds__(THREADS, kernels::BLOCKS[2])
     grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
   kernels::grad_kernel(x, k, y, launch);
 }

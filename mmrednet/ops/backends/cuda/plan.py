@@ -28,6 +28,8 @@ FEW_ROWS = 4  # in fewer rows a block would read its halo more often than its ow
 BLOCKS = 2  # of a multiprocessor, at least, to have work while others wait for memory
 WIDEST_ROW = 9  # taps of a window's row that registers hold at once; a longer one comes by parts of about PART_OF_ROW
 PART_OF_ROW = 6
+SIDE = 8  # rows and columns of the parts of what tensor cores multiply: pixels of a strip
+WARP_ROWS = 4  # of a warp on tensor cores
 ALIGNMENT = 8  # elements, from which on any type can be read by 16 bytes
 
 ELEMENTS = {
@@ -59,12 +61,13 @@ class Specialisation:
     wide: bool
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
     narrow: int = 0  # pixels of a row, if so few that threads take whole rows
+    bands: bool = False  # on tensor cores, channels-last
 
     @cached_property
     def constants(self) -> dict[str, int]:
         """The source's macros but for types and names; its head says what they are."""
         (kh, kw), (sh, sw), (dh, dw), itemsize = self.kernel_size, self.stride, self.dilation, self.dtype.itemsize
-        strip = _strip(self.dtype)
+        strip = SIDE if self.bands else _strip(self.dtype)
         grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
@@ -81,6 +84,7 @@ class Specialisation:
             'TAPS': taps,
             'THREADS': THREADS,
             'NARROW': self.narrow,
+            'BANDS': WARP_ROWS if self.bands else 0,
             'STRIP': strip,
             'GRAD_STRIP': grad_strip,
             'CHUNK': CHUNK,
@@ -320,12 +324,69 @@ class _Pixels(_Tile):
 
 
 @dataclass(frozen=True)
+class _Bands(_Tile):
+    """A block of channels-last images on tensor cores: each warp has WARP_ROWS rows of a strip of SIDE pixels.
+
+    Shared memory holds pixels with their channels, in grad_kernel those of ``x`` and then of ``y``; then pixels with
+    all their taps.
+    """
+
+    @property
+    def parts(self) -> int:
+        return 32 // WARP_ROWS
+
+    @property
+    def most_strips(self) -> int:
+        return THREADS // self.parts
+
+    @property
+    def width(self) -> int:
+        return (self.strips + 1) * SIDE  # a strip reaches two parts of an operand
+
+    @property
+    def pitches(self) -> Pair:
+        pitch = self.width * self.channel_pitch
+        return pitch, self.height * pitch
+
+    def take(self) -> _Tile:
+        rows = min(2, _divide_up(self.rows, WARP_ROWS)) * WARP_ROWS
+        strips = _share(self.strips, self.most_strips // rows)
+        return replace(self, strips=strips, rows=rows, channels=CHUNK, planes=1)
+
+    def shrink(self) -> _Tile | None:
+        if self.rows > WARP_ROWS:
+            return replace(self, rows=self.rows - WARP_ROWS)
+        return replace(self, strips=self.strips - 1) if self.strips > 1 else None
+
+    def even_out(self, whole: _Tile) -> _Tile:
+        return replace(self, strips=_share(whole.strips, self.strips))
+
+    @property
+    def channel_pitch(self) -> int:
+        """Elements from pixel to pixel: an odd number of vectors, so that eight of them meet in no bank."""
+        return self.channels + _vector(self.specialisation.dtype)
+
+    @property
+    def kernel_pitch(self) -> int:
+        met = self.specialisation.kernel_size[1] - 1 if self.function == 'grad_input' else 0
+        pixels, vector = self.strips * SIDE + met, _vector(self.specialisation.dtype)
+        return pixels * self.constant('RUN_PITCH') + _divide_up(pixels, SIDE) * vector
+
+    @property
+    def shared(self) -> int:
+        kernels = self.kernel_pitch * (self.height if self.function == 'grad_input' else self.rows)
+        images = self.rows * self.strips * SIDE * self.channel_pitch if self.function == 'grad_kernel' else 0
+        return (self.kernel_at + self.planes * (images + kernels)) * self.specialisation.dtype.itemsize
+
+
+@dataclass(frozen=True)
 class Device:
     """What the shape of a launch depends on. The default is right everywhere, if not the fastest."""
 
     shared: int = 48 << 10
     multiprocessors: int = 0
     max_grid: int = 1 << 20
+    tensor_cores: bool = False  # for both types of 2 bytes
 
 
 class Layout(NamedTuple):
@@ -454,16 +515,19 @@ def _specialise(
         wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
         phase=padding[1] % (_strip(x.dtype) * stride[1]),
     )
-    last = replace(specialisation, channels_last=True, phase=0)
-    if _are_pixels(last, x, k, y) and _fit(_measure(last, function, x, k, padding), device):
-        return last
+    if _are_pixels(x, k, y):
+        last = replace(specialisation, channels_last=True, phase=0)
+        kinds = (replace(last, bands=True), last) if device.tensor_cores and _are_bands(last, x, k) else (last,)
+        fitting = (kind for kind in kinds if _fit(_measure(kind, function, x, k, padding), device))
+        if found := next(fitting, None):
+            return found
     narrow = replace(specialisation, narrow=x.shape[3])
     fits = stride == (1, 1) and x.shape == y.shape and x.shape[3] <= NARROW[x.dtype.itemsize]
     taken = fits and x.is_run and k.is_run and y.is_run
     return narrow if taken and _gather(narrow, function, x, k, device) else specialisation
 
 
-def _are_pixels(last: Specialisation, x: Layout, k: Layout, y: Layout) -> bool:
+def _are_pixels(x: Layout, k: Layout, y: Layout) -> bool:
     """Whether channels and taps are neighbours in memory, by whole vectors in every group."""
     vector = _vector(x.dtype)
     return (
@@ -473,6 +537,12 @@ def _are_pixels(last: Specialisation, x: Layout, k: Layout, y: Layout) -> bool:
         and (k.is_dense(3) and k.stride[2] == k.shape[3] and k.misalignment == 0)
         and max(k.shape[2:4]) <= WIDEST_ROW
     )
+
+
+def _are_bands(last: Specialisation, x: Layout, k: Layout) -> bool:
+    """Whether tensor cores can take channels-last images."""
+    plain = last.stride == last.dilation == (1, 1) and last.kernel_size[1] < SIDE
+    return plain and last.dtype.itemsize == 2 and x.shape[1] // k.shape[1] <= CHUNK
 
 
 def _gather(specialisation: Specialisation, function: str, x: Layout, k: Layout, device: Device) -> _Tile | None:
@@ -496,7 +566,7 @@ def _measure(specialisation: Specialisation, function: str, x: Layout, k: Layout
     stride = specialisation.stride[1]
     # The first strip of grad_input starts at a whole period of the stride, left of the image if need be.
     rows, columns = (in_h, padding[1] % stride + in_w) if function == 'grad_input' else (out_h, out_w)
-    kind = _Pixels if specialisation.channels_last else _Tile
+    kind = _Bands if specialisation.bands else _Pixels if specialisation.channels_last else _Tile
     work = kind(specialisation, function, columns, rows, c // groups, n * groups)
     return replace(work, strips=_divide_up(columns, work.constant('STRIP')))
 
