@@ -15,7 +15,9 @@ from mmrednet.ops.backends.cuda.plan import NARROW, Device, Layout, Specialisati
 
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
-HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), channels_last=False, wide=False, phase=3)
+HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), wide=False, phase=3)
+PIXELS = replace(HOT, kernels='pixels', phase=0)
+BANDS = replace(PIXELS, kernels='bands')
 # What CuPy adds to the options of a module.
 CUPY = ('-ftz=true', '--device-as-default-execution-space')
 
@@ -24,23 +26,24 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GP
 
 def specialisations():
     """Those of RedNet, of its necks and heads, and of the paper's ablations; large windows and tensors."""
-    for dtype, size, stride, last in itertools.product(DTYPES, (3, 7), (1, 2), (False, True)):
-        phase = 0 if last else size // 2
-        yield Specialisation(dtype, (size, size), (stride, stride), (1, 1), last, wide=False, phase=phase)
+    for dtype, size, stride in itertools.product(DTYPES, (3, 7), (1, 2)):
+        same = {'dtype': dtype, 'kernel_size': (size, size), 'stride': (stride, stride)}
+        yield replace(HOT, **same, phase=size // 2)
+        yield replace(PIXELS, **same)
     for size in (5, 9, 11):
         yield replace(HOT, kernel_size=(size, size), phase=size // 2 % 4)
     yield replace(HOT, dilation=(2, 2), phase=6 % 4)
     for dtype in DTYPES:
-        yield replace(HOT, dtype=dtype, kernel_size=(9, 9), channels_last=True, phase=0)
+        yield replace(PIXELS, dtype=dtype, kernel_size=(9, 9))
     for dtype, size in itertools.product(DTYPES, (7, 9)):
-        phase, narrow = size // 2 % (2 if dtype == torch.float64 else 4), NARROW[dtype.itemsize]
-        yield replace(HOT, dtype=dtype, kernel_size=(size, size), phase=phase, narrow=narrow)
-    for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
-        yield replace(HOT, dtype=dtype, channels_last=last, phase=0 if last else 3, wide=True)
-    bands = replace(HOT, dtype=torch.bfloat16, channels_last=True, phase=0, bands=True)
+        yield replace(
+            HOT, dtype=dtype, kernel_size=(size, size), kernels='narrow', phase=0, narrow=NARROW[dtype.itemsize]
+        )
     for dtype, size in itertools.product(HALF, ((3, 3), (7, 7), (9, 5))):
-        yield replace(bands, dtype=dtype, kernel_size=size)
-    yield replace(bands, wide=True)
+        yield replace(BANDS, dtype=dtype, kernel_size=size)
+    yield replace(HOT, wide=True)
+    for last in (PIXELS, BANDS):
+        yield replace(last, dtype=torch.bfloat16, wide=True)
 
 
 def compile_for(architecture, source, options):
@@ -57,12 +60,12 @@ def compile_for(architecture, source, options):
 
 def test_compiles_for_every_architecture():
     nvrtc = pytest.importorskip('cupy', reason='needs CuPy').cuda.nvrtc
-    source, architectures = cuda.SOURCE.read_text(), nvrtc.getSupportedArchs()
+    architectures = nvrtc.getSupportedArchs()
     assert {80, 90} <= set(architectures)
     for architecture in architectures:
         for dtype in (torch.float32, torch.bfloat16):
-            options = replace(HOT, dtype=dtype).options
-            assert compile_for(architecture, source, options).keys() == {'forward', 'grad_input', 'grad_kernel'}
+            hot = replace(HOT, dtype=dtype)
+            assert compile_for(architecture, hot.source, hot.options).keys() == {'forward', 'grad_input', 'grad_kernel'}
         for dtype in naive_cuda.DTYPES:
             compiled = compile_for(architecture, naive_cuda.SOURCE.read_text(), naive_cuda.options(dtype))
             assert compiled.keys() == {'forward', 'grad_input', 'grad_kernel'}
@@ -72,7 +75,7 @@ def test_compiles_for_every_architecture():
 def test_no_specialisation_spills(architecture):
     tried = [s for s in specialisations() if architecture == 90 or s.kernel_size[0] >= 7]
     for specialisation in tried:
-        compiled = compile_for(architecture, cuda.SOURCE.read_text(), specialisation.options)
+        compiled = compile_for(architecture, specialisation.source, specialisation.options)
         assert len(compiled) == 3
         for function, report in compiled.items():
             spills = re.findall(r'(\d+) bytes spill (?:stores|loads)', report)
@@ -88,8 +91,8 @@ def test_cupy_flushes_subnormals(monkeypatch):
     monkeypatch.setattr(compiler, 'function', SimpleNamespace(Module=lambda: module))
     monkeypatch.setattr(compiler, '_get_arch_for_options_for_nvrtc', lambda arch: ('-arch=compute_90', 'ptx'))
     for dtype, instruction in ((torch.float32, 'fma.rn.ftz.f32'), (torch.float64, 'fma.rn.f64')):
-        options = replace(HOT, dtype=dtype, kernel_size=(1, 1)).options
-        compiler._compile_module_with_cache(cuda.SOURCE.read_text(), options, arch='90')
+        smallest = replace(HOT, dtype=dtype, kernel_size=(1, 1))
+        compiler._compile_module_with_cache(smallest.source, smallest.options, arch='90')
         ptx = loaded.pop().decode()
         assert set(re.findall(r'fma\.rn[.\w]*', ptx)) == {instruction}
 

@@ -153,14 +153,21 @@ def build(tmp_path_factory):
     """Returns a function that compiles a specialisation, once, and returns the path of the executable."""
     programs = {}
 
-    def build_once(specialisation, source=cuda.SOURCE):
-        key = specialisation, Path(source).read_text()
+    def build_once(specialisation, source):
+        key = specialisation, source
         if key not in programs:
-            path = tmp_path_factory.mktemp('emulation') / 'run'
-            command = ['g++', *specialisation.options, f'-DCUDA_SOURCE="{source}"', '-O0', '-g1', '-w']
-            command += ['-fsanitize=address,undefined', '-fno-sanitize-recover=all', str(HERE / 'run.cpp'), '-o', path]
+            folder = tmp_path_factory.mktemp('emulation')
+            (folder / 'source.cu').write_text(source)
+            command = ['g++', *specialisation.options, f'-DCUDA_SOURCE="{folder}/source.cu"', '-O0', '-g1', '-w']
+            command += [
+                '-fsanitize=address,undefined',
+                '-fno-sanitize-recover=all',
+                HERE / 'run.cpp',
+                '-o',
+                folder / 'run',
+            ]
             subprocess.run(command, check=True)
-            programs[key] = path
+            programs[key] = folder / 'run'
         return programs[key]
 
     return build_once
@@ -248,9 +255,9 @@ def test_no_channels_have_a_zero_gradient():
         ('tensor cores, several launches', 'grad_kernel', 'bands grad_kernel, runs are written'),
     ],
 )
-def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
+def test_a_missing_barrier_is_caught(build, name, function, barrier):
     launch = plan(CASES[name], make(CASES[name]), function)
-    planted = plant(tmp_path, barrier, 'wait_for_copies();' if 'copies' in barrier else '__syncthreads();', ';')
+    planted = plant(launch, barrier, 'wait_for_copies();' if 'copies' in barrier else '__syncthreads();', ';')
     good, bad = run(build, launch), run(build, launch, source=planted)
     assert not torch.allclose(good, bad, rtol=1e-3)
 
@@ -269,23 +276,21 @@ def test_a_missing_barrier_is_caught(build, tmp_path, name, function, barrier):
         ('tensor cores, 3x5', 'write of a value', 'j + p < result.width', 'true'),
     ],
 )
-def test_an_access_out_of_bounds_is_caught(build, tmp_path, name, access, sound, planted):
+def test_an_access_out_of_bounds_is_caught(build, name, access, sound, planted):
     launch = plan(CASES[name], make(CASES[name]), 'forward')
-    path = plant(tmp_path, access, sound, planted)
+    source = plant(launch, access, sound, planted)
     with pytest.raises(subprocess.CalledProcessError) as error:
-        run(build, launch, source=path)
+        run(build, launch, source=source)
     assert 'AddressSanitizer' in error.value.stderr
 
 
-def plant(folder, marker, sound, planted):
-    """Returns a copy of the source that is changed in the one line which bears the marker."""
-    lines = cuda.SOURCE.read_text().splitlines(keepends=True)
+def plant(planned, marker, sound, planted):
+    """Returns the source of a launch, changed in the one line which bears the marker."""
+    lines = planned[0].specialisation.source.splitlines(keepends=True)
     (at,) = (i for i, line in enumerate(lines) if f'// [{marker}]' in line)
     assert lines[at].count(sound) == 1
     lines[at] = lines[at].replace(sound, planted)
-    path = folder / 'planted.cu'
-    path.write_text(''.join(lines))
-    return path
+    return ''.join(lines)
 
 
 def make(case, spoilt=False):
@@ -349,10 +354,10 @@ def widen(launch):
     return replace(launch, specialisation=replace(launch.specialisation, wide=True), arguments=arguments)
 
 
-def run(build, planned, order=0, source=cuda.SOURCE):
+def run(build, planned, order=0, source=None):
     """Runs a launch, in the order 0 of threads or another, and returns what it writes."""
     launch, tensors = planned
-    program = build(launch.specialisation, source)
+    program = build(launch.specialisation, source or launch.specialisation.source)
     case, result = program.with_name('case'), program.with_name('result')
     which = cuda.WRITTEN[launch.function]
     head = list(cuda.WRITTEN).index(launch.function), launch.grid, launch.block, launch.shared, order

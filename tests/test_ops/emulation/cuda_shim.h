@@ -1,4 +1,4 @@
-// As much of CUDA as involution2d.cu uses, on the CPU: the threads of a block are fibers that take turns, one by one,
+// As much of CUDA as the kernels use, on the CPU: the threads of a block are fibers that take turns, one by one,
 // in an order that the caller picks, and hand over at __syncthreads() alone, or in a warp where its threads work
 // together. Nothing runs in between, so what a missing barrier breaks is broken every time; each block starts with
 // shared memory full of NaN; and the address sanitizer sees every access beyond the bytes that were asked for.
@@ -245,12 +245,9 @@ inline void wait_for_copies() {
   emulation::fibers[threadIdx.x].copies.clear();
 }
 
-inline void multiply_float16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  emulation::multiply(sum, a, b, half_to_float);
-}
-
-inline void multiply_bfloat16(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
-  emulation::multiply(sum, a, b, [](unsigned short bits) { return __uint_as_float(unsigned(bits) << 16); });
+template <class Element>
+void multiply(Element, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
+  emulation::multiply(sum, a, b, [](unsigned short bits) { return Element::load({bits}); });
 }
 
 inline void load_transposed(unsigned (&parts)[4], const void* column) {

@@ -1,4 +1,4 @@
-// Runs a launch of involution2d.cu on the CPU: run CASE RESULT. CASE is a row of 64-bit integers (function, grid,
+// Runs a launch of a CUDA kernel on the CPU: run CASE RESULT. CASE is a row of 64-bit integers (function, grid,
 // block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, each its
 // size in bytes and its bytes. What the function writes goes to RESULT.
 #include "cuda_shim.h"

@@ -5,7 +5,6 @@ float16 and float64 keep theirs.
 """
 
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -13,9 +12,8 @@ from torch import Tensor
 from .. import Pair, pytorch
 from .plan import Device, Launch, Layout, Specialisation, fit, plan_launch
 
-SOURCE = Path(__file__).with_name('involution2d.cu')
 WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # which of a function's tensors
-SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), channels_last=False, wide=False)
+SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), wide=False)
 
 
 @cache
@@ -105,7 +103,7 @@ def _function(index: int, specialisation: Specialisation, name: str):
             'graph is captured: call the same once before capturing'
         )
     try:
-        function = cupy.RawModule(code=SOURCE.read_text(), options=specialisation.options).get_function(name)
+        function = cupy.RawModule(code=specialisation.source, options=specialisation.options).get_function(name)
         function.max_dynamic_shared_size_bytes = _device(index).shared
     except Exception as error:  # CuPy's are of several kinds
         raise RuntimeError(

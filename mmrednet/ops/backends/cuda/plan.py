@@ -6,6 +6,7 @@ It needs neither a GPU nor CuPy.
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, lru_cache
 from math import gcd, prod
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -49,25 +50,39 @@ ARGUMENTS = tuple(
 )
 
 
+# The kernels that there are, and the parts of their source.
+PARTS = {
+    'tiled': ('common', 'tiled', 'entries'),
+    'narrow': ('common', 'narrow', 'entries'),
+    'pixels': ('common', 'channels_last', 'pixels', 'entries'),
+    'bands': ('common', 'channels_last', 'bands', 'entries'),
+}
+
+
 @dataclass(frozen=True)
 class Specialisation:
-    """What a module is compiled for: all that the kernels know beforehand. Sizes are not among it."""
+    """What a module is compiled of and for: all that the kernels know beforehand. Sizes are not among it."""
 
     dtype: torch.dtype
     kernel_size: Pair
     stride: Pair
     dilation: Pair
-    channels_last: bool
     wide: bool
+    kernels: str = 'tiled'  # a key of ``PARTS``
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
-    narrow: int = 0  # pixels of a row, if so few that threads take whole rows
-    bands: bool = False  # on tensor cores, channels-last
+    narrow: int = 0  # pixels of a row, where threads take whole rows
+
+    @property
+    def source(self) -> str:
+        """The CUDA source."""
+        parts = (Path(__file__).with_name(f'{part}.cu') for part in PARTS[self.kernels])
+        return ''.join(f'#line 1 "{part.name}"\n{part.read_text()}' for part in parts)
 
     @cached_property
     def constants(self) -> dict[str, int]:
         """The source's macros but for types and names; its head says what they are."""
         (kh, kw), (sh, sw), (dh, dw), itemsize = self.kernel_size, self.stride, self.dilation, self.dtype.itemsize
-        strip = SIDE if self.bands else _strip(self.dtype)
+        strip = SIDE if self.kernels == 'bands' else _strip(self.dtype)
         grad_strip = strip if strip % sw == 0 else sw  # whole periods of the stride
         taps = kw if kw <= WIDEST_ROW else _round_up(PART_OF_ROW, sw)
         pair = max(1, 4 // itemsize)
@@ -84,14 +99,15 @@ class Specialisation:
             'TAPS': taps,
             'THREADS': THREADS,
             'NARROW': self.narrow,
-            'BANDS': WARP_ROWS if self.bands else 0,
+            'WARP_ROWS': WARP_ROWS if self.kernels == 'bands' else 0,
+            'CHANNELS_LAST': int('channels_last' in PARTS[self.kernels]),
             'STRIP': strip,
             'GRAD_STRIP': grad_strip,
             'CHUNK': CHUNK,
             'GRAD_CHUNK': max(1, CHUNK * strip // max(strip, grad_strip)),
             'PAIR': pair,
-            'SHIFT': 0 if self.channels_last else -self.phase % strip,
-            'GRAD_SHIFT': 0 if self.channels_last else (self.phase // sw - (kw - 1) * dw // sw) % strip,
+            'SHIFT': -self.phase % strip if self.kernels == 'tiled' else 0,
+            'GRAD_SHIFT': (self.phase // sw - (kw - 1) * dw // sw) % strip if self.kernels == 'tiled' else 0,
             'GRAD_PHASE': self.phase // sw % (grad_strip // sw),
             'RUN_PITCH': run_pitch,
             'ROW_PITCH': _round_up(kw + vector - 1, vector),
@@ -104,7 +120,6 @@ class Specialisation:
             'ELEMENT': ELEMENTS[self.dtype],
             'INDEX': 'long long' if self.wide else 'int',
             'ARGUMENTS': ','.join(ARGUMENTS),
-            'CHANNELS_LAST': int(self.channels_last),
         }
         return ('-std=c++17', *(f'-D{name}={value}' for name, value in (macros | self.constants).items()))
 
@@ -511,17 +526,16 @@ def _specialise(
         kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
         dilation=dilation,
-        channels_last=False,
         wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
         phase=padding[1] % (_strip(x.dtype) * stride[1]),
     )
     if _are_pixels(x, k, y):
-        last = replace(specialisation, channels_last=True, phase=0)
-        kinds = (replace(last, bands=True), last) if device.tensor_cores and _are_bands(last, x, k) else (last,)
+        last = replace(specialisation, kernels='pixels', phase=0)
+        kinds = (replace(last, kernels='bands'), last) if device.tensor_cores and _are_bands(last, x, k) else (last,)
         fitting = (kind for kind in kinds if _fit(_measure(kind, function, x, k, padding), device))
         if found := next(fitting, None):
             return found
-    narrow = replace(specialisation, narrow=x.shape[3])
+    narrow = replace(specialisation, kernels='narrow', narrow=x.shape[3])
     fits = stride == (1, 1) and x.shape == y.shape and x.shape[3] <= NARROW[x.dtype.itemsize]
     taken = fits and x.is_run and k.is_run and y.is_run
     return narrow if taken and _gather(narrow, function, x, k, device) else specialisation
@@ -547,7 +561,7 @@ def _are_bands(last: Specialisation, x: Layout, k: Layout) -> bool:
 
 def _gather(specialisation: Specialisation, function: str, x: Layout, k: Layout, device: Device) -> _Tile | None:
     """Returns the work of a block where images are narrow, or none: also where one group of an image is too much."""
-    if not specialisation.narrow:
+    if specialisation.kernels != 'narrow':
         return None
     channels, (kh, kw) = x.shape[1] // k.shape[1], specialisation.kernel_size
     if function == 'grad_kernel' and kw > WIDEST_ROW:
@@ -566,7 +580,7 @@ def _measure(specialisation: Specialisation, function: str, x: Layout, k: Layout
     stride = specialisation.stride[1]
     # The first strip of grad_input starts at a whole period of the stride, left of the image if need be.
     rows, columns = (in_h, padding[1] % stride + in_w) if function == 'grad_input' else (out_h, out_w)
-    kind = _Bands if specialisation.bands else _Pixels if specialisation.channels_last else _Tile
+    kind = {'bands': _Bands, 'pixels': _Pixels}.get(specialisation.kernels, _Tile)
     work = kind(specialisation, function, columns, rows, c // groups, n * groups)
     return replace(work, strips=_divide_up(columns, work.constant('STRIP')))
 

@@ -1,0 +1,14 @@
+extern "C" __global__ void __launch_bounds__(THREADS, kernels::BLOCKS[0])
+    forward(const T* __restrict__ x, const T* __restrict__ k, T* __restrict__ y, const Launch launch) {
+  kernels::forward(x, k, y, launch);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, kernels::BLOCKS[1])
+    grad_input(T* __restrict__ x, const T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
+  kernels::grad_input(x, k, y, launch);
+}
+
+extern "C" __global__ void __launch_bounds__(THREADS, kernels::BLOCKS[2])
+    grad_kernel(const T* __restrict__ x, T* __restrict__ k, const T* __restrict__ y, const Launch launch) {
+  kernels::grad_kernel(x, k, y, launch);
+}
