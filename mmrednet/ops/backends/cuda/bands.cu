@@ -80,8 +80,7 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
   const Lane lane;
   const Place warp = find_warp(launch);
   T *const tiles = (T*)shared_memory, *const kernels = tiles + launch.kernel_at;
-  // Lane l points at the pixel l % 8 of part l / 8: of 8 channels of 8 pixels, then 8 more channels, then 8 more
-  // pixels.
+  // Lanes point at 8 pixels, from the 8th on at 8 more of their channels, from the 16th on at 8 more pixels.
   const Index pixel = warp.strip * STRIP + threadIdx.x % 32 / 16 * SIDE + threadIdx.x % SIDE;
   const T* const my_tile = tiles + warp.plane * launch.plane_pitch + warp.row * launch.pitch +
                            pixel * launch.channel_pitch + threadIdx.x / SIDE % 2 * SIDE;
@@ -100,8 +99,8 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
     for_each_run(launch, block, region, kernel_plane, RUN_PITCH / VECTOR,
                  [&](Index item, Index c, Index run, Index slot) {
                    const Index at = (run & ALIGNED) + item * VECTOR;
-                   // The rows of taps that meet the block; in forward all of them do.
-                   const Index first = GRADIENT ? KH - 1 - (region.top + c - top - above) : 0;
+                   // In the gradient, of a row of pixels some rows of taps meet the block.
+                   const Index first = GRADIENT ? top + launch.pad_h - region.top - c : 0;
                    const Index begin = run + max(first, Index(0)) * KW;
                    const Index end = run + (GRADIENT ? min(first + launch.rows, Index(KH)) : KH) * KW;
                    if (at + VECTOR > begin && at < end)
