@@ -1,6 +1,7 @@
 """What the operators take: shape rules and every check. Shapes are checked as shapes: nothing is allocated for it."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import prod
 from numbers import Integral
 
@@ -30,6 +31,8 @@ def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
     Raises:
         ValueError: ``value``, the argument called ``name``, is no int or pair of ints of at least ``least``.
     """
+    if type(value) is int and value >= least:  # most calls, and faster
+        return value, value
     values = (value, value) if isinstance(value, _INTEGRAL) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, _INTEGRAL) for v in values):
         raise ValueError(f'{name} must be an int or a pair of ints, but is {value!r}')
@@ -44,12 +47,13 @@ def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[i
     Raises:
         ValueError: ``dilation * (K - 1)`` is odd, so that no symmetric padding exists.
     """
-    if any(d * (k - 1) % 2 for k, d in zip(kernel_size, dilation, strict=True)):
+    height, width = dilation[0] * (kernel_size[0] - 1), dilation[1] * (kernel_size[1] - 1)
+    if height % 2 or width % 2:
         raise ValueError(
             f"padding None means 'same', which a kernel of {kernel_size[0]}x{kernel_size[1]} with dilation {dilation} "
             'does not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
         )
-    return dilation[0] * (kernel_size[0] - 1) // 2, dilation[1] * (kernel_size[1] - 1) // 2
+    return height // 2, width // 2
 
 
 def output_size(
@@ -98,20 +102,19 @@ def check_tensors(**tensors: Tensor | None) -> None:
         ValueError: One is not on the device of the first.
     """
     check_ranks(**tensors)
-    (first, reference), *others = ((name, value) for name, value in tensors.items() if value is not None)
-    if reference.dtype not in DTYPES:
-        raise TypeError(
-            f'{first} must be float16, bfloat16, float32 or float64, but is {reference.dtype}: cast it first'
-        )
-    for name, value in others:
-        if value.dtype != reference.dtype:
-            raise TypeError(
-                f'{name} must have the dtype of {first}, {reference.dtype}, but is {value.dtype}: cast one of them'
-            )
-        if value.device != reference.device:
+    first, dtype, device = '', None, None
+    for name, value in tensors.items():
+        if value is None:
+            continue
+        if not first:
+            first, dtype, device = name, value.dtype, value.device
+            if dtype not in DTYPES:
+                raise TypeError(f'{first} must be float16, bfloat16, float32 or float64, but is {dtype}: cast it first')
+        elif value.dtype != dtype:
+            raise TypeError(f'{name} must have the dtype of {first}, {dtype}, but is {value.dtype}: cast one of them')
+        elif value.device != device:
             raise ValueError(
-                f'{name} and {first} must be on one device, but are on {value.device} and {reference.device}: '
-                'move one of them'
+                f'{name} and {first} must be on one device, but are on {value.device} and {device}: move one of them'
             )
 
 
@@ -123,6 +126,14 @@ def check_shapes(
     dilation: Sequence[int],
 ) -> None:
     """Raises ValueError where involution is not defined on an input and a kernel of these shapes."""
+    try:
+        _check_shapes(input, kernel, *map(tuple, (stride, padding, dilation)))
+    except TypeError:  # sizes that are not known, as in torch.export, have no hash
+        _check_shapes.__wrapped__(input, kernel, stride, padding, dilation)
+
+
+@lru_cache  # a network asks for the same again and again
+def _check_shapes(input, kernel, stride, padding, dilation) -> None:
     if min(*stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(
             'stride and dilation must be at least 1 and padding at least 0, '

@@ -220,9 +220,8 @@ class GradKernel(Bilinear):
 
 def empty_output(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """Returns an uninitialised (N, channels, *size) tensor in the dtype and memory format of ``like`` (N, C, H, W)."""
+    shape = like.shape[0], channels, *size
     # A tensor that is both counts as contiguous.
-    channels_last = not like.is_contiguous() and like.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-    return torch.empty(
-        (like.shape[0], channels, *size), dtype=like.dtype, device=like.device, memory_format=memory_format
-    )
+    if like.is_contiguous() or not like.is_contiguous(memory_format=torch.channels_last):
+        return like.new_empty(shape)
+    return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -62,13 +62,14 @@ def test_why_a_backend_computes(monkeypatch):
 
 
 def test_the_plan_of_cuda_kernels_needs_no_gpu():
-    (text,) = cuda_plan(Case(64, (56, 56), groups=4), 8, torch.bfloat16, True, Device())
-    lines = text.splitlines()[2:]
-    assert [line.split(':')[0] for line in lines] == ['- forward', '- grad_input', '- grad_kernel']
-    assert all('kernel_size (7, 7)' in line and 'channels_last True' in line for line in lines)
-    for line in lines:
-        words = line.split()
-        assert int(words[2]) * int(words[5]) >= 56 * 56 // 4  # a thread has a strip of pixels at most
+    for limits, kernels in ((Device(), 'pixels'), (Device(shared=64 << 10, tensor_cores=True), 'bands')):
+        (text,) = cuda_plan(Case(64, (56, 56), groups=4), 8, torch.bfloat16, True, limits)
+        lines = text.splitlines()[2:]
+        assert [line.split(':')[0] for line in lines] == ['- forward', '- grad_input', '- grad_kernel']
+        assert all('kernel_size (7, 7)' in line and f'kernels {kernels}' in line for line in lines)
+        for line in lines:
+            words = line.split()
+            assert int(words[2]) * int(words[5]) >= 56 * 56 // 4  # a thread has a strip of pixels at most
     (text,) = cuda_plan(Case(16, (9, 9), (9, 9), dilation=(99, 99)), 1, torch.float32, False, Device())
     assert '- forward: no kernel, since shared memory cannot hold a window: backend torch computes' in text
 

@@ -55,7 +55,7 @@ def find(name: str | None, device: torch.device) -> Backend:
 
     Raises ValueError where there is none of the name for the device, RuntimeError where it, or each, cannot be used.
     """
-    if name not in (None, *TABLE):
+    if name is not None and name not in TABLE:
         raise ValueError(f'backend must be None or one of {tuple(TABLE)}, but is {name!r}')
     if name and TABLE[name].devices and device.type not in TABLE[name].devices:
         raise ValueError(f'backend {name!r} is for {TABLE[name].devices}, but input is on {device}: leave it at None')

@@ -47,8 +47,7 @@ FLAGS = (
     f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
 )
 _PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
-# The last five, where the kernel is not generated.
-_NO_GENERATION = {'features': 0, 'weight': 0, 'bias': 0, 'reduced': 0, 'features_strides': (0,) * 4}
+_NO_GENERATION = (0,) * 8  # the last five fields, where the kernel is not generated
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
@@ -79,13 +78,8 @@ def fused_involution2d(
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
-    generation = dict(
-        features=features.data_ptr(),
-        weight=weight.data_ptr(),
-        bias=0 if bias is None else bias.data_ptr(),
-        reduced=features.shape[1],
-        features_strides=features.stride(),
-    )
+    addresses = features.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr()
+    generation = *addresses, features.shape[1], *features.stride()
     _call('involution2d', out, input, features, shape, (0,) * 6, geometry, generation)
 
 
@@ -97,29 +91,25 @@ def _call(
     kernel_shape: tuple[int, ...],
     kernel_strides: tuple[int, ...],
     geometry: tuple[Pair, ...],
-    generation: dict = _NO_GENERATION,
+    generation: tuple[int, ...] = _NO_GENERATION,
 ) -> None:
     stride, padding, dilation = geometry
-    arguments = dict(
-        threads=torch.get_num_threads(),
-        output=output.data_ptr(),
-        input=input.data_ptr(),
-        kernel=kernel.data_ptr(),
-        output_strides=output.stride(),
-        input_strides=input.stride(),
-        kernel_strides=kernel_strides,
-        input_shape=input.shape,
-        kernel_shape=kernel_shape,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        **generation,
+    arguments = _PACK(
+        torch.get_num_threads(),
+        output.data_ptr(),
+        input.data_ptr(),
+        kernel.data_ptr(),
+        *output.stride(),
+        *input.stride(),
+        *kernel_strides,
+        *input.shape,
+        *kernel_shape,
+        *stride,
+        *padding,
+        *dilation,
+        *generation,
     )
-    values: list[int] = []
-    for name, size in ARGUMENTS.items():
-        value = arguments[name]
-        values += (value,) if size == 1 else value
-    load()[function, input.dtype](_PACK(*values))
+    load()[function, input.dtype](arguments)
 
 
 @cache
