@@ -1,7 +1,6 @@
 """What the operators take: shape rules and every check. Shapes are checked as shapes: nothing is allocated for it."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from math import prod
 from numbers import Integral
 
@@ -64,10 +63,8 @@ def output_size(
     dilation: Sequence[int],
 ) -> tuple[int, int]:
     """Returns (Ho, Wo), each ``floor((size + 2 p - d (K - 1) - 1) / s) + 1``, for pairs of (vertical, horizontal)."""
-    height, width = (
-        (size + 2 * p - d * (k - 1) - 1) // s + 1
-        for size, k, s, p, d in zip(input_size, kernel_size, stride, padding, dilation, strict=True)
-    )
+    height = (input_size[0] + 2 * padding[0] - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
+    width = (input_size[1] + 2 * padding[1] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
     return height, width
 
 
@@ -126,14 +123,6 @@ def check_shapes(
     dilation: Sequence[int],
 ) -> None:
     """Raises ValueError where involution is not defined on an input and a kernel of these shapes."""
-    try:
-        _check_shapes(input, kernel, *map(tuple, (stride, padding, dilation)))
-    except TypeError:  # sizes that are not known, as in torch.export, have no hash
-        _check_shapes.__wrapped__(input, kernel, stride, padding, dilation)
-
-
-@lru_cache  # a network asks for the same again and again
-def _check_shapes(input, kernel, stride, padding, dilation) -> None:
     if min(*stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(
             'stride and dilation must be at least 1 and padding at least 0, '

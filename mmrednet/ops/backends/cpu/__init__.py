@@ -94,7 +94,7 @@ def _call(
     generation: tuple[int, ...] = _NO_GENERATION,
 ) -> None:
     stride, padding, dilation = geometry
-    arguments = _PACK(
+    arguments = _PACK(  # in the order of ARGUMENTS
         torch.get_num_threads(),
         output.data_ptr(),
         input.data_ptr(),

@@ -125,7 +125,6 @@ constexpr int GRAD_SPAN = (GRAD_STRIP - 1) / SW + REACH + 1;
 constexpr bool GRAD_ROW = TAPS == KW && GRAD_SPAN <= LONGEST_SPAN;
 constexpr int RUN = KH * KW;
 constexpr int VECTOR = 16 / sizeof(T);  // elements that memory is read and written by where it allows
-
 constexpr bool WIDE = sizeof(Index) > 4;
 
 // A kernel's BLOCKS are those of a multiprocessor that the registers must suffice for, of forward, grad_input and

@@ -239,7 +239,7 @@ class _Tile:
     @property
     def most_strips(self) -> int:
         """Strips of all rows and planes of a block, at most."""
-        return THREADS
+        return THREADS // self.parts
 
 
 @dataclass(frozen=True)
@@ -294,7 +294,7 @@ class _Pixels(_Tile):
 
     @property
     def most_strips(self) -> int:
-        most = THREADS // self.parts
+        most = super().most_strips
         return min(most, STAGED_STRIPS[self.specialisation.dtype.itemsize]) if self.function == 'forward' else most
 
     def take(self) -> _Tile:
@@ -349,10 +349,6 @@ class _Bands(_Tile):
     @property
     def parts(self) -> int:
         return 32 // WARP_ROWS
-
-    @property
-    def most_strips(self) -> int:
-        return THREADS // self.parts
 
     @property
     def width(self) -> int:
