@@ -15,7 +15,7 @@ from torch import nn
 
 from mmrednet.ops import fused_involution2d, involution2d
 from mmrednet.ops.arguments import output_size, pair, same_padding
-from mmrednet.ops.backends import TABLE
+from mmrednet.ops.backends import TABLE, Row
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / 'tests' / 'data'
@@ -49,13 +49,13 @@ REDUCED = 6  # channels R that the fused operator's kernels are made from
 
 
 def backends():
-    """Returns each backend with each device that it is for, marked where the machine has no such device."""
+    """Returns each backend, and None, with each device that it is for, marked where there is no such device."""
     return [
         pytest.param(
             (name, device),
             marks=pytest.mark.skipif(not getattr(torch, device).is_available(), reason=f'no device {device!r}'),
         )
-        for name, row in TABLE.items()
+        for name, row in {None: Row(''), **TABLE}.items()
         for device in row.devices or ('cpu', 'cuda')
     ]
 

@@ -64,7 +64,7 @@ class Watched:
 
 
 @pytest.fixture
-def install(monkeypatch):
+def install(monkeypatch, in_python):
     """Puts a row for a backend before or after the others; nothing that was found before is remembered."""
 
     def install(toy, devices=('cpu',), last=False):

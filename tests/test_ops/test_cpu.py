@@ -2,11 +2,12 @@
 
 import functools
 import warnings
+from importlib import import_module
 
 import pytest
 import torch
 
-from mmrednet.ops import backends, involution2d
+from mmrednet.ops import backends, fused_involution2d, involution2d
 from mmrednet.ops.backends import cpu
 from mmrednet.ops.backends.cpu import build
 
@@ -16,7 +17,7 @@ except RuntimeError as error:
     pytest.skip(str(error), allow_module_level=True)
 
 
-def test_fallback_warns_once_without_compiler(tmp_path, monkeypatch):
+def test_fallback_warns_once_without_compiler(tmp_path, monkeypatch, in_python):
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.setattr(cpu, 'load', cpu.load.__wrapped__)
@@ -69,3 +70,55 @@ def test_channels_last_without_copies():
     result = involution2d(input, kernel, backend='cpu')
     assert result.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(result, out)
+
+
+X, H, DY = torch.rand(2, 8, 6, 5), torch.rand(2, 2, 3, 3, 6, 5), torch.rand(2, 8, 6, 5)
+F, W, B = torch.rand(2, 4, 6, 5), torch.rand(18, 4, 1, 1), torch.rand(18)  # H may be made from these
+GEOMETRY = [1, 1], [1, 1], [1, 1]
+
+
+def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
+    for module in ('involution', 'fused'):
+        monkeypatch.setattr(import_module(f'mmrednet.ops.{module}'), 'find', None)
+    tensors = [t.clone().requires_grad_() for t in (X, H, F, W, B)]
+    for outputs in (involution2d(*tensors[:2]), fused_involution2d(tensors[0], *tensors[2:], 3)):
+        outputs.sum().backward()
+    with pytest.raises(TypeError, match='not callable'):
+        involution2d(X, H, backend='cpu')
+
+
+@pytest.mark.parametrize(
+    ('operator', 'arguments'),
+    [
+        ('involution2d', (X[0], H, *GEOMETRY)),
+        ('involution2d', (X, H[0], *GEOMETRY)),
+        ('involution2d', (X, H.double(), *GEOMETRY)),
+        ('involution2d', (X.int(), H.int(), *GEOMETRY)),
+        ('involution2d', (X, H.to('meta'), *GEOMETRY)),
+        ('involution2d', (X, H[:1], *GEOMETRY)),
+        ('involution2d', (X[:, :7], H, *GEOMETRY)),
+        ('involution2d', (X, H[..., :4], *GEOMETRY)),
+        ('involution2d', (X, H[..., :5, :], *GEOMETRY)),
+        ('involution2d', (X, H, [0, 1], [1, 1], [1, 1])),
+        ('involution2d', (X, H, [1, 1], [1, -1], [1, 1])),
+        ('involution2d', (X, H, [1, 1], [1, 1], [1, 0])),
+        ('involution2d', (X[..., :1, :1], H[:, :, :2, :2, :1, :1], [2, 2], [0, 0], [1, 1])),  # no window fits
+        ('involution2d_grad_input', (DY, H, [6, 6], *GEOMETRY)),
+        ('involution2d_grad_input', (DY[..., :4], H, [6, 5], *GEOMETRY)),
+        ('involution2d_grad_input', (DY[:, :7], H, [6, 5], *GEOMETRY)),
+        ('involution2d_grad_kernel', (DY, X, 3, [3, 3], *GEOMETRY)),
+        ('involution2d_grad_kernel', (DY, X, 0, [3, 3], *GEOMETRY)),
+        ('involution2d_grad_kernel', (DY, X, 2, [3, 5], *GEOMETRY)),
+        ('involution2d_grad_kernel', (DY[:, :4], X, 2, [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F[:, :3], W, B, [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F[..., :4], W, B, [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F, W[:17], B[:17], [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F, W.expand(18, 4, 3, 3), B, [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F, W, B[:17], [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F, W, B.double(), [3, 3], *GEOMETRY)),
+    ],
+)
+def test_native_code_leaves_what_does_not_fit_to_python(operator, arguments):
+    """Which says what is wrong; native code would read elsewhere."""
+    with pytest.raises((TypeError, ValueError), match='must|smaller'):
+        getattr(torch.ops.mmrednet, operator)(*arguments)

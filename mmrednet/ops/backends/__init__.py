@@ -18,6 +18,9 @@ class Backend(Protocol):
     writes it. Operands have any strides, and may lack channels: a sum over none is zero. All are of one device and
     dtype; sums of 16-bit types run in float32. A tap outside the input contributes nothing, whatever the kernel holds.
 
+    A backend may also answer torch's dispatcher itself, from ``load`` on, where no backend was named: ``cpu`` does, as
+    Python takes most of a small call's time there.
+
     A backend that generates kernels without writing them to memory also has ``fused_involution2d(out, input, features,
     weight, bias, kernel_size, *geometry)``.
     """

@@ -1,11 +1,13 @@
 """The operator in C++: compiled for this machine's CPU at first use, and kept in the user's cache folder.
 
-The library knows nothing of Python or torch: it takes addresses, sizes and strides, in one block of integers. It finds
-torch's own OpenMP runtime loaded, and so runs on torch's threads.
+The functions know nothing of Python or torch: they take addresses, sizes and strides, in one block of integers. They find
+torch's own OpenMP runtime loaded, and so run on torch's threads. Where no backend is named, torch's dispatcher calls them
+by way of ``operators.cpp``, without Python.
 """
 
 import ctypes
 import struct
+import warnings
 from collections.abc import Callable
 from functools import cache
 from itertools import accumulate
@@ -20,6 +22,7 @@ from .. import Pair
 from .build import compile_command, compile_library, load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
+OPERATORS = SOURCE.with_name('operators.cpp')  # includes SOURCE
 # The fields of `struct Arguments` in the source, with the number of 64-bit integers of each. The source is compiled
 # with their offsets, and does not compile where its own are others.
 ARGUMENTS = {
@@ -119,7 +122,11 @@ def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], None]]:
     Raises:
         RuntimeError: There is no C++ compiler, or it fails.
     """
-    library = load_library(SOURCE, FLAGS)
+    try:
+        library = load_library(OPERATORS, (*FLAGS, *_torch_flags()))
+    except RuntimeError as error:
+        library = load_library(SOURCE, FLAGS)
+        warnings.warn(f'small calls of involution2d take longer, since they go through Python: {error}', stacklevel=2)
     functions = {}
     for dtype in DTYPES:
         for name in ('involution2d', 'grad_input', 'grad_kernel'):
@@ -127,6 +134,18 @@ def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], None]]:
             function.argtypes, function.restype = (ctypes.c_char_p,), None
             functions[name, dtype] = function
     return functions
+
+
+def _torch_flags() -> tuple[str, ...]:
+    """Returns what compiles and links with torch's own libraries."""
+    return (
+        '-std=c++20',  # which headers from torch 2.14 on ask for
+        f'-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}',
+        f'-L{Path(torch.__file__).parent / "lib"}',
+        '-Wl,--no-as-needed',  # the libraries are named before the source
+        '-ltorch_cpu',
+        '-lc10',
+    )
 
 
 def compile_for_onnxruntime(path: Path) -> None:

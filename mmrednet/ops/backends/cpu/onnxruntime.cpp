@@ -43,10 +43,6 @@ OrtStatus* caught(F&& function) {
   }
 }
 
-int64_t output_size(int64_t size, int64_t taps, int64_t stride, int64_t padding, int64_t dilation) {
-  return (size + 2 * padding - dilation * (taps - 1) - 1) / stride + 1;
-}
-
 template <class S>
 struct Involution2d {
   Pair stride, padding, dilation;

@@ -45,6 +45,12 @@ struct Tile {
   int64_t y, x, height, width;
 };
 
+// Output pixels along one axis; 0 where not even one window fits.
+inline int64_t output_size(int64_t size, int64_t taps, int64_t stride, int64_t padding, int64_t dilation) {
+  const int64_t room = size + 2 * padding - dilation * (taps - 1) - 1;
+  return room < 0 ? 0 : room / stride + 1;
+}
+
 inline int64_t ceil_div(int64_t a, int64_t b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
 
 template <class S>
