@@ -18,7 +18,8 @@ from .timing import captured
 
 # Largest error, relative to the sum of the absolute values of the terms of each sum.
 TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float64: 1e-14}
-LAYOUTS = ('contiguous', 'channels-last', 'mixed')  # mixed: the input channels-last, all else contiguous
+# mixed: the input channels-last, all else contiguous; sliced: all are parts of larger tensors
+LAYOUTS = ('contiguous', 'channels-last', 'mixed', 'sliced')
 REDUCED = 6  # channels that the fused operator's kernels are made from
 
 # What goes wrong in a kernel, goes wrong at one of these, the likeliest first: name, batch size, case.
@@ -73,11 +74,15 @@ def make_tensors(
     def normal(*shape: int, last: bool = layout == 'channels-last') -> Tensor:
         memory_format = torch.channels_last if last and len(shape) == 4 else torch.contiguous_format
         values = torch.randn(shape, generator=generator, dtype=torch.float64)
+        if layout == 'sliced':
+            around = torch.full([size + 3 for size in shape], torch.nan, device=device, dtype=dtype)
+            inside = around[tuple(slice(1, size + 1) for size in shape)]
+            return inside.copy_(values)
         return values.to(device, dtype).contiguous(memory_format=memory_format)
 
     taps, size = case.kernel_size[0] * case.kernel_size[1], case.output_size
     return Tensors(
-        normal(batch, case.channels, *case.size, last=layout != 'contiguous'),
+        normal(batch, case.channels, *case.size, last=layout in ('channels-last', 'mixed')),
         normal(batch, case.groups * taps, *size).unflatten(1, (case.groups, *case.kernel_size)),
         normal(batch, REDUCED, *size),
         normal(case.groups * taps, REDUCED, 1, 1),

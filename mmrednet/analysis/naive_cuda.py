@@ -6,6 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..ops.backends.cuda import Stream
+
 Pair = tuple[int, int]
 
 DTYPES = {torch.float32: 'float', torch.float64: 'double'}
@@ -54,6 +56,7 @@ def _run(name, written, x, k, y, stride, padding, dilation):
 
     index, total = x.device.index, written.numel()
     pointers = x.data_ptr(), k.data_ptr(), y.data_ptr()
-    with torch.cuda.device(index), cupy.cuda.ExternalStream(torch.cuda.current_stream(index).cuda_stream, index):
-        arguments = (*pointers, numpy.int64(total), *map(numpy.int32, sizes(x, k, stride, padding, dilation)))
-        _function(index, x.dtype, name)((min(-(-total // 256), 1 << 20),), (256,), arguments)
+    stream = Stream(torch.cuda.current_stream(index).cuda_stream)
+    arguments = (*pointers, numpy.int64(total), *map(numpy.int32, sizes(x, k, stride, padding, dilation)))
+    with torch.cuda.device(index), cupy.cuda.Device(index):
+        _function(index, x.dtype, name)((min(-(-total // 256), 1 << 20),), (256,), arguments, stream=stream)

@@ -108,6 +108,7 @@ def _seconds(step: Step, calls: int, device: torch.device) -> float:
         # Meanwhile the host runs ahead, so that the events enclose the kernels and not their launches.
         for _ in range(8):
             _scratch(device).zero_()
+        torch.cuda._sleep(2_000_000)  # cycles: about 1 ms
         start.record()
         for _ in range(calls):
             step()

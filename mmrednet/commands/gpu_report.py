@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         raise CommandError(str(error)) from error
     if args.out.suffix != '.md' or not os.access(args.out.absolute().parent, os.W_OK):
         raise CommandError(f'--out must be a file F.md in a folder that you can write to, but is {args.out}')
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # and the parts' processes end too
     faults = make_report(args.out, device, args.quick)
     print(args.out)
     return 1 if faults else 0
@@ -94,9 +95,10 @@ def make_report(out: Path, device: Any, quick: bool = False) -> list[str]:
         if names:
             print(f'mmrednet gpu-report: {", ".join(names)}, at most {limit:.0f} s', file=sys.stderr, flush=True)
             outcomes += run_parts(names, limit, str(device), quick)
-    about['took'] = f'{time.monotonic() - begin:.0f} s, of at most {seconds}'
-    out.with_suffix('.json').write_text(json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n')
-    out.write_text(format_report(about, outcomes))
+            # Each time: should the rest be cut off, what there is by then is there.
+            about['took'] = f'{time.monotonic() - begin:.0f} s, of at most {seconds}'
+            out.with_suffix('.json').write_text(json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n')
+            out.write_text(format_report(about, outcomes))
     return wrong(outcomes)
 
 
@@ -188,6 +190,7 @@ def behaves(device: Any, backend: str, quick: bool = False) -> list[Item]:
 
     from ..analysis.checks import behaviour
 
+    torch.backends.cudnn.deterministic = True  # the bits of the convolution before the involution are compared too
     torch.manual_seed(0)
     return [(name, partial(lambda check: {'wrong': check()}, check)) for name, check in behaviour(device, backend)]
 
@@ -315,6 +318,8 @@ def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = F
         list[dict]: Of each its 'part'; its 'items', by name, with what each has found; 'left_out', the names of the
         others; and 'end', how it ended if not well.
     """
+    from ..ops.backends.cuda import WRITTEN
+
     deadline = time.monotonic() + seconds
     outcomes = []
     with tempfile.TemporaryDirectory() as folder:
@@ -328,7 +333,9 @@ def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = F
                         {'part': name, 'items': {}, 'left_out': [], 'end': 'no compute-sanitizer is installed'}
                     )
                     continue
-                prefix = [tool, '--tool', name, '--log-file', f'{folder}/{name}.log', '--error-exitcode', '86']
+                prefix = [tool, '--tool', name, '--log-file', f'{folder}/{name}.log']
+                for function in WRITTEN:  # ours alone: with torch's own kernels it would take minutes
+                    prefix += ['--kernel-name', f'kne={function}']
                 if name == 'memcheck':  # what torch asks the driver, and is told no, is no error
                     prefix += ['--report-api-errors', 'no']
             code = f'from {__name__} import _part; _part({name!r}, {device!r}, {quick})'
@@ -337,7 +344,7 @@ def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = F
                 environment['PYTORCH_NO_CUDA_MEMORY_CACHING'] = '1'
             with open(f'{folder}/{name}.out', 'w') as out, open(f'{folder}/{name}.err', 'w') as err:
                 command = [*prefix, sys.executable, '-c', code]
-                process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, start_new_session=True)
+                process = subprocess.Popen(command, stdout=out, stderr=err, env=environment, preexec_fn=os.setpgrp)
             running.append((name, process))
         ends = {}
         try:
@@ -351,7 +358,8 @@ def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = F
             for _, process in running:
                 with suppress(ProcessLookupError):  # with the compilers that it started
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                with suppress(subprocess.TimeoutExpired):  # one that waits for the driver cannot be ended
+                    process.wait(10)
         outcomes += [_outcome(name, Path(folder, name), end) for name, end in ends.items()]
     return outcomes
 
@@ -368,22 +376,24 @@ def _outcome(name: str, path: Path, end: str) -> dict:
     planned = lines[0] if lines else []
     items = dict(zip(planned, lines[1:], strict=False))
     if end and end != OVER:
-        said = [line for line in path.with_suffix('.err').read_text().splitlines() if line.strip()]
-        end += f': {said[-1].strip()}' if said else ''
+        said = [line.strip() for line in path.with_suffix('.err').read_text().splitlines() if line.strip()]
+        # torch says more behind its error.
+        end += ''.join(f': {line}' for line in ([line for line in said if 'Error: ' in line] or said)[-1:])
     outcome = {'part': name, 'items': items, 'left_out': planned[len(items) :], 'end': end}
     log = path.with_suffix('.log')
     if log.exists():
         text = [line.removeprefix('=========').strip() for line in log.read_text().splitlines()]
+        if refusal := next((line for line in text if 'not supported' in line), None):
+            return {'part': name, 'items': {}, 'left_out': planned, 'end': f'compute-sanitizer: {refusal}'}
         outcome['sanitizer'] = [line for line in text if line][:30]
         outcome['summary'] = next((line for line in reversed(text) if 'SUMMARY' in line), 'no summary: it was ended')
     return outcome
 
 
 def _sanitizer() -> str | None:
-    homes = (os.environ.get('CUDA_HOME', '/usr/local/cuda'), '/usr/local/cuda')
-    return shutil.which(
-        'compute-sanitizer', path=os.pathsep.join([os.environ.get('PATH', ''), *(f'{h}/bin' for h in homes)])
-    )
+    homes = *filter(None, map(os.environ.get, ('CUDA_HOME', 'CUDA_PATH'))), '/usr/local/cuda'
+    places = os.environ.get('PATH', ''), *(f'{home}/bin' for home in homes)
+    return shutil.which('compute-sanitizer', path=os.pathsep.join(places))
 
 
 def _part(name: str, device: str, quick: bool) -> None:
@@ -440,7 +450,8 @@ def wrong(outcomes: Sequence[Mapping]) -> list[str]:
                     found.append(f'{item}: {name} has {error:.3g} times the error that is allowed')
             if result.get('wrong'):
                 found.append(f'{item}: {result["wrong"]}')
-        if checks and re.match(r'SIG|exit status', outcome['end']):
+        # How a sanitizer ends is its own affair; what it has found, it says.
+        if checks and outcome['part'] not in SANITIZERS and re.match(r'SIG|exit status', outcome['end']):
             found.append(f'{outcome["part"]}: ended by {outcome["end"]}')
         # Without a summary, where its time was over, what it has said counts.
         said = [outcome.get('summary', ''), *outcome.get('sanitizer', ())]
@@ -471,7 +482,7 @@ def format_report(about: Mapping[str, str], outcomes: Sequence[Mapping]) -> str:
     text += ['\n'.join(f'- {fault}' for fault in faults)] if faults else []
     if dtypes:
         text.append(
-            'The largest error of output, gradients, second derivatives and the fused operator in three layouts, '
+            'The largest error of output, gradients, second derivatives and the fused operator in four layouts, '
             'against plain PyTorch in float64, in parts of what is allowed (1 is the most):'
         )
         text.append(_correctness_table({name: parts[name]['items'] for name in dtypes}))
@@ -545,7 +556,8 @@ def _operator_tables(found: Iterable[Mapping]) -> str:
         row = {'shape': str(labels['shape']), 'batch': str(labels['batch']), 'pass': str(labels['pass'])}
         row |= {TITLES.get(name, name): rounded(r.median) for name, r in times.items()}
         row['GB/s'] = rounded((native.bytes or 0) / native.median / 1e6)
-        row['% of a copy'] = f'{100 * times["floor"].median / native.median:.0f}'
+        if floor := times.get('floor'):
+            row['% of a copy'] = f'{100 * floor.median / native.median:.0f}'
         tables.setdefault(f'{labels["dtype"]}, {labels["layout"]}', []).append(row)
     return '\n\n'.join(f'**{title}**\n\n{_uneven(rows, 3)}' for title, rows in tables.items())
 

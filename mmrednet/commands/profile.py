@@ -97,11 +97,12 @@ def _operator(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dt
             candidates, case, batch, dtype, device, args.channels_last, phase, args.budget / 2, (7, 100)
         )
         left_out |= missing
-        floor = next(result for result in results if result.candidate == 'floor')
+        floor = next((result for result in results if result.candidate == 'floor'), None)
         moved = bytes_moved(case, batch, dtype, phase)
         for r in sorted(results, key=lambda result: result.median):
             alike = r.candidate not in ('depthwise', *GENERATING)  # these move other bytes
-            rate = [rounded(moved / r.median / 1e6), f'{100 * floor.median / r.median:.0f}'] if alike else ['', '']
+            rate = [rounded(moved / r.median / 1e6) if alike else '']
+            rate.append(f'{100 * floor.median / r.median:.0f}' if alike and floor else '')
             rows.append((phase, _title(r.candidate), rounded(r.median), f'{r.iqr:.2g}', *rate))
         text.append(f'{phase}: at least {moved / 2**20:.1f} MiB to read and write')
     text.append(markdown_table(('pass', 'what', 'ms', 'IQR', 'GB/s', '% of a copy'), rows, range(2, 6)))

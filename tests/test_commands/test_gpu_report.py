@@ -3,6 +3,7 @@
 import json
 import os
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -57,14 +58,40 @@ def outcomes(written):
 
 def test_the_files(written, outcomes):
     assert [(o['part'], o['end'], o['left_out']) for o in outcomes] == [('float32', '', []), ('behaviour', '', [])]
-    assert len(outcomes[0]['items']) == 18 and len(outcomes[1]['items']) == 3
+    assert len(outcomes[0]['items']) == 24 and len(outcomes[1]['items']) == 3
     about = json.loads(written.with_suffix('.json').read_text())['about']
-    assert written.read_text() == format_report(about, outcomes) and 'All 21 checks' in written.read_text()
+    assert written.read_text() == format_report(about, outcomes) and 'All 27 checks' in written.read_text()
 
 
 def test_a_part_whose_time_is_over_is_ended():
     (outcome,) = run_parts(('float64',), 0.2, 'cpu')
     assert outcome['end'] == gpu_report.OVER and outcome['items'] == {} and wrong([outcome]) == []
+
+
+def test_what_is_done_is_written_when_the_rest_is_cut_off(outcomes, tmp_path, monkeypatch):
+    def run_one(names, *args):
+        if names != ('float32',):
+            raise SystemExit(143)
+        return outcomes[:1]
+
+    monkeypatch.setattr(gpu_report, 'PLAN', ((('float32',), 0.5), (('operator',), 1.0)))
+    monkeypatch.setattr(gpu_report, 'run_parts', run_one)
+    with pytest.raises(SystemExit):
+        gpu_report.make_report(tmp_path / 'r.md', CPU)
+    assert 'All 24 checks' in (tmp_path / 'r.md').read_text()
+    assert json.loads((tmp_path / 'r.json').read_text())['parts'] == outcomes[:1]
+
+
+def test_no_process_of_a_part_outlives_it(tmp_path, monkeypatch):
+    """Not those that it has started either."""
+    tool = tmp_path / 'compute-sanitizer'
+    tool.write_text(f'#!/bin/sh\nsleep 300 &\necho $! >{tmp_path}/pid\nwait\n')
+    tool.chmod(0o700)
+    monkeypatch.setattr(gpu_report.shutil, 'which', lambda name, path: str(tool))
+    assert run_parts(('racecheck',), 3, 'cpu')[0]['end'] == gpu_report.OVER
+    # Nobody may be there to ask how it ended, but it no longer runs.
+    status = Path('/proc', (tmp_path / 'pid').read_text().strip(), 'status')
+    assert not status.exists() or '(zombie)' in status.read_text()
 
 
 def test_under_a_sanitizer(tmp_path, monkeypatch):
@@ -75,7 +102,7 @@ def test_under_a_sanitizer(tmp_path, monkeypatch):
     assert run_parts(('memcheck',), 1, 'cpu')[0]['end'] == 'no compute-sanitizer is installed'
     tool = tmp_path / 'compute-sanitizer'
     tool.write_text(
-        '#!/bin/sh\n[ "$1 $2 $3" = "--tool racecheck --log-file" ] || exit 1\n'
+        '#!/bin/sh\n[ "$1 $2 $3 $5 $6" = "--tool racecheck --log-file --kernel-name kne=forward" ] || exit 1\n'
         '[ $PYTORCH_NO_CUDA_MEMORY_CACHING = 1 ] || exit 2\n'
         'echo "========= ERROR SUMMARY: 2 errors" > $4\necho \'["a", "b"]\'\necho \'{"errors": {"forward": 0.5}}\'\n'
         'printf \'{"errors"\'\nexit 86\n'
@@ -84,7 +111,12 @@ def test_under_a_sanitizer(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_report.shutil, 'which', lambda name, path: str(tool))
     (outcome,) = run_parts(('racecheck',), 30, 'cpu')
     assert outcome['items'] == {'a': {'errors': {'forward': 0.5}}} and outcome['left_out'] == ['b']
-    assert wrong([outcome]) == ['racecheck: ended by exit status 86', 'racecheck: ERROR SUMMARY: 2 errors']
+    assert outcome['end'] == 'exit status 86' and wrong([outcome]) == ['racecheck: ERROR SUMMARY: 2 errors']
+    # Not every virtual machine lets it: then nothing that happened there counts.
+    tool.write_text(tool.read_text().replace('ERROR SUMMARY', 'Error: Device not supported\\n========= ERROR SUMMARY'))
+    (outcome,) = run_parts(('racecheck',), 30, 'cpu')
+    assert outcome['end'] == 'compute-sanitizer: Error: Device not supported'
+    assert outcome['items'] == {} and outcome['left_out'] == ['a', 'b'] and wrong([outcome]) == []
 
 
 def test_what_is_wrong():
@@ -139,7 +171,7 @@ def test_the_report(outcomes, monkeypatch):
     text = format_report(about, json.loads(json.dumps(parts)))
     assert all(f'- {name}: {value}' in text for name, value in about.items())
     assert torch.__version__ in about['versions'] and 'commit' in about['mmrednet']
-    assert '**All 21 checks that ran are right.** 1 did not run.' in text
+    assert '**All 27 checks that ran are right.** 1 did not run.' in text
     assert '- operator: a row (its time was over)' in text and '- more than 2^31 elements: not enough memory' in text
     rows = cells(text)
     errors = {row[0]: float(row[1]) for row in rows if row[0] in ('a stage of RedNet', 'an empty batch')}

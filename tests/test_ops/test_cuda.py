@@ -13,6 +13,7 @@ from mmrednet.ops import backends, involution2d
 from mmrednet.ops.backends import cuda, pytorch, reference
 from mmrednet.ops.backends.cuda.plan import NARROW, Device, Layout, Specialisation, plan_launch
 
+FUNCTIONS = tuple(cuda.WRITTEN)
 HALF = (torch.float16, torch.bfloat16)
 DTYPES = (*HALF, torch.float32, torch.float64)
 HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), wide=False, phase=3)
@@ -65,17 +66,17 @@ def test_compiles_for_every_architecture():
     for architecture in architectures:
         for dtype in (torch.float32, torch.bfloat16):
             hot = replace(HOT, dtype=dtype)
-            assert compile_for(architecture, hot.source, hot.options).keys() == {'forward', 'grad_input', 'grad_kernel'}
+            assert compile_for(architecture, hot.source(*FUNCTIONS), hot.options).keys() == set(FUNCTIONS)
         for dtype in naive_cuda.DTYPES:
             compiled = compile_for(architecture, naive_cuda.SOURCE.read_text(), naive_cuda.options(dtype))
-            assert compiled.keys() == {'forward', 'grad_input', 'grad_kernel'}
+            assert compiled.keys() == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize('architecture', [80, 90])
 def test_no_specialisation_spills(architecture):
     tried = [s for s in specialisations() if architecture == 90 or s.kernel_size[0] >= 7]
     for specialisation in tried:
-        compiled = compile_for(architecture, specialisation.source, specialisation.options)
+        compiled = compile_for(architecture, specialisation.source(*FUNCTIONS), specialisation.options)
         assert len(compiled) == 3
         for function, report in compiled.items():
             spills = re.findall(r'(\d+) bytes spill (?:stores|loads)', report)
@@ -92,7 +93,7 @@ def test_cupy_flushes_subnormals(monkeypatch):
     monkeypatch.setattr(compiler, '_get_arch_for_options_for_nvrtc', lambda arch: ('-arch=compute_90', 'ptx'))
     for dtype, instruction in ((torch.float32, 'fma.rn.ftz.f32'), (torch.float64, 'fma.rn.f64')):
         smallest = replace(HOT, dtype=dtype, kernel_size=(1, 1))
-        compiler._compile_module_with_cache(smallest.source, smallest.options, arch='90')
+        compiler._compile_module_with_cache(smallest.source('forward'), smallest.options, arch='90')
         ptx = loaded.pop().decode()
         assert set(re.findall(r'fma\.rn[.\w]*', ptx)) == {instruction}
 
@@ -101,9 +102,13 @@ def test_cupy_flushes_subnormals(monkeypatch):
 def cupy(monkeypatch):
     """CuPy on a GPU that is not there, with nothing loaded before or after."""
     module = pytest.importorskip('cupy', reason='needs CuPy')
-    caches = (backends._load, cuda.load, cuda._function)
+    caches = (backends._load, cuda.load, cuda._function, cuda._device)
     for cached in caches:
         cached.cache_clear()
+    names = (name for name in dir(module.cuda.runtime) if name.startswith('cudaDevAttr'))
+    attributes = {name.removeprefix('cudaDevAttr'): 227 << 10 for name in names}
+    gpu = SimpleNamespace(attributes=attributes, compute_capability='90')
+    monkeypatch.setattr(module.cuda, 'Device', lambda index: gpu)
     for name, value in (('is_available', True), ('is_current_stream_capturing', False), ('current_device', 0)):
         monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
     yield module
@@ -120,6 +125,14 @@ def test_a_compiler_or_driver_that_fails_leads_to_the_next_backend(cupy, monkeyp
         assert backends.find(None, torch.device('cuda')) is pytorch
     with pytest.raises(RuntimeError, match="cannot compile or load.*invalid value.*backend='torch'"):
         backends.find('cuda', torch.device('cuda'))
+
+
+def test_limits_have_names_that_cupy_knows(cupy):
+    limits = cuda._device(0)
+    assert limits.shared == 64 << 10 and limits.multiprocessors == 227 << 10 and limits.tensor_cores
+    cupy.cuda.Device(0).compute_capability = '75'
+    cuda._device.cache_clear()
+    assert not cuda._device(0).tensor_cores
 
 
 def test_a_capture_asks_to_be_warmed_up(cupy, monkeypatch):
@@ -139,7 +152,7 @@ def test_sizes_share_a_module():
     for size in range(50):
         n, h, w = 1 + size % 3, 20 + 7 * size, 333 - 3 * size
         x, k = torch.empty(n, 32, h, w, device='meta'), torch.empty(n, 2, 7, 7, h, w, device='meta')
-        for function in ('forward', 'grad_input', 'grad_kernel'):
+        for function in FUNCTIONS:
             planned.add(plan(function, x, k).specialisation)
     assert planned == {HOT}
 
@@ -162,6 +175,13 @@ def test_large_tensors_have_wide_indices():
     for n, wide in ((41, False), (45, True)):
         x, k = torch.empty(n, 16, 1000, 1000, device='meta'), torch.empty(n, 1, 7, 7, 1000, 1000, device='meta')
         assert plan('forward', x, k).specialisation.wide == wide
+
+
+def test_steps_that_are_never_taken_may_be_of_any_size():
+    """As in the first image of a batch of which one has more than 2^31 elements."""
+    image, k = torch.empty(1, 16, 20, 20, device='meta'), torch.empty(1, 1, 7, 7, 20, 20, device='meta')
+    far = image.as_strided(image.shape, (1 << 31, *image.stride()[1:]))
+    assert plan('forward', far, k).arguments == plan('forward', image, k).arguments
 
 
 @needs_gpu

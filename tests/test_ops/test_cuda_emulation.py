@@ -6,13 +6,14 @@ import subprocess
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
 from mmrednet.ops.arguments import output_size, same_padding
 from mmrednet.ops.backends import cuda, reference
-from mmrednet.ops.backends.cuda.plan import Device, Layout, arguments_type, fit, plan_launch
+from mmrednet.ops.backends.cuda.plan import ARGUMENTS, Device, Layout, fit, plan_launch
 
 HERE = Path(__file__).parent / 'emulation'
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
@@ -199,7 +200,7 @@ def test_nothing_gets_through_from_outside_the_image(build, name):
 
 def test_grid_larger_than_a_launch_loops():
     launch = plan(CASES['several launches'], make(CASES['several launches']), 'forward')[0]
-    assert launch.grid == 2 < launch.arguments['blocks']
+    assert launch.grid == 2 < fields(launch)[ARGUMENTS.index('blocks')]
 
 
 @pytest.mark.parametrize('function', FUNCTIONS)
@@ -286,7 +287,7 @@ def test_an_access_out_of_bounds_is_caught(build, name, access, sound, planted):
 
 def plant(planned, marker, sound, planted):
     """Returns the source of a launch, changed in the one line which bears the marker."""
-    lines = planned[0].specialisation.source.splitlines(keepends=True)
+    lines = planned[0].specialisation.source(*FUNCTIONS).splitlines(keepends=True)
     (at,) = (i for i, line in enumerate(lines) if f'// [{marker}]' in line)
     assert lines[at].count(sound) == 1
     lines[at] = lines[at].replace(sound, planted)
@@ -350,14 +351,19 @@ def plan(case, problem, function):
 
 def widen(launch):
     """Returns the launch with 64-bit indices."""
-    arguments = launch.arguments.astype(arguments_type(wide=True))
+    arguments = fields(launch).astype(np.int64)
     return replace(launch, specialisation=replace(launch.specialisation, wide=True), arguments=arguments)
+
+
+def fields(launch):
+    """Returns the values of ``ARGUMENTS``."""
+    return launch.arguments.view(np.int64 if launch.specialisation.wide else np.int32)
 
 
 def run(build, planned, order=0, source=None):
     """Runs a launch, in the order 0 of threads or another, and returns what it writes."""
     launch, tensors = planned
-    program = build(launch.specialisation, source or launch.specialisation.source)
+    program = build(launch.specialisation, source or launch.specialisation.source(*FUNCTIONS))
     case, result = program.with_name('case'), program.with_name('result')
     which = cuda.WRITTEN[launch.function]
     head = list(cuda.WRITTEN).index(launch.function), launch.grid, launch.block, launch.shared, order

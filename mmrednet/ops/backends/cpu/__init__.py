@@ -1,8 +1,8 @@
 """The operator in C++: compiled for this machine's CPU at first use, and kept in the user's cache folder.
 
-The functions know nothing of Python or torch: they take addresses, sizes and strides, in one block of integers. They find
-torch's own OpenMP runtime loaded, and so run on torch's threads. Where no backend is named, torch's dispatcher calls them
-by way of ``operators.cpp``, without Python.
+The functions know nothing of Python or torch: they take addresses, sizes and strides, in one block of integers. They
+find torch's own OpenMP runtime loaded, and so run on torch's threads. Where no backend is named, torch's dispatcher
+calls them by way of ``operators.cpp``, without Python.
 """
 
 import ctypes

@@ -5,6 +5,7 @@ float16 and float64 keep theirs.
 """
 
 from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,12 @@ from .plan import Device, Launch, Layout, Specialisation, fit, plan_launch
 
 WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # which of a function's tensors
 SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), wide=False)
+
+
+class Stream(NamedTuple):
+    """What CuPy asks of a stream; its own classes for those of others come and go."""
+
+    ptr: int
 
 
 @cache
@@ -32,7 +39,9 @@ def load() -> None:
 
         nvrtc.getVersion()
     except (ImportError, OSError, RuntimeError) as error:
-        raise RuntimeError(f'the CUDA kernels need CuPy ({_reason(error)}): pip install cupy-cuda{major}x') from error
+        raise RuntimeError(
+            f"the CUDA kernels need CuPy ({_reason(error)}): pip install 'cupy-cuda{major}x[ctk]'"
+        ) from error
     if torch.cuda.is_available() and not torch.cuda.is_current_stream_capturing():
         _function(torch.cuda.current_device(), SMALLEST, 'forward')
 
@@ -71,11 +80,11 @@ def _run(function: str, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> boo
 def _launch(launch: Launch, index: int, tensors: tuple[Tensor, ...]) -> None:
     import cupy
 
-    stream = torch.cuda.current_stream(index).cuda_stream
-    with torch.cuda.device(index), cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream, index):
+    stream = Stream(torch.cuda.current_stream(index).cuda_stream)
+    arguments = *(tensor.data_ptr() for tensor in tensors), launch.arguments
+    with torch.cuda.device(index), cupy.cuda.Device(index):
         compiled = _function(index, launch.specialisation, launch.function)
-        pointers = (tensor.data_ptr() for tensor in tensors)
-        compiled((launch.grid,), (launch.block,), (*pointers, launch.arguments), shared_mem=launch.shared)
+        compiled((launch.grid,), (launch.block,), arguments, shared_mem=launch.shared, stream=stream)
 
 
 @cache
@@ -83,12 +92,13 @@ def _device(index: int) -> Device:
     """Returns the limits of a GPU. At least two blocks share the memory of a multiprocessor."""
     import cupy
 
-    limits = cupy.cuda.Device(index).attributes
+    gpu = cupy.cuda.Device(index)
+    limits = gpu.attributes
     half = limits['MaxSharedMemoryPerMultiprocessor'] // 2 - (1 << 10)
     return Device(
         shared=max(48 << 10, min(half, 64 << 10)),
         multiprocessors=limits['MultiProcessorCount'],
-        tensor_cores=limits['ComputeCapabilityMajor'] >= 8,
+        tensor_cores=int(gpu.compute_capability) >= 80,
     )
 
 
@@ -102,9 +112,10 @@ def _function(index: int, specialisation: Specialisation, name: str):
             f'{name} of involution2d has yet to be compiled for these arguments, which cannot be done while a CUDA '
             'graph is captured: call the same once before capturing'
         )
+    limits = _device(index)
     try:
-        function = cupy.RawModule(code=specialisation.source, options=specialisation.options).get_function(name)
-        function.max_dynamic_shared_size_bytes = _device(index).shared
+        function = cupy.RawModule(code=specialisation.source(name), options=specialisation.options).get_function(name)
+        function.max_dynamic_shared_size_bytes = limits.shared
     except Exception as error:  # CuPy's are of several kinds
         raise RuntimeError(
             f'CuPy {cupy.__version__} cannot compile or load the CUDA kernels of involution2d ({_reason(error)}): '

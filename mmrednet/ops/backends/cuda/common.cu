@@ -12,7 +12,7 @@
 //
 // This part is common to all kernels. tiled.cu serves any layout, narrow.cu contiguous images of few columns,
 // pixels.cu channels-last ones and bands.cu these on tensor cores, the last two by channels_last.cu. plan.py chooses
-// one, and entries.cu ends the module.
+// one, and the functions that a module has end it.
 //
 // A tap outside the image contributes nothing. The tile is zero there, so that only an infinity or NaN of k (or of y in
 // grad_kernel) gets through, as NaN: where sums are NaN, what lies outside is cleared and nobody else pays for it.

@@ -4,7 +4,7 @@ It needs neither a GPU nor CuPy.
 """
 
 from dataclasses import dataclass, replace
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from math import gcd, prod
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -31,6 +31,7 @@ WIDEST_ROW = 9  # taps of a window's row that registers hold at once; a longer o
 PART_OF_ROW = 6
 SIDE = 8  # rows and columns of the parts of what tensor cores multiply: pixels of a strip
 WARP_ROWS = 4  # of a warp on tensor cores
+LARGE = (1 << 31) - (1 << 16)  # elements, from which on indices are wide: a block looks a little beyond the last one
 ALIGNMENT = 8  # elements, from which on any type can be read by 16 bytes
 
 ELEMENTS = {
@@ -50,12 +51,12 @@ ARGUMENTS = tuple(
 )
 
 
-# The kernels that there are, and the parts of their source.
+# The kernels that there are, and the parts of their source; a function is compiled by adding the part of its name.
 PARTS = {
-    'tiled': ('common', 'tiled', 'entries'),
-    'narrow': ('common', 'narrow', 'entries'),
-    'pixels': ('common', 'channels_last', 'pixels', 'entries'),
-    'bands': ('common', 'channels_last', 'bands', 'entries'),
+    'tiled': ('common', 'tiled'),
+    'narrow': ('common', 'narrow'),
+    'pixels': ('common', 'channels_last', 'pixels'),
+    'bands': ('common', 'channels_last', 'bands'),
 }
 
 
@@ -72,10 +73,9 @@ class Specialisation:
     phase: int = 0  # of the horizontal padding, in vectors of memory and periods of the stride
     narrow: int = 0  # pixels of a row, where threads take whole rows
 
-    @property
-    def source(self) -> str:
-        """The CUDA source."""
-        parts = (Path(__file__).with_name(f'{part}.cu') for part in PARTS[self.kernels])
+    def source(self, *functions: str) -> str:
+        """Returns the CUDA source of some of 'forward', 'grad_input' and 'grad_kernel'."""
+        parts = (Path(__file__).with_name(f'{part}.cu') for part in (*PARTS[self.kernels], *functions))
         return ''.join(f'#line 1 "{part.name}"\n{part.read_text()}' for part in parts)
 
     @cached_property
@@ -414,6 +414,11 @@ class Layout(NamedTuple):
         return cls(tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.data_ptr() % 16)
 
     @property
+    def steps(self) -> tuple[int, ...]:
+        """The strides that are ever taken: those of dimensions of one element may be anything, and are 0 here."""
+        return tuple(step if size > 1 else 0 for size, step in zip(self.shape, self.stride, strict=True))
+
+    @property
     def extent(self) -> int:
         """Elements between the first and the last, both included."""
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
@@ -451,7 +456,7 @@ class Launch:
     grid: int
     block: int
     shared: int
-    arguments: 'numpy.ndarray'  # the source's struct Launch, with ``ARGUMENTS`` as its fields
+    arguments: 'numpy.ndarray'  # the source's struct Launch, which CuPy passes by value
 
 
 @lru_cache(maxsize=1 << 12)  # of 2.7 KB each: 11 MB at most; a new one takes 0.3 ms
@@ -522,7 +527,7 @@ def _specialise(
         kernel_size=(k.shape[2], k.shape[3]),
         stride=stride,
         dilation=dilation,
-        wide=max(x.extent, k.extent, y.extent) >= 1 << 31,
+        wide=max(x.extent, k.extent, y.extent) >= LARGE,
         phase=padding[1] % (_strip(x.dtype) * stride[1]),
     )
     if _are_pixels(x, k, y):
@@ -662,14 +667,6 @@ def _cut(whole: _Tile, tile: _Tile) -> _Cut:
     return _Cut(tiles_x, tiles_y, chunks, units, tiles_x * tiles_y * _divide_up(units, tile.planes))
 
 
-@cache
-def arguments_type(wide: bool) -> 'numpy.dtype':
-    """Returns the source's struct Launch as NumPy knows it; CuPy passes an array of one of them by value."""
-    import numpy
-
-    return numpy.dtype([(name, numpy.int64 if wide else numpy.int32) for name in ARGUMENTS])
-
-
 def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout, padding: Pair) -> 'numpy.ndarray':
     import numpy
 
@@ -684,10 +681,10 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
         'groups': k.shape[1],
         'group_channels': whole.channels,
         **_named('in_h in_w out_h out_w pad_h pad_w', (*x.shape[2:], *k.shape[4:], *padding)),
-        **_named('xn xc xh xw yn yc yh yw', x.stride + y.stride),
+        **_named('xn xc xh xw yn yc yh yw', x.steps + y.steps),
         'vector_x': x.find_vector(3, *row_sizes),
         'vector_y': y.find_vector(3, *y_sizes),
-        **_named('kn kg ku kv ki kj', k.stride),
+        **_named('kn kg ku kv ki kj', k.steps),
         'vector_k': k.find_vector(5, *row_sizes),
         'kernel_extent': k.extent,
         **cut._asdict(),
@@ -699,10 +696,9 @@ def _pack(whole: _Tile, tile: _Tile, cut: _Cut, x: Layout, k: Layout, y: Layout,
             for name in 'strips rows planes pitch channel_pitch plane_pitch kernel_at kernel_pitch'.split()
         },
     }
-    arguments = numpy.zeros((), arguments_type(whole.specialisation.wide))
-    for name, value in values.items():
-        arguments[name] = value
-    return arguments
+    index = numpy.dtype(numpy.int64 if whole.specialisation.wide else numpy.int32)
+    # Bytes without fields: at every launch CuPy would describe the fields anew, which takes 0.1 ms.
+    return numpy.array([values[name] for name in ARGUMENTS], index).view(f'V{len(ARGUMENTS) * index.itemsize}')
 
 
 def _vector(dtype: torch.dtype) -> int:
