@@ -95,8 +95,11 @@ class Runner(MMEngineRunner):
     def register_default_hooks(self, hooks: dict | None = None) -> None:
         """Registers mmengine's default hooks and the one that checks checkpoints."""
         hooks = dict(hooks or {})
-        # A config needs to name what differs only.
-        hooks['load_checkpoint'] = {'type': 'mmrednet.LoadCheckpointHook', **hooks.get('load_checkpoint', {})}
+        hook = hooks.pop('load_checkpoint', {})
+        if isinstance(hook, dict):  # a config needs to name what differs only
+            hook = {'type': 'mmrednet.LoadCheckpointHook', **hook}
+        if hook is not None:  # as mmengine's, it is left out by None
+            hooks['load_checkpoint'] = hook
         super().register_default_hooks(hooks)
 
     @staticmethod
@@ -104,11 +107,13 @@ class Runner(MMEngineRunner):
         """Builds a dataloader as mmengine does.
 
         Raises:
-            FileNotFoundError: The data root of one of its data sets is a path where nothing is.
+            FileNotFoundError: A file of its data sets is missing; the message names a data root where nothing is.
         """
-        if isinstance(dataloader, dict):
+        try:
+            return MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+        except FileNotFoundError:
             _check_data_root(dataloader.get('dataset'))
-        return MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
+            raise
 
     @classmethod
     def from_cfg(cls, cfg) -> 'Runner':
@@ -133,7 +138,7 @@ class Runner(MMEngineRunner):
 
 
 def _check_data_root(dataset) -> None:
-    """Looks at a data set's config and at those that it wraps."""
+    """Looks for the data root of a data set's config and of those that it wraps."""
     if isinstance(dataset, (list, tuple)):
         for item in dataset:
             _check_data_root(item)
@@ -143,7 +148,7 @@ def _check_data_root(dataset) -> None:
         _check_data_root(dataset.get(key))
     root = dataset.get('data_root')
     # What backend_args name knows whether it is there, under its own path.
-    if root and '://' not in root and not dataset.get('backend_args') and not os.path.isdir(root):
+    if root and '://' not in str(root) and not dataset.get('backend_args') and not os.path.isdir(root):
         raise FileNotFoundError(
             f'data_root of the data set {dataset.get("type")} is {root!r}, where no folder is: '
             'put the data there, link it there, or set data_root in the config'

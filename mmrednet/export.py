@@ -48,7 +48,7 @@ class Dense(nn.Module):
             self._call, self._names = self._classify, ['logits']
         elif 'BaseSegmentor' in bases and hasattr(model, 'encode_decode'):
             self._call, self._names = self._segment, ['logits']
-        elif bases & {'SingleStageDetector', 'TwoStageDetector'} and self._head is not None:
+        elif bases & {'SingleStageDetector', 'TwoStageDetector'} and hasattr(self._head, 'loss_by_feat'):
             # The loss takes what the head gives, each by its name.
             self._call, self._names = self._detect, list(signature(self._head.loss_by_feat).parameters)
         else:
@@ -74,7 +74,10 @@ class Dense(nn.Module):
         return [f'{name}_{i}' for name, count in zip(self._names, counts, strict=False) for i in range(count)]
 
     def _classify(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
-        return ((self.model(images, mode='tensor'),),)
+        logits = self.model(images, mode='tensor')
+        if not isinstance(logits, Tensor):
+            raise ValueError(f'a classifier must end in one head to be exported, but gives {type(logits).__name__}')
+        return ((logits,),)
 
     def _segment(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
         return ((self.model.encode_decode(images, [dict(img_shape=images.shape[2:])]),),)

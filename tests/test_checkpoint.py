@@ -21,7 +21,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmrednet.checkpoint import check, convert
-from mmrednet.engine import Runner
+from mmrednet.engine import LoadCheckpointHook, Runner
 from mmrednet.models.rednet import RedNet
 
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
@@ -276,6 +276,47 @@ def test_other_classes_are_asked_for(save, tmp_path):
         tiny_runner(tmp_path, str(tmp_path / 'epoch_1.pth'), classes=5, resume=True, default_hooks=hooks).train()
     # Its own checkpoint fits.
     tiny_runner(tmp_path, str(tmp_path / 'epoch_1.pth'), default_hooks=hooks).test()
+
+
+class Renaming(nn.Module):
+    """Takes what a single layer saved, as a teacher with its student does, and keeps something that is no tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.student, self.teacher = nn.Linear(2, 3), nn.Linear(2, 3)
+        self.saved = ['nothing']
+
+    def get_extra_state(self):
+        return self.saved
+
+    def set_extra_state(self, state):
+        self.saved = state
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ('weight', 'bias'):
+            if (value := state_dict.pop(prefix + name, None)) is not None:
+                state_dict[f'{prefix}student.{name}'] = state_dict[f'{prefix}teacher.{name}'] = value
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def test_names_are_compared_as_the_model_itself_changes_them():
+    model, single = nn.Sequential(Renaming()), nn.Sequential(nn.Linear(2, 3))
+    before = {key: value.clone() for key, value in model.named_parameters()}
+    state_dict = OrderedDict(single.state_dict(), **{'0._extra_state': ['something']})
+    checked = check(model, state_dict, 'a.pth', '')
+    assert checked.keys() == model.state_dict().keys()
+    assert all(torch.equal(before[key], value) for key, value in model.named_parameters())
+    model.load_state_dict(checked)
+    assert torch.equal(model[0].teacher.weight, single[0].weight) and model[0].saved == ['something']
+    state_dict['0.more'] = torch.ones(1)
+    with pytest.raises(ValueError, match='1 unexpected.*: 0.more'):
+        check(model, state_dict, 'a.pth', '')
+
+
+def test_the_hook_may_be_left_out_or_built(save, tmp_path):
+    path = save(Model(5).state_dict())
+    tiny_runner(tmp_path, path, default_hooks=dict(load_checkpoint=None)).test()  # mmengine warns, and loads what fits
+    tiny_runner(tmp_path, path, default_hooks=dict(load_checkpoint=LoadCheckpointHook(['head.']))).train()
 
 
 def test_an_old_checkpoint_cannot_be_resumed(save, tmp_path):

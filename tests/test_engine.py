@@ -4,6 +4,7 @@ import subprocess
 import sys
 from argparse import ArgumentParser
 from io import StringIO
+from pathlib import Path
 from pickle import UnpicklingError
 
 import mmcv
@@ -225,6 +226,14 @@ def test_a_missing_data_root_inside_a_wrapper_is_named(config):
     config.train_dataloader.dataset = dict(type='RepeatDataset', times=2, dataset=dataset)
     with pytest.raises(FileNotFoundError, match='data_root.*no/such/folder'):
         RUNNERS.build(config).train()
+
+
+def test_a_data_root_that_nothing_needs_may_be_missing(config, data_root):
+    dataset = config.train_dataloader.dataset
+    dataset.ann_file = str(data_root / dataset.ann_file)
+    dataset.data_prefix = dict(img=str(data_root / dataset.data_prefix.img))
+    dataset.data_root = Path('no', 'such', 'folder')
+    assert len(RUNNERS.get('mmrednet.Runner').build_dataloader(config.train_dataloader).dataset) == 4
 
 
 def test_a_missing_checkpoint_is_named(config):

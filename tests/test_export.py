@@ -390,6 +390,15 @@ def test_a_wrong_export_leaves_no_file(tmp_path, monkeypatch, capsys, wrong, wor
     assert [path.name for path in tmp_path.iterdir()] == ['classifier.py']
 
 
+def test_a_classifier_without_a_single_head_is_refused():
+    from mmrednet.export import Dense
+
+    classifier = dict(type='ImageClassifier', backbone=dict(type='mmrednet.RedNet', depth=26))
+    model = registry('mmpretrain').build(classifier)
+    with pytest.raises(ValueError, match='one head .* gives tuple'):
+        Dense(model)(torch.rand(1, 3, 32, 32))
+
+
 DETR = """
 default_scope = 'mmdet'
 _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'

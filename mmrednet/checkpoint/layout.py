@@ -8,11 +8,13 @@ RedNet and ``tools/convert_checkpoint.py`` share.
 import copy
 import math
 import re
+import warnings
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from mmengine.logging import print_log
 from torch import nn
+from torch.func import functional_call
 
 from ..layers import Involution
 
@@ -119,6 +121,33 @@ def widen(model: nn.Module, state_dict: OrderedDict, source: str) -> OrderedDict
     return state_dict
 
 
+class _Loading(nn.Module):
+    """Has a model's modules load a checkpoint's parameters, which they may rename in it on the way."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, state_dict: OrderedDict) -> None:
+        metadata = getattr(state_dict, '_metadata', {})
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            prefix = f'{name}.' if name else ''
+            module._load_from_state_dict(state_dict, prefix, metadata.get(name, {}), True, [], [], [])
+
+
+def renamed_by(model: nn.Module, state_dict: OrderedDict) -> OrderedDict:
+    """Returns a checkpoint's parameters by the names that the model's modules give them when they load.
+
+    A teacher with its student takes those of a single detector, for example. The model's own stay as they are.
+    """
+    state_dict, loading = copy.copy(state_dict), _Loading(model)
+    nowhere = {name: tensor.to('meta') for name, tensor in (*loading.named_parameters(), *loading.named_buffers())}
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # that nothing is copied to where nothing is
+        functional_call(loading, nowhere, (state_dict,))
+    return state_dict
+
+
 def check(
     model: nn.Module, state_dict: OrderedDict, source: str, remedy: str, may_differ: Sequence[str] = ()
 ) -> OrderedDict:
@@ -135,15 +164,17 @@ def check(
             Defaults to ``()``.
 
     Returns:
-        OrderedDict: ``state_dict`` without what the model cannot load of ``may_differ``.
+        OrderedDict: ``state_dict`` with the model's names, without what it cannot load of ``may_differ``.
 
     Raises:
         ValueError: Names are missing or unexpected, or parameters have another shape.
     """
-    own = model.state_dict()
+    own, state_dict = model.state_dict(), renamed_by(model, state_dict)
     missing = [key for key in own if key not in state_dict and not key.endswith('num_batches_tracked')]
     unexpected = [key for key in state_dict if key not in own]
-    misshapen = [key for key in own if key in state_dict and own[key].shape != state_dict[key].shape]
+    # What modules keep besides tensors has no shape.
+    shapes = [{key: getattr(value, 'shape', None) for key, value in values.items()} for values in (own, state_dict)]
+    misshapen = [key for key in own if key in state_dict and shapes[0][key] != shapes[1][key]]
     matching = copy.copy(state_dict)
     for key in unexpected + misshapen:
         if key.startswith(tuple(may_differ)):

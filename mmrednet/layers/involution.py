@@ -2,16 +2,25 @@
 
 from collections.abc import Callable
 from functools import partial
+from inspect import signature
 
 import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module
+from torch.overrides import has_torch_function
 
 from ..ops import fused_involution2d, involution2d
 from ..ops.arguments import IntPair, check_backend, pair, same_padding
-from .kernel_generation import RELU, ActLayer, BottleneckKernelGeneration, NormLayer, PointwiseConv
+from .kernel_generation import (
+    RELU,
+    ActLayer,
+    BottleneckKernelGeneration,
+    LinearKernelGeneration,
+    NormLayer,
+    PointwiseConv,
+)
 
 # Older versions of torch have no function that asks whether there are any.
 GLOBAL_HOOKS = (
@@ -114,9 +123,6 @@ class Involution(nn.Module):
         self.groups = channels // group_channels
         self.backend = backend
 
-        self.projection = (
-            nn.Identity() if self.in_channels == channels else nn.Conv2d(self.in_channels, channels, 1, bias=bias)
-        )
         if kernel_generation is None:
             kernel_generation = partial(
                 BottleneckKernelGeneration, reduction_ratio=reduction_ratio, norm_layer=norm_layer, act_layer=act_layer
@@ -131,10 +137,16 @@ class Involution(nn.Module):
         )
         self._sees_pixels = getattr(phi, 'sees_pixels', False)
         # The stages of a plain sequence become the layer's own, which gives them the released checkpoints' names.
-        stages = dict(phi.named_children()) if _is_plain_sequence(phi) else {'kernel_generation': phi}
+        stages = phi._modules if _is_plain_sequence(phi) else {}
+        if not stages or any(name in ('projection', 'output', 'fused') or hasattr(self, name) for name in stages):
+            stages = {'kernel_generation': phi}
         for name, stage in stages.items():
             self.add_module(name, stage)
         self._stages = tuple(stages)
+        # Behind phi's stages: mmcv's fuse_conv_bn takes a convolution for the one before the next BatchNorm.
+        self.projection = (
+            nn.Identity() if self.in_channels == channels else nn.Conv2d(self.in_channels, channels, 1, bias=bias)
+        )
         # A module, since mmengine's efficient_conv_bn_eval asks of which module each BatchNorm's input comes.
         self.output = nn.Identity()
         if fused and self.span() is None:
@@ -188,10 +200,11 @@ class Involution(nn.Module):
         """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
         module = self.get_submodule(self._stages[-1])
         conv = module.conv if type(module) is PointwiseConv and module.is_plain else module
-        if type(conv) is not nn.Conv2d or _is_hooked(module) or _is_hooked(conv):
+        if type(conv) is not nn.Conv2d or any(map(_is_hooked, module.modules())):
             return None
         plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
-        return conv if plain else None
+        # A weight may be of a class of its own that has a word in what F.conv2d does.
+        return conv if plain and not has_torch_function((conv.weight, conv.bias)) else None
 
     def extra_repr(self) -> str:
         """Returns what ``print(layer)`` shows besides the children."""
@@ -214,16 +227,16 @@ def _unflatten(kernel: Tensor, cells: Tensor, groups: int, kernel_size: tuple[in
 
 
 def _is_plain_sequence(module: nn.Module) -> bool:
-    """Whether a module is its children one after the other and nothing more: no forward, state or hook of its own."""
-    if not isinstance(module, nn.Sequential) or type(module).forward is not nn.Sequential.forward:
+    """Whether a module is its children one after the other and nothing more: no methods, state or hook of its own."""
+    if type(module) not in (nn.Sequential, BottleneckKernelGeneration, LinearKernelGeneration):
         return False
-    return len(module) > 0 and not (module._parameters or module._buffers or _is_hooked(module))
+    return not (module._parameters or module._buffers or _is_hooked(module))
 
 
 def _is_hooked(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     # Libraries that offload or patch modules put a forward on the instance.
-    return bool(hooks) or 'forward' in vars(module)
+    return bool(hooks) or not {'forward', '_conv_forward'}.isdisjoint(vars(module))
 
 
 def in_place_of_conv(
@@ -262,8 +275,11 @@ def in_place_of_conv(
         nn.Module: A :class:`torch.nn.Conv2d` or an :class:`Involution`.
 
     Raises:
+        TypeError: ``kwargs`` has what :class:`Involution` does not take.
         ValueError: ``involution_kernel_size`` cannot give the convolution's output size.
     """
+    if unknown := kwargs.keys() - signature(Involution).parameters:
+        raise TypeError(f'in_place_of_conv and Involution have no argument {", ".join(sorted(unknown))}: leave it away')
     kernel_size = pair('kernel_size', kernel_size, 1)
     if kernel_size == (1, 1):
         return nn.Conv2d(in_channels, out_channels, 1, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]

@@ -62,7 +62,7 @@ class PointwiseConv(nn.Module):
     @property
     def is_plain(self) -> bool:
         """Whether it is the convolution and nothing else."""
-        return isinstance(self.bn, nn.Identity) and isinstance(self.activate, nn.Identity)
+        return type(self.bn) is type(self.activate) is nn.Identity
 
 
 class BottleneckKernelGeneration(nn.Sequential):

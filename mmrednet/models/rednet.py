@@ -13,6 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint as recompute
 
 from ..checkpoint import check, load, missing, widen
+from ..layers import Involution
 from ..registry import register_model
 from .involution import build_involution
 
@@ -269,6 +270,11 @@ class RedNet(BaseModule):
             self.init_cfg = others
             super().init_weights()
             self.init_cfg = init_cfg
+            # Kernel generation functions of a user's own, to which mmengine does not come.
+            for layer in filter(lambda module: isinstance(module, Involution), self.modules()):
+                for module in layer.modules():
+                    if hasattr(module, 'init_weights') and not getattr(module, 'is_init', False):
+                        module.init_weights()
             if self.zero_init_residual:
                 for module in self.modules():
                     if isinstance(module, Bottleneck):

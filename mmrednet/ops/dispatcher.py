@@ -31,6 +31,11 @@ class Operator(_SingleLevelFunction):
     apply: Callable[..., Tensor]
     vmap: Callable[..., tuple[Tensor, int]]
 
+    @staticmethod
+    def _compiled_autograd_key(ctx) -> tuple:
+        """What torch's compiled autograd asks of every function."""
+        return (ctx._autograd_function_id,)
+
 
 def call(overload: torch._ops.OpOverload, *args) -> Tensor:
     """Calls an operator; where no gradients are recorded past autograd's layer, half of a small call's time."""

@@ -1,3 +1,5 @@
+from collections import OrderedDict
+
 import pytest
 import torch
 from helpers import ConstantKernel
@@ -85,6 +87,34 @@ def test_a_kernel_generation_function_keeps_its_forward_parameters_and_buffers()
     layer(torch.randn(2, 32, 5, 4)).sum().backward()
     assert layer.kernel_generation.temperature.grad is not None
     assert layer.kernel_generation.count == 2
+
+
+class TanhKernel(nn.Sequential):
+    """A sequence with a method of its own, and one module in two places."""
+
+    def __init__(self, channels, groups, kernel_size, stride, padding, dilation):
+        tanh = nn.Tanh()
+        super().__init__(
+            nn.Conv2d(channels, 8, 1), tanh, nn.Conv2d(8, groups * kernel_size[0] * kernel_size[1], 1), tanh
+        )
+
+    def train(self, mode=True):
+        return super().train(False)
+
+
+@pytest.mark.parametrize('name', ('0', 'projection', 'output', 'fused', 'groups', None))
+def test_a_sequence_is_applied_whole_whatever_its_stages_are_called(name):
+    phi, x = TanhKernel(16, 1, (3, 3), 1, 1, 1), torch.randn(1, 8, 5, 6) * 9
+    if name:
+        first, tanh, second, _ = phi
+        phi = nn.Sequential(OrderedDict({'first': first, 'tanh': tanh, 'second': second, name: tanh}))
+    layer = Involution(16, 3, in_channels=8, kernel_generation=lambda **_: phi)
+    features = layer.projection(x)
+    kernel = layer.generate_kernel(features)
+    assert torch.equal(kernel.flatten(1, 3), phi(features))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), involution.involution2d(features, kernel))
+    assert layer.train() and phi.training == (name is not None)
 
 
 class SelfAttention(nn.Module):
@@ -231,6 +261,55 @@ def test_not_fused_where_a_hook_of_all_modules_or_a_patched_forward_wants_the_ke
     with torch.no_grad():
         torch.testing.assert_close(layer(torch.ones(1, 16, 5, 6)), 2 * expected)
     assert calls == ['involution2d', 'involution2d']
+
+
+class Halved(nn.Parameter):
+    """A weight of a class of its own, as those that quantise are."""
+
+    @classmethod
+    def __torch_function__(cls, function, types, args=(), kwargs=None):
+        with torch._C.DisableTorchFunctionSubclass():
+            result = function(*args, **kwargs or {})
+        return result / 2 if function is nn.functional.conv2d else result
+
+
+@pytest.mark.parametrize(
+    'change',
+    (
+        lambda conv2: conv2.activate.register_forward_hook(lambda module, args, output: output / 2),
+        lambda conv2: setattr(conv2, 'activate', type('Half', (nn.Identity,), {'forward': lambda self, x: x / 2})()),
+        lambda conv2: setattr(
+            conv2.conv, '_conv_forward', lambda x, *_: nn.functional.conv2d(x, conv2.conv.weight) / 2
+        ),
+        lambda conv2: setattr(conv2.conv, 'weight', Halved(conv2.conv.weight.detach())),
+    ),
+    ids=('hook', 'subclass', 'patched', 'weight'),
+)
+def test_what_was_put_on_the_last_convolution_counts_without_gradients_too(change):
+    layer, x = Involution(16).eval(), torch.randn(1, 16, 5, 6)
+    expected = layer(x) / 2
+    change(layer.conv2)
+    torch.testing.assert_close(layer(x), expected)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+
+
+def test_mmcv_fuses_no_norm_layer_of_phi_with_the_projection():
+    from mmcv.cnn import fuse_conv_bn
+
+    def kernel_generation(channels, groups, kernel_size, **_):
+        return nn.Sequential(nn.BatchNorm2d(channels), nn.Conv2d(channels, groups * kernel_size[0] * kernel_size[1], 1))
+
+    layer, x = Involution(16, 3, in_channels=8, kernel_generation=kernel_generation), torch.randn(4, 8, 5, 6) + 1
+    layer(x)
+    expected = layer.eval()(x)
+    torch.testing.assert_close(fuse_conv_bn(layer)(x), expected)
+
+
+def test_in_place_of_conv_names_what_it_does_not_know():
+    for kernel_size in (1, 3):
+        with pytest.raises(TypeError, match='no argument padding_mode'):
+            involution.in_place_of_conv(16, 16, kernel_size, padding_mode='reflect', group_channels=8)
 
 
 def test_cannot_be_fused():

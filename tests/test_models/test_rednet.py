@@ -2,11 +2,12 @@ import pytest
 import torch
 import torch._dynamo.testing
 from helpers import RELEASED, run_python
-from mmengine.model import PretrainedInit
+from mmengine.model import BaseModule, PretrainedInit
 from torch import nn
 
 from mmrednet.layers import Involution
 from mmrednet.models.rednet import Bottleneck, RedNet
+from mmrednet.registry import register_model
 
 
 def shapes(module, prefix=''):
@@ -89,6 +90,22 @@ def test_options_reach_the_involutions():
     assert stem.kernel_size == (9, 9)
     assert all(layer.kernel_size == (5, 5) and layer.groups == 1 for layer in trunk)
     assert model(torch.rand(2, 3, 32, 32))[0].shape == (2, 512, 4, 4)
+
+
+@register_model('ConstantPhi')
+class Constant(BaseModule):
+    """A kernel generation function with initial values of its own, as a plugin of mmdet's ResNet has."""
+
+    def __init__(self, channels, groups, kernel_size, **_):
+        super().__init__(init_cfg=dict(type='Constant', layer='Conv2d', val=0, bias=3))
+        self.conv = nn.Conv2d(channels, groups * kernel_size[0] * kernel_size[1], 1)
+
+
+def test_init_weights_reaches_kernel_generation_functions():
+    model = RedNet(26, kernel_generation=dict(type='mmrednet.ConstantPhi'))
+    model.init_weights()
+    found = [module for module in model.modules() if isinstance(module, Constant)]
+    assert found and all(phi.is_init and not phi.conv.weight.any() and (phi.conv.bias == 3).all() for phi in found)
 
 
 def test_activation_checkpointing_changes_no_gradient():

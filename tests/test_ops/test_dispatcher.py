@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch._dynamo.testing
-from helpers import CASES, backends, check, make_arguments, make_fused_arguments
+from helpers import CASES, backends, check, make_arguments, make_fused_arguments, run
 from torch import library
 
 from mmrednet.ops import fused_involution2d, involution2d
@@ -29,6 +29,19 @@ def test_fused_is_a_good_dispatcher_operator(backend):
     name, device = backend
     tensors, _, geometry = make_fused_arguments((1, 4, 5, 4), 2, (3, 3), 2, None, 1, torch.float64, device)
     library.opcheck(torch.ops.mmrednet.fused_involution2d, (*tensors, *map(list, geometry), name))
+
+
+def test_compiled_autograd_calls_it():
+    (input, kernel), _, geometry = make_arguments(*CASES[2], torch.float32, 'cpu')
+    expected = run(involution2d, (input, kernel), torch.ones_like(involution2d(input, kernel, *geometry)), geometry)
+
+    def train():
+        involution2d(input, kernel, *geometry).sum().backward()
+
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(compiled_autograd=True):
+        torch.compile(train, backend='eager')()
+    assert torch.equal(input.grad, expected[1]) and torch.equal(kernel.grad, expected[2])
 
 
 def test_is_one_node_of_a_symbolic_trace():
