@@ -13,6 +13,7 @@ import pytest
 import torch
 from helpers import ROOT
 from mmengine.config import Config, DictAction
+from mmengine.logging import HistoryBuffer
 from mmengine.registry import RUNNERS, init_default_scope
 from mmpretrain.registry import MODELS
 
@@ -209,9 +210,14 @@ def test_checkpoints_reach_no_attribute_but_the_methods_of_log_buffers(tmp_path)
         def __reduce__(self):
             return getattr, (torch.nn.Module, '__init__')
 
-    torch.save(Unsafe(), tmp_path / 'unsafe.pth')
-    with torch.serialization.safe_globals([torch.nn.Module]), pytest.raises(UnpicklingError, match='HistoryBuffer'):
-        torch.load(tmp_path / 'unsafe.pth')
+    class Private:
+        def __reduce__(self):
+            return getattr, (HistoryBuffer, '__init__')
+
+    for unsafe in (Unsafe(), Private()):
+        torch.save(unsafe, tmp_path / 'unsafe.pth')
+        with torch.serialization.safe_globals([torch.nn.Module]), pytest.raises(UnpicklingError, match='HistoryBuffer'):
+            torch.load(tmp_path / 'unsafe.pth')
 
 
 def test_a_missing_data_root_is_named(config):

@@ -28,6 +28,7 @@ F, W, B = torch.rand(2, 4, 6, 5), torch.rand(18, 4, 1, 1), torch.rand(18)  # H m
         ((X, H, 2), {}, ValueError, ('kernel', '3x3', '6x5')),
         ((X, H[:, :, :2]), {}, ValueError, ('padding', '2x3')),
         ((X, H, 0), {}, ValueError, ('stride', '0')),
+        ((X, H, (1, 0)), {}, ValueError, ('stride', '(1, 0)')),
         ((X, H, 1.5), {}, ValueError, ('stride', '1.5')),
         ((X, H, (1, 2, 3)), {}, ValueError, ('stride', '(1, 2, 3)')),
         ((X, H, 1, -1), {}, ValueError, ('padding', '-1')),

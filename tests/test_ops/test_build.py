@@ -94,7 +94,7 @@ def test_failing_compiler_gives_its_reason(answer, tmp_path, monkeypatch):
     assert not list((tmp_path / 'cache').glob('*.so'))
 
 
-def test_digest_depends_on_sources_flags_and_torch(monkeypatch, tmp_path):
+def test_digest_depends_on_sources_flags_torch_and_cpu(monkeypatch, tmp_path):
     command, source = [*build.find_compiler(), *build.FLAGS], tmp_path / 'one.cpp'
     source.write_text('int x;')
     digests = {build.digest(source, command), build.digest(source, [command[0], '-DX', *command[1:]])}
@@ -102,9 +102,12 @@ def test_digest_depends_on_sources_flags_and_torch(monkeypatch, tmp_path):
     digests.add(build.digest(source, command))
     source.write_text('int y;')
     digests.add(build.digest(source, command))
-    (tmp_path / 'other.h').write_text('int z;')
+    for name in ('other.h', 'included.cpp'):
+        (tmp_path / name).write_text('int z;')
+        digests.add(build.digest(source, command))
+    monkeypatch.setattr(build, '_macros', lambda command: '#define __AVX512F__ 1')  # in a home that machines share
     digests.add(build.digest(source, command))
-    assert len(digests) == 5
+    assert len(digests) == 7
 
 
 def in_a_process(function, *arguments):

@@ -21,6 +21,7 @@ def test_fallback_warns_once_without_compiler(tmp_path, monkeypatch, in_python):
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.setattr(cpu, 'load', cpu.load.__wrapped__)
+    monkeypatch.setattr(cpu, '_library', cpu._library.__wrapped__)
     monkeypatch.setattr(backends, '_load', functools.cache(backends._load.__wrapped__))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
@@ -72,6 +73,44 @@ def test_channels_last_without_copies():
     torch.testing.assert_close(result, out)
 
 
+def test_without_torchs_headers_python_answers_the_dispatcher(monkeypatch):
+    real = cpu.load_library
+
+    def load_library(source, flags):
+        if source == cpu.OPERATORS:
+            raise RuntimeError("the C++ compiler 'c++' failed on operators.cpp: torch/library.h")
+        return real(source, flags)
+
+    monkeypatch.setattr(cpu, 'load_library', load_library)
+    monkeypatch.setattr(cpu, '_library', functools.cache(cpu._library.__wrapped__))
+    with pytest.warns(UserWarning, match='take longer.*torch/library.h'):
+        functions = cpu.load.__wrapped__()
+    cpu.answer_dispatcher()
+    monkeypatch.setattr(cpu, 'load', lambda: functions)
+    torch.testing.assert_close(involution2d(X, H, backend='cpu'), involution2d(X, H, backend='reference'))
+
+
+@pytest.mark.parametrize('backend', (None, 'cpu'))
+@pytest.mark.parametrize(('stride', 'dilation'), ((1, 100_000), (100_000, 1), (1, 2**61), (2**40, 1)))
+def test_windows_and_strides_far_larger_than_the_image(stride, dilation, backend):
+    """What native code would pack is mostly zeros, and more than there is memory."""
+    size = 4 if stride == 1 else 1
+    x, h = (torch.rand(s, requires_grad=True) for s in ((1, 4, 4, 4), (1, 2, 3, 3, size, size)))
+    f, w = torch.rand(1, 3, size, size), torch.rand(18, 3, 1, 1)
+    # Of the taps the middle one alone is inside, or with the stride the first output's.
+    inside = h[:, :, 1, 1] if stride == 1 else None
+    y = involution2d(x, h, stride, dilation=dilation, backend=backend)
+    if inside is not None:
+        torch.testing.assert_close(y, x * inside.repeat_interleave(2, 1))
+    else:
+        torch.testing.assert_close(y, involution2d(x[..., :2, :2], h[:, :, 1:, 1:], 1, 0, backend='reference'))
+    grads = torch.autograd.grad(y.sum(), (x, h))
+    assert (grads[0] != 0).sum() == (64 if stride == 1 else 16) and (grads[1] != 0).sum() == (32 if stride == 1 else 8)
+    made = torch.conv2d(f, w).unflatten(1, (2, 3, 3))
+    fused = fused_involution2d(x, f, w, None, 3, stride, dilation=dilation, backend=backend)
+    torch.testing.assert_close(fused, involution2d(x, made, stride, dilation=dilation, backend='torch'))
+
+
 X, H, DY = torch.rand(2, 8, 6, 5), torch.rand(2, 2, 3, 3, 6, 5), torch.rand(2, 8, 6, 5)
 F, W, B = torch.rand(2, 4, 6, 5), torch.rand(18, 4, 1, 1), torch.rand(18)  # H may be made from these
 GEOMETRY = [1, 1], [1, 1], [1, 1]
@@ -102,6 +141,7 @@ def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
         ('involution2d', (X, H, [0, 1], [1, 1], [1, 1])),
         ('involution2d', (X, H, [1, 1], [1, -1], [1, 1])),
         ('involution2d', (X, H, [1, 1], [1, 1], [1, 0])),
+        ('involution2d', (X, H[..., :2, :1], [1, 1], [-1, -1], [1, 1])),
         ('involution2d', (X[..., :1, :1], H[:, :, :2, :2, :1, :1], [2, 2], [0, 0], [1, 1])),  # no window fits
         ('involution2d_grad_input', (DY, H, [6, 6], *GEOMETRY)),
         ('involution2d_grad_input', (DY[..., :4], H, [6, 5], *GEOMETRY)),
@@ -112,6 +152,7 @@ def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
         ('involution2d_grad_kernel', (DY[:, :4], X, 2, [3, 3], *GEOMETRY)),
         ('fused_involution2d', (X, F[:, :3], W, B, [3, 3], *GEOMETRY)),
         ('fused_involution2d', (X, F[..., :4], W, B, [3, 3], *GEOMETRY)),
+        ('fused_involution2d', (X, F[:1], W, B, [3, 3], *GEOMETRY)),
         ('fused_involution2d', (X, F, W[:17], B[:17], [3, 3], *GEOMETRY)),
         ('fused_involution2d', (X, F, W.expand(18, 4, 3, 3), B, [3, 3], *GEOMETRY)),
         ('fused_involution2d', (X, F, W, B[:17], [3, 3], *GEOMETRY)),
@@ -120,5 +161,5 @@ def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
 )
 def test_native_code_leaves_what_does_not_fit_to_python(operator, arguments):
     """Which says what is wrong; native code would read elsewhere."""
-    with pytest.raises((TypeError, ValueError), match='must|smaller'):
+    with pytest.raises((TypeError, ValueError), match='must|smaller|at least'):
         getattr(torch.ops.mmrednet, operator)(*arguments)

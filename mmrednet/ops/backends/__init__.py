@@ -18,8 +18,8 @@ class Backend(Protocol):
     writes it. Operands have any strides, and may lack channels: a sum over none is zero. All are of one device and
     dtype; sums of 16-bit types run in float32. A tap outside the input contributes nothing, whatever the kernel holds.
 
-    A backend may also answer torch's dispatcher itself, from ``load`` on, where no backend was named: ``cpu`` does, as
-    Python takes most of a small call's time there.
+    A backend may also have ``answer_dispatcher()``, called once it is chosen where none was named: from then on it has
+    kernels of its own in torch's dispatcher. ``cpu`` does, as Python takes most of a small call's time there.
 
     A backend that generates kernels without writing them to memory also has ``fused_involution2d(out, input, features,
     weight, bias, kernel_size, *geometry)``.
@@ -78,5 +78,7 @@ def _load(name: str | None, device_type: str) -> Backend:
                 continue
             if failures:
                 warnings.warn(f'{failures[0]}. Until then the slower {candidate!r} computes', stacklevel=2)
+            if name is None and hasattr(backend, 'answer_dispatcher'):
+                backend.answer_dispatcher()
             return backend
     raise RuntimeError(failures[0])

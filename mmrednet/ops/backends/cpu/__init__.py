@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ...arguments import DTYPES
-from .. import Pair
+from .. import Pair, pytorch
 from .build import compile_command, compile_library, load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
@@ -55,17 +55,20 @@ _NO_GENERATION = (0,) * 8  # the last five fields, where the kernel is not gener
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
     """Writes eq. 4 to ``out`` (N, C, Ho, Wo)."""
-    _call('involution2d', out, input, kernel, kernel.shape, kernel.stride(), geometry)
+    if not _call('involution2d', out, input, kernel, kernel.shape, kernel.stride(), geometry):
+        pytorch.involution2d(out, input, kernel, *geometry)
 
 
 def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, *geometry: Pair) -> None:
     """Writes the gradient of the input to ``out`` (N, C, H, W)."""
-    _call('grad_input', grad_output, out, kernel, kernel.shape, kernel.stride(), geometry)
+    if not _call('grad_input', grad_output, out, kernel, kernel.shape, kernel.stride(), geometry):
+        pytorch.grad_input(out, grad_output, kernel, *geometry)
 
 
 def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair) -> None:
     """Writes the gradient of the kernel to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
-    _call('grad_kernel', grad_output, input, out, out.shape, out.stride(), geometry)
+    if not _call('grad_kernel', grad_output, input, out, out.shape, out.stride(), geometry):
+        pytorch.grad_kernel(out, grad_output, input, *geometry)
 
 
 def fused_involution2d(
@@ -83,7 +86,9 @@ def fused_involution2d(
     shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
     addresses = features.data_ptr(), weight.data_ptr(), 0 if bias is None else bias.data_ptr()
     generation = *addresses, features.shape[1], *features.stride()
-    _call('involution2d', out, input, features, shape, (0,) * 6, geometry, generation)
+    if not _call('involution2d', out, input, features, shape, (0,) * 6, geometry, generation):
+        kernel = pytorch.generate_kernel(features, weight, bias, kernel_size)
+        pytorch.involution2d(out, input, kernel, *geometry)
 
 
 def _call(
@@ -95,7 +100,8 @@ def _call(
     kernel_strides: tuple[int, ...],
     geometry: tuple[Pair, ...],
     generation: tuple[int, ...] = _NO_GENERATION,
-) -> None:
+) -> bool:
+    """Returns whether it could: not where a window or stride asks for far more memory than the image."""
     stride, padding, dilation = geometry
     arguments = _PACK(  # in the order of ARGUMENTS
         torch.get_num_threads(),
@@ -112,28 +118,39 @@ def _call(
         *dilation,
         *generation,
     )
-    load()[function, input.dtype](arguments)
+    return load()[function, input.dtype](arguments)
 
 
 @cache
-def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], None]]:
+def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], bool]]:
     """Returns the compiled functions by name and dtype.
 
     Raises:
         RuntimeError: There is no C++ compiler, or it fails.
     """
-    try:
-        library = load_library(OPERATORS, (*FLAGS, *_torch_flags()))
-    except RuntimeError as error:
-        library = load_library(SOURCE, FLAGS)
-        warnings.warn(f'small calls of involution2d take longer, since they go through Python: {error}', stacklevel=2)
-    functions = {}
+    library, functions = _library(), {}
     for dtype in DTYPES:
         for name in ('involution2d', 'grad_input', 'grad_kernel'):
             function = getattr(library, f'{name}_{str(dtype).removeprefix("torch.")}')
-            function.argtypes, function.restype = (ctypes.c_char_p,), None
+            function.argtypes, function.restype = (ctypes.c_char_p,), ctypes.c_bool
             functions[name, dtype] = function
     return functions
+
+
+def answer_dispatcher() -> None:
+    """Has torch's dispatcher call the compiled functions without Python, where the C++ for that compiles."""
+    if register := getattr(_library(), 'answer_dispatcher', None):
+        register()
+
+
+@cache
+def _library() -> ctypes.CDLL:
+    try:
+        return load_library(OPERATORS, (*FLAGS, *_torch_flags()))
+    except RuntimeError as error:
+        library = load_library(SOURCE, FLAGS)
+        warnings.warn(f'small calls of involution2d take longer, since they go through Python: {error}', stacklevel=2)
+        return library
 
 
 def _torch_flags() -> tuple[str, ...]:

@@ -25,7 +25,7 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
     nothing can be written or executed there, the library is for this process alone, and a line says so.
 
     Args:
-        source (Path): The C++ file; the headers beside it belong to it.
+        source (Path): The C++ file; what else of C++ is beside it belongs to it.
         flags (Sequence[str]): Flags for the compiler, besides those that every library gets. Defaults to ``()``.
         folder (Path, optional): The cache folder. Defaults to None: ``MMREDNET_CACHE_DIR``, or ``mmrednet`` in the
             user's.
@@ -108,7 +108,7 @@ def _macros(command: tuple[str, ...]) -> str:
 def digest(source: Path, command: Sequence[str]) -> str:
     """Returns what a library depends on in 16 digits: source and headers, compiler, flags, CPU and torch."""
     macros = _macros(tuple(flag for flag in command if not flag.startswith(('-I', '-D'))))
-    files = [source, *sorted(source.parent.glob('*.h'))]
+    files = sorted(path for path in source.parent.iterdir() if path.suffix in ('.h', '.cpp'))
     parts = (*(file.read_text() for file in files), *command, macros, torch.__version__)
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
 
@@ -126,7 +126,7 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
     Raises:
         RuntimeError: The compiler fails.
     """
-    _say(f"mmrednet: compiling {source.name} for this machine's CPU, once (about 30 s)")
+    _say(f"mmrednet: compiling {source.name} for this machine's CPU, once (30 to 60 s)")
     run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
         lines = run.stderr.splitlines()

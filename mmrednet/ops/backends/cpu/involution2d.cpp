@@ -26,6 +26,8 @@
 namespace {
 
 constexpr int64_t kMappedBytes = 32 << 20;  // From there on, glibc takes fresh pages for an allocation
+constexpr double kMostBytes = 256 << 20;    // Of a work item: windows or strides far larger than the image ask for more
+constexpr size_t kKeptBytes = 16 << 20;     // Of a thread, from call to call
 constexpr int64_t kGrain = 1 << 18;         // Multiply-adds that are worth waking a thread for
 
 // What Python passes; ARGUMENTS is FIELD(name, offset) for each of its fields.
@@ -56,6 +58,17 @@ struct OpenMP {
   }
 };
 
+// Whether a work item can have the memory that it needs, and all sizes fit into their integers.
+template <class S>
+bool is_manageable(const Problem<S>& p) {
+  const auto size = [](double outer, double taps, double stride, double dilation) {
+    return stride * outer + taps * dilation;
+  };
+  const double rows = size(kRows, p.taps.y, p.stride.y, p.dilation.y);
+  const double columns = size(p.outer_size.x + 2 * kLanes<Accumulator<S>>, p.taps.x, p.stride.x, p.dilation.x);
+  return rows * columns * (p.channels + kLanes<Accumulator<S>>)*sizeof(Accumulator<S>) <= kMostBytes;
+}
+
 template <class S, class Team>
 void run(const std::vector<Problem<S>>& problems, Operation operation, const Team& team) {
   int64_t work = 0;
@@ -72,7 +85,9 @@ void run(const std::vector<Problem<S>>& problems, Operation operation, const Tea
   const size_t bytes = size * sizeof(Accumulator<S>);
   team(items, threads, [&](int64_t index) {
     // Kept from call to call: fresh memory costs page faults.
-    static thread_local std::vector<char> memory;
+    static thread_local std::vector<char> kept;
+    std::vector<char> large;
+    auto& memory = bytes > kKeptBytes ? large : kept;
     if (memory.size() < bytes + 64) memory.resize(bytes + 64);
     auto buffer = reinterpret_cast<Accumulator<S>*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
     // All phases of a part of the image one after the other, while what they share is in the cache
@@ -149,27 +164,36 @@ Problem<S> forward_problem(const Arguments& a) {
   return p;
 }
 
+// The three functions return whether they could.
+
 template <class S, class Team>
-void involution2d(const Arguments& a, const Team& team) {
+bool involution2d(const Arguments& a, const Team& team) {
+  const Problem<S> problem = forward_problem<S>(a);
+  if (!is_manageable(problem)) return false;
   prefer_huge_pages<S>(a.output, a.kernel_shape.n * a.input_shape.c * a.kernel_shape.y * a.kernel_shape.x);
-  run<S>({forward_problem<S>(a)}, Operation::kWeightedSum, team);
+  run<S>({problem}, Operation::kWeightedSum, team);
+  return true;
 }
 
 template <class S, class Team>
-void grad_kernel(const Arguments& a, const Team& team) {
+bool grad_kernel(const Arguments& a, const Team& team) {
+  const Problem<S> problem = forward_problem<S>(a);
+  if (!is_manageable(problem)) return false;
   const auto& size = a.kernel_shape;
   prefer_huge_pages<S>(a.kernel, size.n * size.g * size.u * size.v * size.y * size.x);
-  run<S>({forward_problem<S>(a)}, Operation::kInnerProduct, team);
+  run<S>({problem}, Operation::kInnerProduct, team);
+  return true;
 }
 
 template <class S, class Team>
-void grad_input(const Arguments& a, const Team& team) {
+bool grad_input(const Arguments& a, const Team& team) {
+  const Problem<S> forward = forward_problem<S>(a);
+  if (!is_manageable(forward)) return false;
   const auto& is = a.input_strides;
   const auto& ks = a.kernel_strides;
   const auto& size = a.input_shape;
   prefer_huge_pages<S>(a.input, size.n * size.c * size.y * size.x);
   std::vector<Problem<S>> phases;
-  const Problem<S> forward = forward_problem<S>(a);
   for (int64_t y = 0; y < std::min(a.stride.y, size.y); ++y) {
     const PhaseTaps u(y, a.kernel_shape.u, a.stride.y, a.padding.y, a.dilation.y);
     for (int64_t x = 0; x < std::min(a.stride.x, size.x); ++x) {
@@ -194,13 +218,14 @@ void grad_input(const Arguments& a, const Team& team) {
     }
   }
   run<S>(phases, Operation::kWeightedSum, team);
+  return true;
 }
 
 }  // namespace
 
 #define ENTRY(operation, dtype, S)                                  \
-  extern "C" void operation##_##dtype(const Arguments* arguments) { \
-    operation<S>(*arguments, OpenMP{arguments->threads});           \
+  extern "C" bool operation##_##dtype(const Arguments* arguments) { \
+    return operation<S>(*arguments, OpenMP{arguments->threads});    \
   }
 #define ENTRIES(dtype, S)       \
   ENTRY(involution2d, dtype, S) \

@@ -84,7 +84,7 @@ struct Involution2d {
     a.stride = stride;
     a.padding = padding;
     a.dilation = dilation;
-    involution2d<S>(a, SessionThreads{context});
+    require(involution2d<S>(a, SessionThreads{context}), "its window or stride is too large for the image");
   }
 };
 

@@ -1,7 +1,7 @@
 // The operators as torch's dispatcher calls them on the CPU: without Python, which takes most of a small call's time.
 //
-// Here is the plain case alone. A backend that was named, an empty tensor and arguments that do not fit are left to the
-// kernels in Python, which know the table of backends and say what is wrong.
+// Here is the plain case alone. A backend that was named, an empty tensor, a window far larger than the image and
+// arguments that do not fit are left to the kernels in Python, which know the table of backends and say what is wrong.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -101,8 +101,7 @@ Tensor forward(Tensor input, Tensor kernel, Ints stride, Ints padding, Ints dila
     const Tensor output = empty_output(input, {input.size(0), input.size(1), kernel.size(4), kernel.size(5)});
     set_memory(a, output, input);
     set_kernel(a, kernel);
-    involution2d<decltype(zero)>(a, OpenMP{a.threads});
-    return output;
+    return involution2d<decltype(zero)>(a, OpenMP{a.threads}) ? output : Tensor();
   });
 }
 
@@ -116,8 +115,7 @@ Tensor input_gradient(Tensor grad_output, Tensor kernel, Ints size, Ints stride,
     const Tensor output = empty_output(grad_output, shape);
     set_memory(a, grad_output, output);
     set_kernel(a, kernel);
-    grad_input<decltype(zero)>(a, OpenMP{a.threads});
-    return output;
+    return grad_input<decltype(zero)>(a, OpenMP{a.threads}) ? output : Tensor();
   });
 }
 
@@ -134,8 +132,7 @@ Tensor kernel_gradient(Tensor grad_output, Tensor input, int64_t groups, Ints si
     const Tensor kernel = output.unflatten(1, {groups, size[0], size[1]});
     set_memory(a, grad_output, input);
     set_kernel(a, kernel);
-    grad_kernel<decltype(zero)>(a, OpenMP{a.threads});
-    return kernel;
+    return grad_kernel<decltype(zero)>(a, OpenMP{a.threads}) ? kernel : Tensor();
   });
 }
 
@@ -159,8 +156,7 @@ Tensor fused(Tensor input, Tensor features, Tensor weight, std::optional<Tensor>
     a.bias = bias ? offsets.data_ptr() : nullptr;
     a.reduced = reduced;
     a.features_strides = image_dims(features.strides());
-    involution2d<decltype(zero)>(a, OpenMP{a.threads});
-    return output;
+    return involution2d<decltype(zero)>(a, OpenMP{a.threads}) ? output : Tensor();
   });
 }
 
@@ -186,9 +182,14 @@ void call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(mmrednet, CPU, library) {
-  library.impl("involution2d", torch::CppFunction::makeFromBoxedFunction<&call<&forward>>());
-  library.impl("involution2d_grad_input", torch::CppFunction::makeFromBoxedFunction<&call<&input_gradient>>());
-  library.impl("involution2d_grad_kernel", torch::CppFunction::makeFromBoxedFunction<&call<&kernel_gradient>>());
-  library.impl("fused_involution2d", torch::CppFunction::makeFromBoxedFunction<&call<&fused>>());
+// From now on the dispatcher calls these.
+extern "C" void answer_dispatcher() {
+  static const torch::Library kept = [] {
+    torch::Library library(torch::Library::IMPL, "mmrednet", c10::DispatchKey::CPU, __FILE__, __LINE__);
+    library.impl("involution2d", torch::CppFunction::makeFromBoxedFunction<&call<&forward>>());
+    library.impl("involution2d_grad_input", torch::CppFunction::makeFromBoxedFunction<&call<&input_gradient>>());
+    library.impl("involution2d_grad_kernel", torch::CppFunction::makeFromBoxedFunction<&call<&kernel_gradient>>());
+    library.impl("fused_involution2d", torch::CppFunction::makeFromBoxedFunction<&call<&fused>>());
+    return library;
+  }();
 }
