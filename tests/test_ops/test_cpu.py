@@ -161,5 +161,9 @@ def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
 )
 def test_native_code_leaves_what_does_not_fit_to_python(operator, arguments):
     """Which says what is wrong; native code would read elsewhere."""
+    for i, argument in enumerate(arguments):
+        if isinstance(argument, list):
+            with pytest.raises((IndexError, TypeError, ValueError)):
+                getattr(torch.ops.mmrednet, operator)(*arguments[:i], argument[:1], *arguments[i + 1 :])
     with pytest.raises((TypeError, ValueError), match='must|smaller|at least'):
         getattr(torch.ops.mmrednet, operator)(*arguments)

@@ -32,9 +32,10 @@ bool alike(const Tensor& first, const Tensor& tensor, int64_t dims) {
 ImageDims image_dims(Sizes a) { return {a[0], a[1], a[2], a[3]}; }
 KernelDims kernel_dims(Sizes a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
 
-// Sets what does not depend on memory. False: involution is not defined on it.
+// Sets what does not depend on memory. False: involution is not defined on it. (Lists of a schema may have any length.)
 bool set_shapes(Arguments& a, Sizes input, Sizes kernel, const Ints& stride, const Ints& padding,
                 const Ints& dilation) {
+  if (stride.size() != 2 || padding.size() != 2 || dilation.size() != 2) return false;
   a.threads = at::get_num_threads();
   a.input_shape = image_dims(input);
   a.kernel_shape = kernel_dims(kernel);
@@ -108,7 +109,7 @@ Tensor forward(Tensor input, Tensor kernel, Ints stride, Ints padding, Ints dila
 Tensor input_gradient(Tensor grad_output, Tensor kernel, Ints size, Ints stride, Ints padding, Ints dilation,
                       Name backend) {
   Arguments a{};
-  if (backend || !alike(grad_output, grad_output, 4) || !alike(grad_output, kernel, 6)) return {};
+  if (backend || size.size() != 2 || !alike(grad_output, grad_output, 4) || !alike(grad_output, kernel, 6)) return {};
   const int64_t shape[] = {grad_output.size(0), grad_output.size(1), size[0], size[1]};
   if (!set_shapes(a, shape, kernel.sizes(), stride, padding, dilation) || !is_output(grad_output, a)) return {};
   return with_type(grad_output.scalar_type(), [&](auto zero) {
@@ -122,7 +123,7 @@ Tensor input_gradient(Tensor grad_output, Tensor kernel, Ints size, Ints stride,
 Tensor kernel_gradient(Tensor grad_output, Tensor input, int64_t groups, Ints size, Ints stride, Ints padding,
                        Ints dilation, Name backend) {
   Arguments a{};
-  if (backend || !alike(grad_output, grad_output, 4) || !alike(grad_output, input, 4)) return {};
+  if (backend || size.size() != 2 || !alike(grad_output, grad_output, 4) || !alike(grad_output, input, 4)) return {};
   const int64_t height = grad_output.size(2), width = grad_output.size(3);
   const int64_t shape[] = {input.size(0), groups, size[0], size[1], height, width};
   if (!set_shapes(a, input.sizes(), shape, stride, padding, dilation) || !is_output(grad_output, a)) return {};
@@ -139,7 +140,8 @@ Tensor kernel_gradient(Tensor grad_output, Tensor input, int64_t groups, Ints si
 Tensor fused(Tensor input, Tensor features, Tensor weight, std::optional<Tensor> bias, Ints size, Ints stride,
              Ints padding, Ints dilation, Name backend) {
   Arguments a{};
-  if (backend || !alike(input, input, 4) || !alike(input, features, 4) || !alike(input, weight, 4)) return {};
+  if (backend || size.size() != 2 || !alike(input, input, 4) || !alike(input, features, 4) || !alike(input, weight, 4))
+    return {};
   const int64_t channels = weight.size(0), reduced = weight.size(1), taps = size[0] * size[1];
   const int64_t height = features.size(2), width = features.size(3);
   if (taps < 1 || channels % taps != 0 || reduced != features.size(1) || weight.numel() != channels * reduced ||
