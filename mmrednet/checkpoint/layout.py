@@ -141,7 +141,8 @@ def renamed_by(model: nn.Module, state_dict: OrderedDict) -> OrderedDict:
     A teacher with its student takes those of a single detector, for example. The model's own stay as they are.
     """
     state_dict, loading = copy.copy(state_dict), _Loading(model)
-    nowhere = {name: tensor.to('meta') for name, tensor in (*loading.named_parameters(), *loading.named_buffers())}
+    tensors = (*loading.named_parameters(), *loading.named_buffers())
+    nowhere = {name: tensor.detach().to('meta') for name, tensor in tensors}
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # that nothing is copied to where nothing is
         functional_call(loading, nowhere, (state_dict,))

@@ -94,9 +94,7 @@ def run(args: argparse.Namespace) -> int:
         except Exception as error:  # anything, where an image is too small for the network or too large for the memory
             for photo, image in batch:
                 height, breadth = image.shape[:2]
-                fail(
-                    f'{photo} ({breadth}x{height}) could not be predicted ({one_line(error)}): give it in another size'
-                )
+                fail(f'{photo} ({breadth}x{height}) could not be predicted ({one_line(error)}): another size may help')
             continue
         for (photo, _), (rows, picture) in zip(batch, found, strict=True):
             for line in map(task.format, rows) if rows else ('nothing',):
@@ -212,7 +210,9 @@ def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:
     import numpy as np
 
     dataset = config.test_dataloader.dataset
-    kind = import_module(f'{config.default_scope}.registry').DATASETS.get(dataset.type)
+    kind = dataset.type  # new-style configs name the class itself
+    if isinstance(kind, str):
+        kind = import_module(f'{config.default_scope}.registry').DATASETS.get(kind)
     ours = {**getattr(kind, 'METAINFO', {}), **dataset.get('metainfo', {})}
     # An RPN has one class, and stands beside the head that has all.
     size = max(getattr(module, 'num_classes', None) or 0 for module in model.modules())
@@ -340,7 +340,7 @@ class _Segmentation(_Task):
         return found if isinstance(found, list) else [found]
 
     def select(self, sample) -> list[dict]:
-        labels, counts = sample.pred_sem_seg.data.unique(return_counts=True)
+        labels, counts = sample.pred_sem_seg.data.long().unique(return_counts=True)  # floats after a sigmoid
         shares, order = (counts / counts.sum()).sort(descending=True)
         return [
             dict(label=label, what=self.names[label], share=share)

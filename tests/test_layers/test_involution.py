@@ -263,6 +263,15 @@ def test_not_fused_where_a_hook_of_all_modules_or_a_patched_forward_wants_the_ke
     assert calls == ['involution2d', 'involution2d']
 
 
+def test_fused_where_a_device_is_the_default(calls):
+    x = torch.rand(1, 16, 5, 6)
+    with torch.device('cpu'), torch.no_grad():
+        Involution(16, fused=True)(x)
+        torch._dynamo.reset()
+        torch.compile(Involution(16).eval(), backend='eager', fullgraph=True)(x)
+    assert calls == ['fused_involution2d', 'fused_involution2d']
+
+
 class Halved(nn.Parameter):
     """A weight of a class of its own, as those that quantise are."""
 
