@@ -203,10 +203,10 @@ class Involution(nn.Module):
         if type(conv) is not nn.Conv2d or any(map(_is_hooked, module.modules())):
             return None
         plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
-        # A weight may be of a class that has a word in what F.conv2d does. Modes, as that of a default device, have
-        # theirs in our operator.
-        spoken_for = has_torch_function((conv.weight, conv.bias)) and not torch._C._is_torch_function_mode_enabled()
-        return conv if plain and not spoken_for else None
+        # A weight may be of a class that has a word in what F.conv2d does. Modes, as that of a default device, and what
+        # stands for weights while torch.fx traces, have theirs in our operator.
+        own_class = isinstance(conv.weight, Tensor) and has_torch_function((conv.weight,))
+        return conv if plain and not (own_class and not torch._C._is_torch_function_mode_enabled()) else None
 
     def extra_repr(self) -> str:
         """Returns what ``print(layer)`` shows besides the children."""
