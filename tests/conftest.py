@@ -15,16 +15,16 @@ def default_scope(request):
 @pytest.fixture
 def in_python():
     """Has kernels in Python answer torch's dispatcher on the CPU too, by the table of backends, not native code."""
-    import torch
+    from torch import library
 
     from mmrednet.ops.fused import FusedInvolution2d
     from mmrednet.ops.involution import GradInput, GradKernel, Involution2d
 
-    library = torch.library.Library('mmrednet', 'IMPL')
+    kernels = library.Library('mmrednet', 'IMPL')
     for operator in (Involution2d, GradInput, GradKernel, FusedInvolution2d):
-        library.impl(operator.schema.partition('(')[0], operator.compute, 'CPU')
+        kernels.impl(operator.schema.partition('(')[0], operator.compute, 'CPU')
     yield
-    library._destroy()
+    kernels._destroy()
 
 
 def pytest_addoption(parser):
