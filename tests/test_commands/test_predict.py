@@ -8,6 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -20,6 +21,7 @@ from PIL import Image
 
 from mmrednet.__main__ import main
 from mmrednet.checkpoint import IMAGENET, save
+from mmrednet.commands.predict import _Segmentation
 
 CLASSES = ('disc', 'triangle', 'star')
 CONFIGS = {
@@ -376,3 +378,15 @@ def test_a_config_from_an_address_is_not_run(trained, photos, monkeypatch, capfd
         assert main(['predict', 'trip', '--checkpoint', address, '--config', str(config)]) == 0
         server.shutdown()
     assert not Path('mark').exists()
+
+
+def test_a_binary_segmentor_has_labels_of_floats():
+    """As mmseg makes them of a sigmoid."""
+    task = _Segmentation.__new__(_Segmentation)
+    task.names, task.top = ['back', 'front'], 5
+    labels = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])
+    sample = SimpleNamespace(pred_sem_seg=SimpleNamespace(data=labels))
+    assert [(row['what'], row['label'], row['share']) for row in task.select(sample)] == [
+        ('front', 1, 0.75),
+        ('back', 0, 0.25),
+    ]
