@@ -4,8 +4,10 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 
+from . import __version__
 from .commands import COMMANDS, CommandError
 
 
@@ -13,6 +15,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command that ``argv`` (default: the process's arguments) names and returns its exit status."""
     argv = sys.argv[1:] if argv is None else argv
     parser = argparse.ArgumentParser(prog='mmrednet', description='Involution (CVPR 2021) for OpenMMLab.')
+    parser.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for name, summary in COMMANDS.items():
         subparser = subparsers.add_parser(name, help=summary, description=f'{summary[0].upper()}{summary[1:]}.')
@@ -20,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             command = import_module(f'.commands.{name.replace("-", "_")}', __package__)
             command.add_arguments(subparser)
     args = parser.parse_args(argv)
+    with suppress(AttributeError):  # of a stream that a caller put there
+        # A file's name can hold what the terminal's encoding lacks.
+        sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
         return command.run(args) or 0
     except CommandError as error:

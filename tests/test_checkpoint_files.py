@@ -410,6 +410,11 @@ def test_safetensors_is_optional(tmp_path, monkeypatch):
         save(dict(state_dict={}, meta={}), path)
 
 
+def test_the_format_of_paddle_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match='a.pdparams has the ending of .* give .pth'):
+        save(dict(state_dict={}, meta={}), tmp_path / 'a.pdparams')
+
+
 @pytest.mark.parametrize('name', ('out.pth', 'out.safetensors'))
 def test_a_full_disk_leaves_the_old_file(name, paddle_file, tmp_path):
     out = tmp_path / name

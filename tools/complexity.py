@@ -1,13 +1,14 @@
 """Prints parameters and FLOPs of the models in the paper's Tables 1, 3, 4, 5 and 6 beside the paper's figures."""
 
 import argparse
+import sys
 import warnings
-
-from mmengine.config import Config
 
 from mmrednet.analysis.plot import plot_complexity
 from mmrednet.analysis.report import FORMATS, format_records, markdown_table
 from mmrednet.analysis.tables import ROWS, measure, measure_config
+from mmrednet.commands import CommandError
+from mmrednet.commands.common import read_config
 
 COLUMNS = {
     'table': 'Table',
@@ -34,7 +35,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--table', nargs='+', choices=tables, default=tables, help='tables to print (default: all)')
     parser.add_argument('--format', choices=FORMATS, default='markdown', help='default: markdown')
     parser.add_argument('--plot', metavar='PATH', help='draw Figure 2 to PATH, as PNG and SVG, instead of a table')
-    parser.add_argument('--config', help='count the model of this config, and no tables')
+    parser.add_argument('--config', help='count the model of this config, its path or name, and no tables')
     parser.add_argument(
         '--shape',
         nargs=2,
@@ -68,7 +69,11 @@ def main() -> None:
     # The toolboxes' own deprecations.
     warnings.simplefilter('ignore')
     if args.config:
-        complexity = measure_config(Config.fromfile(args.config), *args.shape)
+        try:
+            config = read_config(args.config)
+        except CommandError as error:
+            sys.exit(str(error))
+        complexity = measure_config(config, *args.shape)
         size = 'x'.join(map(str, args.shape))
         print(f'{complexity.params / 1e6:.3f} M parameters, {complexity.flops / 1e9:.2f} G FLOPs at {size}')
         return

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Curve = tuple[list[int], list[float]]  # iterations and values
 
+LOG = 'vis_data/scalars.json'
 # What a network is judged by, in each toolbox; and what it learns by.
 NAMES = ('loss', 'coco/bbox_mAP', 'coco/segm_mAP', 'mIoU', 'accuracy/top1')
 
@@ -25,11 +26,13 @@ def read_curves(work_dir: str | Path) -> dict[str, Curve]:
 
     Raises:
         FileNotFoundError: Nothing is there, or no log of a training.
-        ValueError: A file is not such a log.
+        ValueError: A file is not such a log, or the folder holds the folders of runs.
     """
     path = Path(work_dir)
     # The folders in a work_dir are named by the time.
-    files = [path] if path.is_file() else sorted(path.glob('**/vis_data/scalars.json'))
+    files = [path] if path.is_file() else sorted(file for at in ('', '*/') for file in path.glob(f'{at}{LOG}'))
+    if runs := [] if files else sorted({str(file.parents[2]) for file in path.glob(f'**/{LOG}')}):
+        raise ValueError(f'{path} is no work_dir, but has some in it: give those of {", ".join(runs)} that you mean')
     if not files:
         raise FileNotFoundError(
             f'{path} holds no vis_data/scalars.json: give the work_dir of a run of mmengine whose vis_backends include '

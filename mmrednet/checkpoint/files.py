@@ -197,8 +197,11 @@ def save(checkpoint: dict, path: Path) -> list[str]:
 
     Raises:
         OSError: The file cannot be written.
+        ValueError: The ending is that of Paddle's format.
         ImportError: The file needs the package safetensors.
     """
+    if path.suffix == '.pdparams':
+        raise ValueError(f"{path} has the ending of Paddle's format, which is read only: give .pth or .safetensors")
     left_out, data = [], None
     if path.suffix == '.safetensors':
         left_out = [key for key in checkpoint if key not in ('state_dict', 'meta')]

@@ -1,4 +1,4 @@
-"""What several commands share: photographs and configs in, files out, errors in a line."""
+"""What several commands share: photographs, configs, models and devices in, files out, errors in a line."""
 
 import os
 import tempfile
@@ -6,16 +6,22 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from glob import escape, glob
+from importlib import import_module
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..configs import find
-from ..requirements import require
+from ..requirements import TOOLBOXES, require
 from . import CommandError
 
-# What of a folder is taken for photographs.
-ENDINGS = ('.bmp', '.gif', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+if TYPE_CHECKING:
+    import torch
+    from mmengine.config import Config
+    from torch import nn
+
+# What of a folder is taken for photographs. Some need an OpenCV that was built for them: without, we say so.
+ENDINGS = tuple('.avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp'.split())
 
 
 def find_photos(arguments: Iterable[str], fail: Callable[[str], None]) -> list[str]:
@@ -58,18 +64,65 @@ def read_photos(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[
             yield photo, image
 
 
-def read_config(name: str):
+def to_path(text: str) -> Path:
+    """Reads a path; shells leave ``--out=~/pictures`` as it is."""
+    return Path(text).expanduser()
+
+
+def read_config(name: str) -> 'Config':
     """Returns the config of a path, of a name among ours, or of a toolbox's such as ``mmdet::...``."""
     from mmengine.config import Config
+    from mmengine.hub import get_config
 
+    from .. import patches  # noqa: F401  (by which mmengine finds `mmrednet::...`)
+
+    file = os.path.expanduser(name)
     try:
-        path = name if os.path.isfile(name) or '::' in name else find(name)
+        if '::' not in name and not os.path.isfile(file):
+            file = find(name)
     except ValueError as error:
         raise CommandError(f'there is no file {name}, and {error}') from error
     try:
-        return Config.fromfile(path)
+        return get_config(name) if '::' in name else Config.fromfile(file)
     except Exception as error:  # Python's, of a file that is run
-        raise CommandError(f'the config {path} cannot be read ({one_line(error)}): correct it') from error
+        raise CommandError(f'the config {name} cannot be read ({one_line(error)}): correct it') from error
+
+
+def enter_scope(config: 'Config', source: str) -> str:
+    """Has names stand for what they are in the toolbox that a config is for, and returns its name."""
+    from mmengine.registry import init_default_scope
+
+    scope = config.get('default_scope')
+    if scope not in TOOLBOXES:
+        raise CommandError(f'the default_scope of {source} is {scope!r}, and must be one of {[*TOOLBOXES]}: correct it')
+    require(scope)
+    init_default_scope(scope)
+    return scope
+
+
+def build_model(config: 'Config', source: str, checkpoint: str | None) -> 'nn.Module':
+    """Returns the model of a config, with the weights of a checkpoint where one is given, on the CPU."""
+    from ..checkpoint import check, load
+
+    registry = import_module(f'{enter_scope(config, source)}.registry').MODELS
+    if 'data_preprocessor' in config:  # where mmpretrain's configs have it, and the runner finds it
+        config.model.setdefault('data_preprocessor', config.data_preprocessor)
+    model = registry.build(config.model)
+    if checkpoint is not None:
+        remedy = 'give the config that it was trained with, or a checkpoint of this one'
+        model.load_state_dict(check(model, load(checkpoint)['state_dict'], checkpoint, remedy), strict=False)
+    return model
+
+
+def find_device(name: str) -> 'torch.device':
+    """Returns a device on which tensors can be made."""
+    import torch
+
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition('\n')[0].partition('. ')[0]  # pages of backends may follow
+        raise CommandError(f'--device {name} cannot be used ({reason}): give another, such as cpu') from error
 
 
 def write(path: Path, data: bytes) -> None:

@@ -2,10 +2,9 @@
 
 import argparse
 from io import BytesIO
-from pathlib import Path
 
 from . import CommandError
-from .common import one_line, write
+from .common import one_line, to_path, write
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add('runs', nargs='+', metavar='WORK_DIR', help="a run's work_dir, or a JSON log of mmengine's")
     add('--names', nargs='+', default=[], metavar='NAME', help='which curves (default: the loss and AP, mIoU or top-1)')
-    add('--out', type=Path, required=True, metavar='F.png', help='the picture to write')
+    add('--out', type=to_path, required=True, metavar='F.png', help='the picture to write')
 
 
 def run(args: argparse.Namespace) -> None:

@@ -3,26 +3,24 @@
 import argparse
 import os
 import tempfile
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from ..requirements import require
 from . import CommandError
-from .common import one_line, quiet, read_config
-from .predict import TASKS, count
-
-FORMATS = ('onnx', 'onnxruntime', 'torch-export', 'aotinductor', 'torchscript', 'openvino')
-DTYPES = ('float32', 'float16')
+from .common import build_model, one_line, quiet, read_config, to_path
+from .predict import count
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
+    from ..export import DTYPES, FORMATS
+
     add = parser.add_argument
     add('config', metavar='CONFIG', help='config of a classifier, detector or segmentor, or its name')
     add('checkpoint', nargs='?', metavar='CHECKPOINT', help='its weights, a file or address (default: random ones)')
     add('--format', choices=FORMATS, required=True, help='what the file is')
-    add('--out', type=Path, metavar='F', required=True, help='the file, with the ending of its format')
+    add('--out', type=to_path, metavar='F', required=True, help='the file, with the ending of its format')
     add(
         '--size',
         type=count,
@@ -46,6 +44,8 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _export(args: argparse.Namespace) -> None:
+    from mmengine.model import revert_sync_batchnorm
+
     from .. import export
 
     size: tuple[int, int] = tuple(args.size)
@@ -54,8 +54,8 @@ def _export(args: argparse.Namespace) -> None:
     if not args.out.parent.is_dir():
         raise CommandError(f'--out: there is no folder {args.out.parent}: make it, or name another')
     with quiet():
-        config = read_config(args.config)
-        network = export.Dense(_build(config, args.checkpoint)).to(dtype)
+        model = build_model(read_config(args.config), args.config, args.checkpoint)
+        network = export.Dense(revert_sync_batchnorm(model)).to(dtype)
     # Beside the file, so that it appears there whole and checked, or not at all.
     with tempfile.TemporaryDirectory(dir=args.out.parent) as folder:
         path = Path(folder, args.out.name)
@@ -99,22 +99,3 @@ def _write(network: Any, args: argparse.Namespace, path: Path, size: tuple[int, 
         export(network, args.format, path, size)
     except Exception as error:  # the exporters raise whatever they meet
         raise CommandError(f'{args.config} cannot be exported as {args.format}: {one_line(error)}') from error
-
-
-def _build(config, checkpoint: str | None):
-    """Returns the config's model, filled, on the CPU."""
-    from mmengine.model import revert_sync_batchnorm
-    from mmengine.registry import init_default_scope
-
-    from ..checkpoint import check, load
-
-    scope = config.get('default_scope')
-    if scope not in TASKS:
-        raise CommandError(f"the config's default_scope is {scope!r}, and must be one of {[*TASKS]}: correct it")
-    require(scope)
-    init_default_scope(scope)
-    model = import_module(f'{scope}.registry').MODELS.build(config.model)
-    if checkpoint is not None:
-        remedy = 'give the config that it was trained with, or a checkpoint of this one'
-        model.load_state_dict(check(model, load(checkpoint)['state_dict'], checkpoint, remedy), strict=False)
-    return revert_sync_batchnorm(model)

@@ -12,7 +12,7 @@ from typing import Any
 from ..configs import find
 from ..requirements import require
 from . import CommandError
-from .common import find_photos, one_line, quiet, read_config, read_photos, write
+from .common import enter_scope, find_device, find_photos, one_line, quiet, read_config, read_photos, to_path, write
 
 DEFAULT = 'rednet50_in1k'
 # Of pictures, in pixels: letters need some room, and mmseg looks at every pixel in Python to place the names.
@@ -33,8 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='F',
         help='its weights, a file or address: .pth (one that mmengine saved holds its config), .pdparams, .safetensors',
     )
-    add('--out', type=Path, metavar='FOLDER', help='writes pictures there')
-    add('--json', type=Path, metavar='FILE', help='writes the results there, unrounded')
+    add('--out', type=to_path, metavar='FOLDER', help='writes pictures there')
+    add('--json', type=to_path, metavar='FILE', help='writes the results there, unrounded')
     add('--device', metavar='D', help='cpu, cuda, cuda:1, ... (default: the best that there is)')
     add('--score-threshold', type=fraction, metavar='T', help='least score (default: 0.3 of detections, else 0)')
     add(
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
         print(f'mmrednet predict: error: {text}', file=sys.stderr)
 
     photos = find_photos(args.photos, fail)
-    width = max((len(_shown(photo)) for photo in photos), default=0)
+    width = max(map(len, photos), default=0)
     task, results, pictures = None, [], set[Path]()
     for batch in _batches(read_photos(photos, fail), args.batch_size):
         if task is None:  # not before there is a photograph to look at, since weights may have to be downloaded
@@ -98,18 +98,13 @@ def run(args: argparse.Namespace) -> int:
             continue
         for (photo, _), (rows, picture) in zip(batch, found, strict=True):
             for line in map(task.format, rows) if rows else ('nothing',):
-                print(f'{_shown(photo):{width}}  {line}', flush=True)
+                print(f'{photo:{width}}  {line}', flush=True)
             results.append(dict(file=photo, task=task.name, results=rows))
             if picture is not None:
                 _write_picture(_picture_path(args.out, photo, pictures), picture)
     if args.json:
         write(args.json, (json.dumps(results, indent=1) + '\n').encode())
     return 2 if failed else 0
-
-
-def _shown(photo: str) -> str:
-    """Returns a path that can be printed whatever bytes the file's name has."""
-    return photo.encode(errors='backslashreplace').decode()
 
 
 def _batches(images: Iterator[tuple[str, Any]], size: int) -> Iterator[list[tuple[str, Any]]]:
@@ -131,32 +126,26 @@ def _build_task(args: argparse.Namespace) -> '_Task':
 
 
 def _build(args: argparse.Namespace) -> '_Task':
-    import torch
     from mmengine.device import get_device
 
     from ..checkpoint import IMAGENET, check, load
 
-    device = args.device or get_device()
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(
-            f'--device {device} cannot be used ({one_line(error)}): give another, such as cpu'
-        ) from error
-    path, source = args.config, args.checkpoint
-    if path is None and (args.model or source is None):
-        path = find(args.model or DEFAULT)
-        if source is None and (name := Path(path).stem) in IMAGENET:
-            source = f'mmrednet://{name}'
+    device = str(find_device(args.device or get_device()))
+    name, source = args.config, args.checkpoint
+    if name is None and (args.model or source is None):
+        name = find(args.model or DEFAULT)
+        if source is None and (stem := Path(name).stem) in IMAGENET:
+            source = f'mmrednet://{stem}'
     if source is None:
-        raise CommandError(f'{args.model or path} has no public weights: give its checkpoint with --checkpoint')
+        model = f'{args.model} has no public weights' if args.model else f'--config {name} says nothing of weights'
+        raise CommandError(f'{model}: give its checkpoint with --checkpoint')
     checkpoint = None
-    if path is None:
+    if name is None:
         checkpoint = load(source)
         config = _config_in(checkpoint, source)
     else:
-        config = read_config(path)
-    task = _make_task(config, path or source, device, args)
+        config = read_config(name)
+    task = _make_task(config, name or source, device, args)
     checkpoint = checkpoint or load(source)
     model = task.inferencer.model
     remedy = 'give the config that it was trained with (--config or --model), or a checkpoint of this one'
@@ -188,13 +177,7 @@ def _config_in(checkpoint: dict, source: str):
 
 
 def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_Task':
-    from mmengine.registry import init_default_scope
-
-    scope = config.get('default_scope')
-    if scope not in TASKS:
-        raise CommandError(f'the default_scope of {source} is {scope!r}, and must be one of {[*TASKS]}: correct it')
-    require(scope)
-    init_default_scope(scope)
+    scope = enter_scope(config, source)
     try:
         return TASKS[scope](config, device, args)
     except CommandError:
@@ -218,10 +201,11 @@ def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:
     size = max(getattr(module, 'num_classes', None) or 0 for module in model.modules())
     metas = [meta for meta in (checkpoint['meta'].get('dataset_meta') or {}, ours) if meta.get('classes')]
     meta = next((meta for meta in metas if len(meta['classes']) == size), {})
-    if metas and not meta:
-        known = len(metas[0]['classes'])
+    if not meta:
+        known = len(metas[0]['classes']) if metas else 0
+        classes = f'{size} class{"es" * (size > 1)}'
         print(
-            f'mmrednet predict: the model has {size} classes, and {known} names are known: numbers stand for them',
+            f'mmrednet predict: the model has {classes}, and {known or "no"} names are known: numbers stand for them',
             file=sys.stderr,
         )
     names = [str(name) for name in meta.get('classes', range(size))]

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..requirements import require
 from . import CommandError
-from .common import one_line, quiet, read_config
+from .common import find_device, one_line, quiet, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -21,9 +22,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
     add = parser.add_argument
     add('--input', nargs=4, type=int, required=True, metavar=('N', 'C', 'H', 'W'), help="the input's shape")
-    add('--kernel-size', nargs='+', type=int, default=[7], metavar='K', help='one or two (default: 7)')
-    add('--stride', nargs='+', type=int, default=[1], metavar='S', help='one or two (default: 1)')
-    add('--dilation', nargs='+', type=int, default=[1], metavar='D', help='one or two (default: 1)')
+    add('--kernel-size', nargs='+', type=int, metavar='K', help='one or two odd numbers (default: 7)')
+    add('--stride', nargs='+', type=int, metavar='S', help='one or two (default: 1)')
+    add('--dilation', nargs='+', type=int, metavar='D', help='one or two (default: 1)')
     add('--groups', type=int, metavar='G', help='default: one for every 16 channels')
     add('--dtype', choices=('float32', 'bfloat16', 'float16', 'float64'), default='float32', help='default: float32')
     add('--device', metavar='D', help='cpu, cuda or cuda:1 (default: a GPU where there is one)')
@@ -41,12 +42,7 @@ def run(args: argparse.Namespace) -> None:
     """Prints what it finds."""
     import torch
 
-    name = args.device or ('cuda' if torch.cuda.is_available() else 'cpu')
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise CommandError(f'--device {name} cannot be used ({one_line(error)}): give another, such as cpu') from error
+    device = find_device(args.device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     if min(args.input) < 1:
         raise CommandError(f'--input must be four positive numbers, N C H W, but is {args.input}')
     dtype = getattr(torch, args.dtype)
@@ -67,11 +63,14 @@ def _operator(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dt
     from ..analysis.report import describe_machine, markdown_table, rounded
 
     batch, channels, *size = args.input
-    pairs = {name: _pair(name, getattr(args, name)) for name in ('kernel_size', 'stride', 'dilation')}
+    kernel_size = _pair('--kernel-size', args.kernel_size or [7])
+    if kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0:
+        raise CommandError(f'--kernel-size must be odd, but is {args.kernel_size}')
+    stride, dilation = _pair('--stride', args.stride or [1]), _pair('--dilation', args.dilation or [1])
     groups = max(1, channels // 16) if args.groups is None else args.groups
     if groups < 1 or channels % groups:
         raise CommandError(f'--groups must divide the channels, {channels}, but is {groups}')
-    case = Case(channels, (size[0], size[1]), groups=groups, **pairs)
+    case = Case(channels, (size[0], size[1]), kernel_size, stride, groups, dilation)
     about = {
         'involution': f'{case}, {groups} groups, batch {batch}, to {"x".join(map(str, case.output_size))} pixels',
         'tensors': f'{args.dtype}, {"channels-last" if args.channels_last else "contiguous"}, on {device}',
@@ -114,7 +113,7 @@ def _operator(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dt
 
 def _pair(name: str, values: Sequence[int]) -> tuple[int, int]:
     if len(values) > 2 or min(values) < 1:
-        raise CommandError(f'--{name.replace("_", "-")} must be one or two positive numbers, but is {values}')
+        raise CommandError(f'{name} must be one or two positive numbers, but is {values}')
     return values[0], values[-1]
 
 
@@ -143,7 +142,7 @@ def explain(device: 'torch.device') -> tuple[str, list[tuple[str, str]]]:
             here = 'works, but comes after' if chosen else 'computes: the first that works'
             chosen = chosen or name
         except ValueError:
-            here = f'is for {" and ".join(TABLE[name].devices)}'
+            here = f'is for tensors on {" and ".join(TABLE[name].devices)}'
         except RuntimeError as error:
             here = ' '.join(str(error).split())
         rows.append((name, here))
@@ -203,6 +202,11 @@ def cuda_plan(case: 'Case', batch: int, dtype: 'torch.dtype', channels_last: boo
 
 
 def _network(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dtype') -> list[str]:
+    for name in ('kernel_size', 'stride', 'dilation', 'groups', 'compiled'):
+        if getattr(args, name):
+            option = f'--{name.replace("_", "-")}'
+            raise CommandError(f'{option} is for one involution: leave it out, or leave out --network')
+    require('mmengine')
     with quiet():
         config = read_config(args.network)
         return profile_network(config, args.input, dtype, device, args.channels_last, args.budget)

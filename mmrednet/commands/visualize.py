@@ -3,15 +3,12 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from importlib import import_module
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from ..requirements import require
 from . import CommandError
-from .common import find_photos, one_line, quiet, read_config, read_photos, write
-from .predict import TASKS
+from .common import build_model, find_photos, one_line, quiet, read_config, read_photos, to_path, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='X,Y',
         help='draws the kernels at these places, in pixels of the image, too',
     )
-    add('--out', type=Path, required=True, metavar='FOLDER', help='where the pictures go')
+    add('--out', type=to_path, required=True, metavar='FOLDER', help='where the pictures go')
 
 
 def _point(text: str) -> tuple[float, float]:
@@ -66,11 +63,17 @@ def _refuse(text: str) -> NoReturn:
 
 
 def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path, 'Figure']]:
+    from mmengine.device import get_device
+
     from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
     from ..analysis.view import find_view, ramps
 
     config = read_config(args.config)
-    model, pipeline = _build(config, args.checkpoint), _build_pipeline(config)
+    model, pipeline = build_model(config, args.config, args.checkpoint), _build_pipeline(config)
+    if args.checkpoint is None:
+        print('mmrednet visualize: no --checkpoint: the weights are those that training starts from', file=sys.stderr)
+        model.init_weights()  # type: ignore[operator]
+    model.to(get_device()).eval()
     layer = find_involution(model, args.layer)
     seen = []
     for path, image in images:
@@ -88,30 +91,6 @@ def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path,
         figure = draw_kernels(one, args.at, args.groups, f'{layer}: the kernels at places in {Path(path).name}')
         pictures.append((args.out / f'{layer}_kernels_{number}_{Path(path).stem}.png', figure))
     return pictures
-
-
-def _build(config, checkpoint: str | None):
-    """Returns the config's model, filled, in evaluation mode."""
-    from mmengine.device import get_device
-    from mmengine.registry import init_default_scope
-
-    from ..checkpoint import check, load
-
-    scope = config.get('default_scope')
-    if scope not in TASKS:
-        raise CommandError(f"the config's default_scope is {scope!r}, and must be one of {[*TASKS]}: correct it")
-    require(scope)
-    init_default_scope(scope)
-    if 'data_preprocessor' in config:  # where mmpretrain's configs have it, and the runner finds it
-        config.model.setdefault('data_preprocessor', config.data_preprocessor)
-    model = import_module(f'{scope}.registry').MODELS.build(config.model)
-    if checkpoint is None:
-        print('mmrednet visualize: no --checkpoint: the weights are those that training starts from', file=sys.stderr)
-        model.init_weights()
-    else:
-        remedy = 'give the config that it was trained with, or a checkpoint of this one'
-        model.load_state_dict(check(model, load(checkpoint)['state_dict'], checkpoint, remedy), strict=False)
-    return model.to(get_device()).eval()
 
 
 def _build_pipeline(config):

@@ -238,7 +238,7 @@ def _is_plain_sequence(module: nn.Module) -> bool:
 def _is_hooked(module: nn.Module) -> bool:
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     # Libraries that offload or patch modules put a forward on the instance.
-    return bool(hooks) or 'forward' in vars(module) or '_conv_forward' in vars(module)
+    return bool(hooks) or 'forward' in module.__dict__ or '_conv_forward' in module.__dict__
 
 
 def in_place_of_conv(

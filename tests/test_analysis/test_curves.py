@@ -173,8 +173,9 @@ def test_the_command(tmp_path, capsys):
     }.items():
         assert main(['curves', *runs, *arguments]) == 2
         assert text in capsys.readouterr().err
-    assert main(['curves', str(tmp_path / 'c'), '--out', str(out)]) == 2
-    assert 'c holds no vis_data/scalars.json' in capsys.readouterr().err
+    for folder, text in {'c': 'c holds no vis_data/scalars.json', '': f'give those of {", ".join(runs)} that'}.items():
+        assert main(['curves', str(tmp_path / folder), '--out', str(out)]) == 2
+        assert text in capsys.readouterr().err
 
 
 def test_runs_share_a_picture():

@@ -216,13 +216,14 @@ def test_bad_photographs_do_not_stop_the_others(trained, photos, capfd):
     Path('folder').mkdir()
     # A name that is no UTF-8.
     os.rename('trip/a.png', b'trip/a\xff.png')
+    Path('trip/c.HEIC').touch()  # OpenCV reads none
     bad = ['text.jpg', 'absent.png', 'empty.png', 'folder', 'cut.jpg', 'no*.png']
     arguments = [*bad, 'trip', '--checkpoint', str(trained['mmpretrain'][1]), '--top', '1', '--json', 'results.json']
     assert main(['predict', *arguments]) == 2
     out, err = said(capfd)
     assert [line.split()[0] for line in out] == ['file', r'trip/a\udcff.png', 'trip/b.jpg']
-    assert len(err) == len(bad)
-    for name in bad:
+    assert len(err) == len(bad) + 1
+    for name in (*bad, 'trip/c.HEIC'):
         assert sum(line.startswith(f'mmrednet predict: error: {name} ') and 'give' in line for line in err) == 1
     assert len(json.loads(Path('results.json').read_text())) == 2
 
@@ -315,6 +316,7 @@ def cut(source, path):
     (
         ('--model rednet51_in1k', 'rednet51_in1k mmpretrain/rednet50'),
         ('--model rednet26_demo', 'rednet26_demo public --checkpoint'),
+        ('--config {cls_config}', '--config mmpretrain.py --checkpoint'),
         ('--config absent.py --checkpoint {cls}', 'no file absent.py `python -m mmrednet config`'),
         ('--config broken.py --checkpoint {cls}', 'broken.py SyntaxError correct'),
         ('--config scope.py --checkpoint {cls}', "scope.py 'mmpose' mmpretrain mmdet mmseg"),

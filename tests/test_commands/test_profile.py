@@ -23,7 +23,7 @@ def report(capsys, *arguments):
 def test_an_involution(capsys):
     text, rows = report(capsys, *'--input 2 32 9 12 --kernel-size 3 5 --stride 2 1 --dilation 1 2'.split())
     assert '32x9x12, K = 3x5, stride 2x1, dilation 1x2, 2 groups, batch 2, to 5x12 pixels' in text
-    assert ['cuda', 'is for cuda'] in rows and sum('computes' in row[1] for row in rows) == 1
+    assert ['cuda', 'is for tensors on cuda'] in rows and sum('computes' in row[1] for row in rows) == 1
     times = {(row[0], row[1]): row[2:] for row in rows if row[0] in ('forward', 'backward')}
     names = {'a copy of the bytes', 'backend torch', 'reference (unfold)', 'depthwise convolution'}
     for phase, passes in (('forward', 1), ('backward', 2)):
@@ -56,7 +56,7 @@ def test_why_a_backend_computes(monkeypatch):
     chosen, rows = explain(CPU)
     assert chosen == 'torch' and dict(rows) == {
         'cpu': "backend 'cpu' cannot be used: there is no C++ compiler",
-        'cuda': 'is for cuda',
+        'cuda': 'is for tensors on cuda',
         'torch': 'computes: the first that works',
     }
 
@@ -90,7 +90,9 @@ def test_a_network(capsys):
         ('--input 1 16 6 6 --groups 3', '--groups must divide the channels, 16, but is 3'),
         ('--input 1 16 6 6 --stride 1 2 3', '--stride must be one or two positive numbers'),
         ('--input 1 16 6 6 --device tpu7', '--device tpu7 cannot be used'),
-        ('--input 1 16 6 6 --kernel-size 4', 'padding'),
+        ('--input 1 16 6 6 --kernel-size 3 4', '--kernel-size must be odd, but is [3, 4]'),
+        ('--input 1 3 32 32 --network rednet26 --kernel-size 3', '--kernel-size is for one involution'),
+        ('--input 1 3 32 32 --network rednet26 --compiled', '--compiled is for one involution'),
         ('--input 1 3 32 32 --network resnet', "no config is named 'resnet'"),
     ],
 )
@@ -100,8 +102,7 @@ def test_what_cannot_be_profiled(capsys, arguments, message):
     assert message in error and error.count('\n') == 1
 
 
-def test_a_network_without_involutions(tmp_path, capsys):
-    config = tmp_path / 'resnet.py'
-    config.write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'\n")
-    assert main(['profile', '--input', *'1 3 32 32'.split(), '--network', str(config)]) == 2
+def test_a_network_without_involutions(capsys):
+    network = 'mmpretrain::resnet/resnet18_8xb32_in1k.py'
+    assert main(['profile', '--input', *'1 3 32 32'.split(), '--network', network]) == 2
     assert 'no involution' in capsys.readouterr().err
