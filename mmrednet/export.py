@@ -332,11 +332,11 @@ def _any_size() -> Iterator[None]:
     # To round down, poolings ask whether the size is odd, and the export would be for odd sizes or for even ones; the
     # operator // rounds down without asking.
     div_rtn = getattr(torch._meta_registrations, 'div_rtn', None)
-    torch._meta_registrations.div_rtn = operator.floordiv  # type: ignore[assignment]
+    torch._meta_registrations.div_rtn = operator.floordiv
     try:
         # The first is a cache in which nothing of symbolic size is found; the second takes no size for 1.
         with (
-            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),  # type: ignore[attr-defined]
+            torch._dynamo.config.patch(fake_tensor_cache_enabled=False),
             torch.fx.experimental._config.patch(backed_size_oblivious=True),  # type: ignore[attr-defined]
         ):
             yield

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from mmrednet.analysis.checks import TOLERANCE
 from mmrednet.ops import fused_involution2d, involution2d
 from mmrednet.ops.arguments import output_size, pair, same_padding
 from mmrednet.ops.backends import TABLE, Row
@@ -21,9 +22,6 @@ from mmrednet.ops.backends import TABLE, Row
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / 'tests' / 'data'
 RELEASED = json.loads((DATA / 'released_checkpoint_keys.json').read_text())  # names and shapes of parameters
-
-# Largest error that is allowed, relative to the sum of the absolute values of the terms of each sum.
-TOLERANCE = {torch.float64: 1e-14, torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 # (N, C, H, W), G, (Kh, Kw), stride, padding, dilation
 CASES = [

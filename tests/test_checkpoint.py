@@ -21,7 +21,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmrednet.checkpoint import check, convert
+from mmrednet.checkpoint.layout import widen
 from mmrednet.engine import LoadCheckpointHook, Runner
+from mmrednet.layers import Involution
 from mmrednet.models.rednet import RedNet
 
 TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
@@ -187,6 +189,15 @@ def test_init_cfg_tells_problems_apart_and_loads_nothing(what, save):
         model.init_weights()
     assert_told_apart(error, what, key.removeprefix('backbone.'))
     assert_holds(model, before)
+
+
+@pytest.mark.parametrize(
+    ('old', 'new', 'fits'), ((3, (3, 5), True), (2, (5, 5), False), (3, (4, 4), False), (5, (3, 7), False))
+)
+def test_only_odd_windows_are_widened_to_odd_ones(old, new, fits):
+    state_dict = OrderedDict({'conv2.conv.weight': torch.rand(old * old, 4, 1, 1)})
+    widened = widen(Involution(16, new, padding=1), state_dict, 'a.pth')['conv2.conv.weight']
+    assert len(widened) == (new[0] * new[1] if fits else old * old)
 
 
 def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):

@@ -6,9 +6,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ..ops.backends import Pair
 from ..ops.backends.cuda import Stream
-
-Pair = tuple[int, int]
 
 DTYPES = {torch.float32: 'float', torch.float64: 'double'}
 SOURCE = Path(__file__).with_name('naive.cu')

@@ -182,7 +182,7 @@ def _safetensors():
 def _read_safetensors(path: Path) -> dict:
     with _safetensors().safe_open(path, 'pt') as file:
         meta = json.loads((file.metadata() or {}).get('meta', '{}'))
-        return dict(state_dict={name: file.get_tensor(name) for name in file.keys()}, meta=meta)  # noqa: SIM118
+        return dict(state_dict={name: file.get_tensor(name) for name in file.keys()}, meta=meta)
 
 
 def save(checkpoint: dict, path: Path) -> list[str]:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Pair = tuple[int, int]
+from ..ops.backends import Pair
+
 NormLayer = Callable[[int], nn.Module]
 ActLayer = Callable[[], nn.Module]
 

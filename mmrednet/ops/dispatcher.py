@@ -67,7 +67,7 @@ def register(operator: type[Operator]) -> type[Operator]:
         with enable_single_level_autograd_function():
             return operator.apply(*args)
 
-    operator.forward = staticmethod(below_autograd)  # type: ignore[method-assign, assignment]
+    operator.forward = staticmethod(below_autograd)  # type: ignore[method-assign]
     LIBRARY.impl(name, operator.compute, 'CompositeExplicitAutograd')
     LIBRARY.impl(name, differentiable, 'Autograd')
     library.register_fake(f'mmrednet::{name}', operator.fake, lib=LIBRARY)

@@ -13,7 +13,6 @@ SMALL = Case(8, (5, 6), (3, 3), groups=2)
 
 
 def test_allowed_errors_and_problems():
-    assert checks.TOLERANCE == TOLERANCE
     assert PROBLEMS[0][2] in rednet_cases()
     assert {0, 1} <= {batch for _, batch, _ in PROBLEMS}
 

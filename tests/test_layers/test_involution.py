@@ -239,28 +239,65 @@ def test_fused_gives_the_same_results_and_gradients(calls, arguments):
     torch.testing.assert_close(grads[1], grads[0])
 
 
-def test_not_fused_where_hooks_want_the_kernels(calls):
-    layer, seen = Involution(16), []
-    layer.conv2.register_forward_hook(lambda module, args, output: seen.append(output.shape))
+@pytest.mark.parametrize('kind', ('forward_pre_hook', 'forward_hook', 'full_backward_pre_hook', 'full_backward_hook'))
+def test_not_fused_where_a_hook_wants_the_last_convolution(kind, calls):
+    layer, x, seen = Involution(16), torch.rand(1, 16, 5, 6), []
+    registers = [getattr(module, f'register_{kind}') for module in (layer.conv2, layer.conv2.conv)]
+    for register in (*registers, getattr(nn.modules.module, f'register_module_{kind}')):
+        handle = register(lambda module, *_: seen.append(module) and None)
+        try:
+            with torch.no_grad():
+                layer(x)
+        finally:
+            handle.remove()
+    if 'forward' in kind:
+        assert seen[:2] == [layer.conv2, layer.conv2.conv] and layer.conv2.conv in seen[2:]
     with torch.no_grad():
-        layer(torch.rand(1, 16, 5, 6))
-    assert calls == ['involution2d']
-    assert seen == [(1, 49, 5, 6)]
+        layer(x)
+    assert calls == ['involution2d', 'involution2d', 'involution2d', 'fused_involution2d']
 
 
-def test_not_fused_where_a_hook_of_all_modules_or_a_patched_forward_wants_the_kernels(calls):
-    layer, seen = Involution(16), []
-    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.append(module) and None)
-    try:
-        with torch.no_grad():
-            expected = layer(torch.ones(1, 16, 5, 6))
-    finally:
-        handle.remove()
-    assert layer.conv2.conv in seen
-    layer.conv2.conv.forward = lambda x: 2 * nn.Conv2d.forward(layer.conv2.conv, x)
+def test_not_fused_where_a_patched_forward_wants_the_kernels(calls):
+    layer, x = Involution(16), torch.ones(1, 16, 5, 6)
     with torch.no_grad():
-        torch.testing.assert_close(layer(torch.ones(1, 16, 5, 6)), 2 * expected)
-    assert calls == ['involution2d', 'involution2d']
+        expected = layer(x)
+        layer.conv2.conv.forward = lambda x: 2 * nn.Conv2d.forward(layer.conv2.conv, x)
+        torch.testing.assert_close(layer(x), 2 * expected)
+    assert calls == ['fused_involution2d', 'involution2d']
+
+
+@pytest.mark.parametrize(
+    ('stages', 'fuses'),
+    (
+        ([nn.ZeroPad2d(1), nn.Conv2d(16, 9, 3)], False),
+        ([nn.Conv2d(16, 16, 3), nn.Conv2d(16, 9, 1, padding=1)], False),
+        ([nn.Conv2d(16, 18, 1, groups=2), nn.Conv2d(18, 9, 1, groups=9)], False),
+        ([nn.AvgPool2d(2), nn.UpsamplingNearest2d(scale_factor=2), nn.Conv2d(16, 9, 1)], True),
+    ),
+    ids=('3x3', 'padding', 'groups', '1x1'),
+)
+def test_fused_only_where_a_sequence_ends_in_a_1x1_convolution(stages, fuses, calls):
+    layer, x = Involution(16, 3, kernel_generation=lambda **_: nn.Sequential(*stages)), torch.randn(1, 16, 6, 8)
+    expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+    assert calls == ['involution2d', 'fused_involution2d' if fuses else 'involution2d']
+
+
+@pytest.mark.parametrize(
+    ('stages', 'fuses'), (([nn.Conv2d(16, 9, 1, stride=2)], False), ([nn.AvgPool2d(2), nn.Conv2d(16, 9, 1)], True))
+)
+def test_a_sequence_that_sees_pixels(stages, fuses, calls):
+    phi, x = nn.Sequential(*stages), torch.randn(1, 16, 6, 8)
+    phi.sees_pixels = True
+    layer = Involution(16, 3, 2, kernel_generation=lambda **_: phi)
+    expected = layer(x)
+    torch.testing.assert_close(
+        expected, involution.involution2d(x, phi(x).unflatten(1, (1, 3, 3)), stride=2, backend='reference')
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+    assert calls[-1] == ('fused_involution2d' if fuses else 'involution2d')
 
 
 def test_fused_where_a_device_is_the_default(calls):
@@ -313,6 +350,11 @@ def test_mmcv_fuses_no_norm_layer_of_phi_with_the_projection():
     layer(x)
     expected = layer.eval()(x)
     torch.testing.assert_close(fuse_conv_bn(layer)(x), expected)
+
+
+def test_in_place_of_conv_refuses_a_window_for_which_there_is_no_padding():
+    with pytest.raises(ValueError, match=r'involution_kernel_size must .* \(1, 1\) cannot .* with padding \(0, 0\)'):
+        involution.in_place_of_conv(16, 16, 3, involution_kernel_size=1)
 
 
 def test_in_place_of_conv_names_what_it_does_not_know():

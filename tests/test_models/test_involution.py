@@ -1,3 +1,4 @@
+import pytest
 import torch
 from helpers import ConstantKernel
 from mmcv.cnn import ConvModule, build_conv_layer
@@ -8,7 +9,7 @@ from mmpretrain.models.backbones import ResNet
 from torch import nn
 
 from mmrednet.layers import Involution
-from mmrednet.models.involution import build_involution
+from mmrednet.models.involution import build_involution, to_involution
 from mmrednet.registry import MODELS
 
 
@@ -64,3 +65,11 @@ def test_conv_cfg_arguments():
     assert module(torch.rand(2, 32, 11, 8)).shape == ConvModule(32, 32, 3, 2, 2, 2)(torch.rand(2, 32, 11, 8)).shape
     layer = MODELS.build(dict(type='mmrednet.Involution', channels=32, kernel_size=5))
     assert isinstance(layer, Involution) and layer.kernel_size == (5, 5)
+
+
+@pytest.mark.parametrize('kernel_size', (3, 7))
+def test_an_involution_without_a_norm_layer_keeps_the_scale(kernel_size):
+    conv = ConvModule(32, 32, 3, padding=1, act_cfg=None)
+    torch.manual_seed(0)
+    out = to_involution(conv, dict(kernel_size=kernel_size))(torch.randn(8, 32, 24, 24))
+    assert 0.85 < out.std() < 1.15

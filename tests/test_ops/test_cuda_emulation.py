@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import TOLERANCE
 
 from mmrednet.ops.arguments import output_size, same_padding
 from mmrednet.ops.backends import cuda, reference
@@ -17,8 +18,6 @@ from mmrednet.ops.backends.cuda.plan import ARGUMENTS, Device, Layout, fit, plan
 
 HERE = Path(__file__).parent / 'emulation'
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
-# Largest error, as a part of the largest result.
-TOLERANCE = {torch.float16: 1e-3, torch.bfloat16: 8e-3, torch.float32: 1e-6, torch.float64: 1e-14}
 
 
 @dataclass(frozen=True)
