@@ -1,6 +1,6 @@
-"""The native code for 64-bit ARM, made by a cross compiler and run by an emulator, against float64.
+"""The native code under sanitizers, and for 64-bit ARM in an emulator, in a program of its own, against float64.
 
-On Debian: `apt-get install g++-aarch64-linux-gnu qemu-user`.
+For the latter, on Debian: `apt-get install g++-aarch64-linux-gnu qemu-user`.
 """
 
 import ctypes
@@ -9,37 +9,56 @@ import struct
 import subprocess
 from itertools import product
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from helpers import CASES, TOLERANCE, check, make_arguments, make_fused_arguments, run
 
 from mmrednet.ops import fused_involution2d, involution2d
 from mmrednet.ops.backends import cpu
-from mmrednet.ops.backends.cpu import build
+from mmrednet.ops.backends.cpu.build import compile_command, compile_library
 
-COMPILER, EMULATOR = 'aarch64-linux-gnu-g++', 'qemu-aarch64'
-SYSROOT = '/usr/aarch64-linux-gnu'
+
+class Build(NamedTuple):
+    """How the code is compiled, and what runs the program that calls it."""
+
+    compiler: str
+    flags: tuple = ()
+    emulator: tuple = ()
+
+    @property
+    def missing(self):
+        return [name for name in (self.compiler, *self.emulator[:1]) if not shutil.which(name)]
+
+
+BUILDS = {
+    'sanitizers': Build('g++', ('-O0', '-g1', '-fsanitize=address,undefined', '-fno-sanitize-recover=all')),
+    'aarch64': Build('aarch64-linux-gnu-g++', (), ('qemu-aarch64', '-L', '/usr/aarch64-linux-gnu')),
+}
 MAKE = {involution2d: make_arguments, fused_involution2d: make_fused_arguments}
 WRITTEN = {'involution2d': 'output', 'grad_input': 'input', 'grad_kernel': 'kernel'}
 
-missing = [program for program in (COMPILER, EMULATOR) if not shutil.which(program)]
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(bool(missing), reason=f'needs {" and ".join(missing)}')]
+
+def marks(name):
+    missing = BUILDS[name].missing
+    skip = pytest.mark.skipif(bool(missing), reason=f'needs {" and ".join(missing)}')
+    return [skip, pytest.mark.slow] if name == 'aarch64' else [skip]
 
 
-@pytest.fixture(scope='module', autouse=True)
-def emulated(tmp_path_factory):
-    """Has the CPU backend run the emulator in the place of this machine's code."""
-    folder = tmp_path_factory.mktemp('aarch64')
+@pytest.fixture(scope='module', autouse=True, params=[pytest.param(name, marks=marks(name)) for name in BUILDS])
+def program(request, tmp_path_factory):
+    """Has the CPU backend call another build's functions, each in a process of its own."""
+    build, folder = BUILDS[request.param], tmp_path_factory.mktemp(request.param)
     library, program = folder / 'involution2d.so', folder / 'call'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('CXX', COMPILER)
-        build.compile_library(cpu.SOURCE, build.compile_command(cpu.FLAGS), library)
+        patch.setenv('CXX', build.compiler)
+        compile_library(cpu.SOURCE, [*compile_command(cpu.FLAGS), *build.flags], library)
         source = Path(__file__).with_name('emulation') / 'call.cpp'
-        subprocess.run([COMPILER, '-O1', source, '-o', program, '-ldl'], check=True)
+        subprocess.run([build.compiler, *build.flags, source, '-o', program, '-ldl'], check=True)
 
         def function(name, dtype):
             entry = f'{name}_{str(dtype).removeprefix("torch.")}'
-            command = [EMULATOR, '-L', SYSROOT, program, library, entry, folder / 'case', folder / 'result']
+            command = [*build.emulator, program, library, entry, folder / 'case', folder / 'result']
 
             def call(packed):
                 regions = sorted(find_memory(packed, dtype).items(), key=lambda region: region[0] != WRITTEN[name])
