@@ -1,11 +1,15 @@
 """What we change in other packages, process-wide, and why: all of it stands here. ``mmrednet.registry`` imports it.
 
 mmengine counts FLOPs by a private table of operators, the only one that `mim run <toolbox> get_flops` reads: ours are
-added. torch's safe loading knows no type of mmengine's checkpoints: those are named as safe, and no others. mmengine
-reads configs by name of a fixed list of packages, and its inferencers of their toolbox alone: ours are added. OneDL's
-mmengine forgets what is safe, and looks for OneDL's mmseg under OpenMMLab's name: both are mended.
+added. torch's safe loading knows no type of mmengine's checkpoints: those are named as safe, and no others. Whether a
+runner resumes, RedNet has to know and nobody says. mmengine reads configs by name of a fixed list of packages, and its
+inferencers of their toolbox alone: ours are added. OneDL's mmengine forgets what is safe, and looks for OneDL's mmseg
+under OpenMMLab's name: both are mended.
 """
 
+from collections.abc import Callable
+from contextvars import ContextVar
+from functools import wraps
 from importlib.util import find_spec
 from pickle import UnpicklingError
 from typing import Any
@@ -14,10 +18,12 @@ import numpy as np
 import torch
 from mmengine.analysis.complexity_analysis import _DEFAULT_SUPPORTED_ACT_OPS, _DEFAULT_SUPPORTED_FLOP_OPS
 from mmengine.analysis.jit_handles import generic_activation_jit, get_shape
-from mmengine.config import Config
+from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.infer import BaseInferencer
 from mmengine.logging import HistoryBuffer
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.runner import FlexibleRunner, Runner
 from mmengine.runner import checkpoint as _checkpoint
 
 from . import configs
@@ -39,21 +45,26 @@ for _name, _count in (('involution2d', _count_involution), ('fused_involution2d'
     _DEFAULT_SUPPORTED_ACT_OPS[f'mmrednet::{_name}'] = generic_activation_jit()
 
 
-def _history_buffer_method(owner: type, name: str):
-    """Stands for ``getattr`` in checkpoints, where it names the methods of HistoryBuffer, and for nothing else."""
-    if owner is not HistoryBuffer or name.startswith('_'):
-        raise UnpicklingError(f'a checkpoint may name methods of HistoryBuffer, but names {name!r} of {owner!r}')
-    return getattr(owner, name)
+def _method(owner: type, name: str):
+    """Stands for ``getattr`` in checkpoints, where it names what log buffers and schedulers call, and nothing else."""
+    if owner is HistoryBuffer and not name.startswith('_'):
+        return getattr(owner, name)
+    if owner is OneCycleParamScheduler and name.startswith('_annealing_'):
+        return getattr(owner, name)
+    raise UnpicklingError(f'a checkpoint may name methods of HistoryBuffer, but names {name!r} of {owner!r}')
 
 
-# mmengine's checkpoints hold the message hub's log buffers, whose types torch >= 2.6 loads only when they are known as
-# safe: without this, `mim test` and `--resume` fail with "Weights only load failed". Loading itself stays safe.
+# mmengine's checkpoints hold the message hub's log buffers and values, the data set's description and the schedulers'
+# state, whose types torch >= 2.6 loads only when they are known as safe: without this, `mim test` and `--resume` fail
+# with "Weights only load failed". Loading itself stays safe.
 _SAFE: list[Any] = [
     HistoryBuffer,
-    (_history_buffer_method, 'builtins.getattr'),
+    OneCycleParamScheduler,
+    (_method, 'builtins.getattr'),
+    ConfigDict,
     np.ndarray,
     np.dtype,
-    *(type(np.dtype(name)) for name in ('float64', 'int64')),
+    *{type(np.dtype(code)) for code in '?bhilqBHILQefdSU'},
     # NumPy's two functions that rebuild arrays and scalars; their module is private, so they are asked for. NumPy 2
     # renamed it, and checkpoints name the one of the version that saved them.
     *(
@@ -92,3 +103,22 @@ def _load_named_model(inferencer, name: str) -> tuple[Config, str | None]:
 
 
 BaseInferencer._load_model_from_metafile = _load_named_model
+
+# Set while a runner resumes a run.
+RESUMES = ContextVar('RESUMES', default=False)
+
+
+def _say_so(resume: Callable) -> Callable:
+    @wraps(resume)
+    def resume_and_say_so(*args, **kwargs):
+        token = RESUMES.set(True)
+        try:
+            return resume(*args, **kwargs)
+        finally:
+            RESUMES.reset(token)
+
+    return resume_and_say_so
+
+
+for _runner in (Runner, FlexibleRunner):
+    _runner.resume = _say_so(_runner.resume)

@@ -117,18 +117,21 @@ def test_nothing_but_onnx_decomposes(monkeypatch):
             assert torch.equal(compiled(x), layer(x)) and torch.equal(compiled(x[:, :, 2:]), layer(x[:, :, 2:]))
 
 
-def test_plain_onnx_export_writes_standard_operators(tmp_path):
+@pytest.mark.parametrize(('dynamo', 'fused'), ((True, True), (False, True), (False, False)))
+def test_plain_onnx_export_writes_standard_operators(dynamo, fused, tmp_path):
     pytest.importorskip('onnxscript')
     onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
     model, path = Layers().eval(), tmp_path / 'layers.onnx'
+    for layer in model.modules():
+        if isinstance(layer, Involution) and layer.span() is not None:
+            layer.fused = fused
     # With less than 'same' padding a layer crops its input, for which torch has to know that something is left.
     sizes = {0: torch.export.Dim('batch')} | {
         i: torch.export.Dim(name, min=7) for i, name in ((2, 'height'), (3, 'width'))
     }
+    dynamic = dict(dynamic_shapes=(sizes,)) if dynamo else dict(dynamic_axes=dict(x=dict(enumerate('nchw'))))
     with torch.no_grad():
-        torch.onnx.export(
-            model, (torch.rand(2, 8, 15, 18),), path, dynamo=True, dynamic_shapes=(sizes,), input_names=['x']
-        )
+        torch.onnx.export(model, (torch.rand(2, 8, 15, 18),), path, dynamo=dynamo, input_names=['x'], **dynamic)
     graph = onnx.load(path).graph
     assert {node.domain for node in graph.node} == {''}
     session = runtime.InferenceSession(path)

@@ -225,7 +225,8 @@ def _unflatten(kernel: Tensor, cells: Tensor, groups: int, kernel_size: tuple[in
             f'kernel_generation must return a tensor of shape (N, G * Kh * Kw, Ho, Wo), here {tuple(expected)}, '
             f'but returned {tuple(kernel.shape)}'
         )
-    return kernel.unflatten(1, (groups, *kernel_size))
+    # Unflattened, all sizes would be constants in what torch's former exporter to ONNX writes.
+    return kernel.view(kernel.shape[0], groups, *kernel_size, *kernel.shape[2:])
 
 
 def _is_plain_sequence(module: nn.Module) -> bool:

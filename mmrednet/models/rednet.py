@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint as recompute
 
 from ..checkpoint import check, load, missing, widen
 from ..layers import Involution
+from ..patches import RESUMES
 from ..registry import register_model
 from .involution import build_involution
 
@@ -364,7 +365,8 @@ class RedNet(BaseModule):
     def _load_from_state_dict(self, state_dict, prefix, local_metadata, *args) -> None:
         """Notes, whoever loads, that the weights are not random any more."""
         super()._load_from_state_dict(state_dict, prefix, local_metadata, *args)
-        if not local_metadata.get(FROM_SCRATCH) and any(key.startswith(f'{prefix}stem.') for key in state_dict):
+        goes_on = RESUMES.get() and local_metadata.get(FROM_SCRATCH)
+        if not goes_on and any(key.startswith(f'{prefix}stem.') for key in state_dict):
             self.expect_checkpoint()
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, library
+from torch._decomp import decomposition_table
 from torch.autograd import forward_ad
 
 # What torch.func makes of each torch.autograd.Function. The public class cannot be applied below the dispatcher while
@@ -39,6 +40,8 @@ class Operator(_SingleLevelFunction):
 
 def call(overload: torch._ops.OpOverload, *args) -> Tensor:
     """Calls an operator; where no gradients are recorded past autograd's layer, half of a small call's time."""
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # with dynamo=False, which asks no table for them
+        return decomposition_table[overload](*args)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return overload(*args)
     with torch._C._AutoDispatchBelowAutograd():

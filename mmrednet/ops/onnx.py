@@ -36,7 +36,8 @@ def _involution2d(
 
 def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Iterator[Tensor]:
     """Yields for each tap its kernel values times the pixels that it finds, (N * G, C / G, Ho, Wo)."""
-    groups, kh, kw, ho, wo = kernel.shape[1:]
+    groups, kh, kw = map(int, kernel.shape[1:4])  # numbers also while torch.jit traces
+    ho, wo = kernel.shape[4:]
     dtype = torch.float32 if input.itemsize < 4 else input.dtype
     # Padded to whole strides, each slice has a length that the exporter can prove, and the pixels of one phase of the
     # stride are made neighbours once, not for each tap.

@@ -2,7 +2,8 @@ import pytest
 import torch
 import torch._dynamo.testing
 from helpers import RELEASED, run_python
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModel, BaseModule, PretrainedInit
+from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
 from mmrednet.layers import Involution
@@ -211,15 +212,37 @@ def test_freezes_what_any_loader_filled():
     assert all(parameter.requires_grad for parameter in other.train().parameters())
 
 
-def test_a_run_from_scratch_goes_on_unfrozen():
-    """Its saved state says that freezing was declined; that of a network that nobody wants to freeze says nothing."""
-    saved = RedNet(26, frozen_stages=1).train().state_dict()
-    resumed = RedNet(26, frozen_stages=1)
-    resumed.load_state_dict(saved)
-    assert all(parameter.requires_grad for parameter in resumed.train().parameters())
-    started = RedNet(26, frozen_stages=1)
-    started.load_state_dict(RedNet(26).train().state_dict())
-    assert not any(parameter.requires_grad for parameter in started.stem.parameters())
+class Network(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.backbone = RedNet(26, base_channels=16, stem_channels=32, frozen_stages=1)
+
+    def forward(self, mode='tensor', **kwargs):
+        return dict(loss=self.backbone(torch.rand(2, 3, 32, 32))[-1].square().mean())
+
+
+@pytest.mark.parametrize('kind', (Runner, FlexibleRunner), ids=lambda kind: kind.__name__)
+def test_a_run_from_scratch_goes_on_unfrozen_and_what_starts_from_it_does_not(kind, tmp_path):
+    def frozen(folder, epochs, **options):
+        runner = kind(
+            Network(),
+            work_dir=str(folder),
+            train_dataloader=dict(dataset=[dict(x=0)], sampler=dict(type='DefaultSampler'), batch_size=1),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.01)),
+            experiment_name=f'{kind.__name__}_{folder.name}_{epochs}',
+            **options,
+        )
+        runner.train()
+        return not any(parameter.requires_grad for parameter in runner.model.backbone.stem.parameters())
+
+    assert not frozen(tmp_path / 'a', 1)
+    assert not frozen(tmp_path / 'a', 2, resume=True)
+    assert frozen(tmp_path / 'b', 1, load_from=str(tmp_path / 'a' / 'epoch_2.pth'))
+    assert frozen(tmp_path / 'b', 2, resume=True)
+    by_hand = RedNet(26, frozen_stages=1)
+    by_hand.load_state_dict(RedNet(26, frozen_stages=1).train().state_dict())
+    assert not any(parameter.requires_grad for parameter in by_hand.train().stem.parameters())
 
 
 def constant(val, *layers, **kwargs):

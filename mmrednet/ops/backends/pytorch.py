@@ -59,7 +59,9 @@ def grad_kernel(
 
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
     """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution makes from features (N, R, Ho, Wo)."""
-    return F.conv2d(features, weight, bias).unflatten(1, (weight.shape[0] // prod(kernel_size), *kernel_size))
+    kernel = F.conv2d(features, weight, bias)
+    # Unflattened, all sizes would be constants in what torch's former exporter to ONNX writes.
+    return kernel.view(kernel.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *kernel.shape[2:])
 
 
 def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
