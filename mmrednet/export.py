@@ -261,10 +261,11 @@ def example(network: nn.Module, size: tuple[int, int, int]) -> Tensor:
 
 
 class Comparison(NamedTuple):
-    """An export beside PyTorch: largest difference, relative to an output's range, and seconds of both."""
+    """An export beside PyTorch: largest differences from float64, as part of an output's range, and seconds."""
 
     size: tuple[int, int, int]
     difference: float
+    own: float  # PyTorch's difference, in the network's dtype
     pytorch: float
     exported: float
 
@@ -279,9 +280,12 @@ def compare(network: Dense, run: Run, size: tuple[int, int]) -> Iterator[Compari
     with torch.no_grad(), _silent():
         for at in check_sizes(size):
             images = example(network, at)
-            pairs = zip(run(images), truth(images.double()), strict=True)
-            difference = max(_difference(actual, expected) for actual, expected in pairs)
-            yield Comparison(at, difference, _seconds(network, images), _seconds(run, images))
+            expected = truth(images.double())
+            difference, own = (
+                max(_difference(*pair) for pair in zip(outputs, expected, strict=True))
+                for outputs in (run(images), network(images))
+            )
+            yield Comparison(at, difference, own, _seconds(network, images), _seconds(run, images))
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

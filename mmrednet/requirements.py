@@ -35,9 +35,11 @@ def require(package: str) -> None:
 
     minimum = MINIMUM[package]
     mend = (
-        "install OpenMMLab's with `pip install 'mmrednet[openmmlab]'` or the OneDL forks with "
-        "`pip install 'mmrednet[onedl]'`; from a checkout, `bash tools/setup.sh` installs a set that works together"
+        "in mmrednet's folder `bash tools/setup.sh` installs a set that works together, and `pip install "
+        "'.[openmmlab]'` OpenMMLab's packages or `pip install '.[onedl]'` the OneDL forks"
     )
+    if package == 'torch':
+        mend = f"pip install 'torch>={minimum}'"
     try:
         version = TorchVersion(import_module(package).__version__)
     except Exception as error:  # a toolbox asserts the versions of others when it is imported

@@ -318,6 +318,15 @@ def test_no_space_left_for_a_download(served, cache, monkeypatch):
     assert_kept_nothing(cache)
 
 
+def test_files_of_one_name_are_told_apart(server, cache, tmp_path):
+    for run in 'ab':
+        save(dict(state_dict=dict(run=torch.tensor(ord(run))), meta={}), tmp_path / 'epoch_12.safetensors')
+        server.files[f'/{run}/epoch_12.safetensors'] = (tmp_path / 'epoch_12.safetensors').read_bytes()
+    for run in 'aabba':
+        assert load(f'{server.address}/{run}/epoch_12.safetensors')['state_dict']['run'] == ord(run)
+    assert server.asked == [f'/{run}/epoch_12.safetensors' for run in 'aba']
+
+
 def test_a_cached_file_of_another_hash_is_replaced(served, cache):
     address, sha256 = served
     cache.mkdir(parents=True)

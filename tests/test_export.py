@@ -9,6 +9,7 @@ from torch import nn
 from torch._decomp import decomposition_table
 
 from mmrednet.__main__ import main
+from mmrednet.commands import CommandError
 from mmrednet.layers import Involution
 from mmrednet.ops import fused_involution2d, involution2d
 
@@ -371,6 +372,27 @@ def test_a_size_that_became_a_constant_is_found(tmp_path):
         trace = torch.jit.trace(network, example(network, trace_size((64, 64))), check_trace=False)
     differences = [found.difference for found in compare(network, trace, (64, 64))]
     assert differences[0] > TOLERANCE[torch.float32] > differences[1]  # the latter has the size of the trace
+
+
+class Flat(nn.Module):
+    """Outputs that are nearly the same everywhere."""
+
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, images):
+        return (5 + self.factor * images.mean((1, 2)),)
+
+
+def test_rounding_is_much_of_a_small_range(capsys):
+    from mmrednet.commands.export import _compare
+
+    network = Flat(1e-4)
+    _compare(network, network, (64, 64), 1e-4)
+    assert float(capsys.readouterr().out.split()[1]) > 1e-3
+    with pytest.raises(CommandError, match='the export is wrong'):
+        _compare(network, Flat(2e-4), (64, 64), 1e-4)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import fused_involution2d, involution2d
-from ..ops.backends.pytorch import generate_kernel
 from .candidates import Case
 from .timing import captured
 
@@ -101,11 +100,7 @@ def run(tensors: Tensors, case: Case, backend: str) -> dict[str, Tensor]:
     # Weighed by the tensors themselves: all terms of the sums stay positive where these are.
     second = torch.autograd.grad((grad_input, grad_kernel), (input, kernel, grad), (input.detach(), kernel.detach()))
     with torch.no_grad():
-        if backend == 'reference':  # which has no fused operator of its own
-            made = generate_kernel(features, weight, bias, case.kernel_size)
-            fused = involution2d(input, made, **geometry)
-        else:
-            fused = fused_involution2d(input, features, weight, bias, case.kernel_size, **geometry)
+        fused = fused_involution2d(input, features, weight, bias, case.kernel_size, **geometry)
     results = dict(forward=output, grad_input=grad_input, grad_kernel=grad_kernel, fused=fused)
     results |= zip(('second order, input', 'second order, kernel', 'second order, grad'), second, strict=True)
     return {name: value.detach() for name, value in results.items()}

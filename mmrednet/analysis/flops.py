@@ -60,8 +60,20 @@ _FLOPS = {
     torch.ops.mmrednet.fused_involution2d: _fused_involution,
 }
 _FLOPS.update(dict.fromkeys((_aten.relu, _aten.relu_), lambda args, out: out.numel()))
-_NORMS = (_aten.native_batch_norm, _aten.cudnn_batch_norm, _aten._native_batch_norm_legit_no_training)
+_NORMS = (
+    _aten.native_batch_norm,
+    _aten.cudnn_batch_norm,
+    _aten._native_batch_norm_legit_no_training,
+    _aten.native_group_norm,
+    _aten.native_layer_norm,
+)
 _FLOPS.update(dict.fromkeys(_NORMS, lambda args, out: 2 * out[0].numel()))
 # The average over all pixels is a mean.
-_POOLS = (_aten.max_pool2d_with_indices, _aten.avg_pool2d, _aten._adaptive_avg_pool2d, _aten.mean)
+_POOLS = (
+    _aten.max_pool2d_with_indices,
+    _aten.avg_pool2d,
+    _aten.adaptive_max_pool2d,
+    _aten._adaptive_avg_pool2d,
+    _aten.mean,
+)
 _FLOPS.update(dict.fromkeys(_POOLS, lambda args, out: args[0].numel()))

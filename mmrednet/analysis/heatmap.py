@@ -44,19 +44,20 @@ def find_involution(model: nn.Module, name: str | None = None) -> str:
     Args:
         model (nn.Module): Any model.
         name (str, optional): Its name. Defaults to None: the one that the paper's Figure 3 shows, the last of
-            ``layer2``; without such a one the model's last.
+            ``layer2``; without such a one the last that sees images.
 
     Raises:
         ValueError: There is no such involution, or none at all, or what it sees are regions of an image.
     """
-    names = list(involutions(model))
-    if not names:
+    known = list(involutions(model))
+    names = [layer for layer in known if 'roi_head' not in layer.split('.')]
+    if not known:
         raise ValueError(f'the model, {type(model).__name__}, has no involution: give one that has')
     if name is None:
-        return ([known for known in names if THIRD_STAGE in known.split('.')] or names)[-1]
-    if name not in names:
+        name = ([layer for layer in names if THIRD_STAGE in layer.split('.')] or names or known)[-1]
+    if name not in known:
         raise ValueError(f'layer must be an involution of the model, but is {name!r}: give one of {", ".join(names)}')
-    if 'roi_head' in name.split('.'):
+    if name not in names:
         raise ValueError(f'layer is {name!r}, which sees regions and not images: give one of the backbone or the neck')
     return name
 

@@ -21,13 +21,13 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
     Returns:
         tuple[Path, Path]: The paths of the PNG and the SVG.
     """
-    import matplotlib
+    # Not pyplot, whose figures and backend are the caller's.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
-    matplotlib.use('agg')
-    from matplotlib import pyplot as plt
-
-    with plt.rc_context({'svg.hashsalt': 'mmrednet', 'font.size': 9}):
-        figure, axes = plt.subplots(1, 2, figsize=(7.5, 3.2), sharey=True, layout='constrained')
+    with rc_context({'svg.hashsalt': 'mmrednet', 'font.size': 9}):
+        figure = Figure(figsize=(7.5, 3.2), layout='constrained')
+        axes = figure.subplots(1, 2, sharey=True)
         for family, style in _STYLES.items():
             rows = [row for row in results if row.table == '1' and row.model.startswith(family)]
             flops = [results[row].flops / 1e9 for row in rows]
@@ -54,7 +54,6 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
             path.parent.mkdir(parents=True, exist_ok=True)
             # Without a date the same figures give the same file.
             figure.savefig(path, dpi=200, metadata={'Date': None} if path.suffix == '.svg' else None)
-        plt.close(figure)
     return paths
 
 
@@ -67,13 +66,12 @@ def plot_results(results: Sequence[Result], path: str | Path) -> Path:
         results (Sequence[Result]): What was measured.
         path (str or Path): The picture's path; its suffix says the format.
     """
-    import matplotlib
-
-    matplotlib.use('agg')
-    from matplotlib import pyplot as plt
+    # Not pyplot, whose figures and backend are the caller's.
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
 
     # Shapes share a panel; where there are none, the passes do.
-    group = next(label for label in ('shape', 'what', 'pass') if label in results[0].labels)
+    group = next(label for label in ('shape', 'what', 'pass', 'runtime') if label in results[0].labels)
     panels: dict[str, dict[str | int, list[Result]]] = {}
     for case in by_case(results):
         labels = dict(case[0].labels)
@@ -81,11 +79,12 @@ def plot_results(results: Sequence[Result], path: str | Path) -> Path:
         title = ', '.join(f'batch {v}' if k == 'batch' else str(v) for k, v in labels.items())
         panels.setdefault(title, {})[name] = case
     candidates = list(dict.fromkeys(result.candidate for result in results))
-    colours = dict(zip(candidates, plt.get_cmap('tab10')(range(10)), strict=False))
+    colours = {name: f'C{i}' for i, name in enumerate(candidates)}
     columns = min(2, len(panels))
     rows = -(-len(panels) // columns)
-    with plt.rc_context({'font.size': 8}):
-        figure, axes = plt.subplots(rows, columns, figsize=(10, 1 + 2.4 * rows), squeeze=False, layout='constrained')
+    with rc_context({'font.size': 8}):
+        figure = Figure(figsize=(10, 1 + 2.4 * rows), layout='constrained')
+        axes = figure.subplots(rows, columns, squeeze=False)
         for axis in axes.flat[len(panels) :]:
             axis.remove()
         for axis, (title, cases) in zip(axes.flat, panels.items(), strict=False):
@@ -115,7 +114,6 @@ def plot_results(results: Sequence[Result], path: str | Path) -> Path:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(path, dpi=150)
-        plt.close(figure)
     return path
 
 
@@ -162,7 +160,8 @@ def plot_roofline(results: Sequence[Result], path: str | Path) -> Path:
         axis.grid(alpha=0.3)
         axis.spines[['top', 'right']].set_visible(False)
     axes[0].set_ylabel(results[0].unit)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc='outside right center', frameon=False)
+    entries = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc='outside right center', frameon=False)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)

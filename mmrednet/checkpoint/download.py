@@ -27,7 +27,8 @@ OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPER
 def fetch(address: str, sha256: str = '') -> Path:
     """Returns the copy of a file in ``torch.hub.get_dir()``'s ``checkpoints``, downloaded where there is none.
 
-    Of several processes that run together, the first downloads.
+    Of several processes that run together, the first downloads. A file beside the copy, with ``.address`` at its
+    name's end, has the SHA-256 of its address: another run's file of the same name is not taken for it.
 
     Args:
         address (str): An address with http or https.
@@ -43,16 +44,34 @@ def fetch(address: str, sha256: str = '') -> Path:
     if not first:
         barrier()
     try:
-        if path.is_file() and sha256 and not _digest(path).startswith(sha256):
-            print_log(f'{path} has not the SHA-256 {sha256}, so it is downloaded anew', 'current', WARNING)
-            _download(address, path, sha256)
-        elif not path.is_file():
+        fault = _fault(path, address, sha256) if path.is_file() else ''
+        if fault:
+            print_log(f'{path} {fault}, so it is downloaded anew', 'current', WARNING)
+        if fault or not path.is_file():
             _download(address, path, sha256)
     finally:
         # Also after an error: the others then run into it too, and do not wait for ever.
         if first:
             barrier()
     return path
+
+
+def _fault(path: Path, address: str, sha256: str) -> str:
+    """Returns why a copy is not the file that is wanted, if it is not."""
+    if sha256:
+        return '' if _digest(path).startswith(sha256) else f'has not the SHA-256 {sha256}'
+    origin = _origin(path)
+    # Others keep their files here, and people.
+    known = not origin.is_file() or origin.read_text() == _digest_of_address(address)
+    return '' if known else 'is from another address'
+
+
+def _origin(path: Path) -> Path:
+    return path.with_name(f'{path.name}.address')
+
+
+def _digest_of_address(address: str) -> str:
+    return hashlib.sha256(address.encode()).hexdigest()  # addresses can hold keys
 
 
 def check_sha256(path: Path, sha256: str, source: str) -> None:
@@ -82,6 +101,7 @@ def _download(address: str, path: Path, sha256: str) -> None:
             raise ConnectionError(f'{size} of {expected} bytes arrived')
         check_sha256(part, sha256, address)
         part.replace(path)
+        _origin(path).write_text(_digest_of_address(address))
     except (OSError, HTTPException) as error:
         if getattr(error, 'errno', None) in OF_THE_DISK:
             remedy = f'make room in {path.parent}, or set TORCH_HOME to a folder on another disk'

@@ -147,8 +147,7 @@ def _ask_for_safe_torch(location: str, remote: bool) -> None:
     if torch.__version__ >= SAFE_TORCH:
         return
     risk = (
-        f'torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747, and before 2.6 '
-        f'CVE-2025-32434); torch {SAFE_TORCH} cannot'
+        f'torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747); torch {SAFE_TORCH} cannot'
     )
     if remote:
         raise ValueError(

@@ -183,7 +183,8 @@ def check(
 
     def describe(key):
         if key in misshapen:
-            return f'{key} is {tuple(state_dict[key].shape)} and should be {tuple(own[key].shape)}'
+            expected, found = ('no tensor' if s[key] is None else tuple(s[key]) for s in shapes)
+            return f'{key} is {found} and should be {expected}'
         return key
 
     problems = []

@@ -17,7 +17,7 @@ from . import CommandError
 
 if TYPE_CHECKING:
     import torch
-    from mmengine.config import Config
+    from mmengine.config import Config, ConfigDict
     from torch import nn
 
 # What of a folder is taken for photographs. Some need an OpenCV that was built for them: without, we say so.
@@ -86,6 +86,14 @@ def read_config(name: str) -> 'Config':
         return get_config(name) if '::' in name else Config.fromfile(file)
     except Exception as error:  # Python's, of a file that is run
         raise CommandError(f'the config {name} cannot be read ({one_line(error)}): correct it') from error
+
+
+def test_dataset(config: 'Config') -> 'ConfigDict':
+    """Returns the data set of a config's test images, without others that wrap it."""
+    dataset = config.test_dataloader.dataset
+    while 'dataset' in dataset or 'datasets' in dataset:
+        dataset = dataset.get('dataset') or dataset.datasets[0]
+    return dataset
 
 
 def enter_scope(config: 'Config', source: str) -> str:

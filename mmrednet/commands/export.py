@@ -85,7 +85,8 @@ def _compare(network: Any, run: Any, size: tuple[int, int], tolerance: float) ->
             f'{shape:>16}  {found.difference:10.1e}  {found.pytorch * 1e3:7.1f} ms  {found.exported * 1e3:9.1f} ms',
             flush=True,
         )
-        if not found.difference <= tolerance:
+        # Where all values of an output are nearly the same, rounding is much of their range.
+        if not found.difference <= max(tolerance, 10 * found.own):
             raise CommandError(
                 f'the export is wrong at {shape}: it differs from PyTorch in float64 by {found.difference:.1e} of the '
                 f'range of an output, more than {tolerance:g}; nothing was written'

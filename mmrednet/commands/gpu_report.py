@@ -244,7 +244,9 @@ def networks(
 ) -> list[Item]:
     """Returns timings of RedNets beside ResNet-50: eager, compiled and as a CUDA graph; a training step, and memory."""
     if find_spec('mmpretrain') is None or find_spec('mmcv') is None:
-        raise ImportError("the networks need mmpretrain, mmcv and mmengine: pip install 'mmrednet[openmmlab]'")
+        raise ImportError(
+            "the networks need mmpretrain, mmcv and mmengine: pip install '.[openmmlab]' in mmrednet's folder"
+        )
     import torch
 
     torch.backends.cudnn.benchmark = True

@@ -12,7 +12,18 @@ from typing import Any
 from ..configs import find
 from ..requirements import require
 from . import CommandError
-from .common import enter_scope, find_device, find_photos, one_line, quiet, read_config, read_photos, to_path, write
+from .common import (
+    enter_scope,
+    find_device,
+    find_photos,
+    one_line,
+    quiet,
+    read_config,
+    read_photos,
+    test_dataset,
+    to_path,
+    write,
+)
 
 DEFAULT = 'rednet50_in1k'
 # Of pictures, in pixels: letters need some room, and mmseg looks at every pixel in Python to place the names.
@@ -136,15 +147,14 @@ def _build(args: argparse.Namespace) -> '_Task':
         name = find(args.model or DEFAULT)
         if source is None and (stem := Path(name).stem) in IMAGENET:
             source = f'mmrednet://{stem}'
+    config = read_config(name) if name else None
     if source is None:
         model = f'{args.model} has no public weights' if args.model else f'--config {name} says nothing of weights'
         raise CommandError(f'{model}: give its checkpoint with --checkpoint')
     checkpoint = None
-    if name is None:
+    if config is None:
         checkpoint = load(source)
         config = _config_in(checkpoint, source)
-    else:
-        config = read_config(name)
     task = _make_task(config, name or source, device, args)
     checkpoint = checkpoint or load(source)
     model = task.inferencer.model
@@ -192,7 +202,7 @@ def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:
     """Returns names and colours of the classes: the checkpoint's, else those of the config's data set, else numbers."""
     import numpy as np
 
-    dataset = config.test_dataloader.dataset
+    dataset = test_dataset(config)
     kind = dataset.type  # new-style configs name the class itself
     if isinstance(kind, str):
         kind = import_module(f'{config.default_scope}.registry').DATASETS.get(kind)

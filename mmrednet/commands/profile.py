@@ -67,7 +67,9 @@ def _operator(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dt
     if kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0:
         raise CommandError(f'--kernel-size must be odd, but is {args.kernel_size}')
     stride, dilation = _pair('--stride', args.stride or [1]), _pair('--dilation', args.dilation or [1])
-    groups = max(1, channels // 16) if args.groups is None else args.groups
+    if args.groups is None and channels % 16:
+        raise CommandError(f'the channels, {channels}, are no multiple of 16, which share a kernel: give --groups')
+    groups = channels // 16 if args.groups is None else args.groups
     if groups < 1 or channels % groups:
         raise CommandError(f'--groups must divide the channels, {channels}, but is {groups}')
     case = Case(channels, (size[0], size[1]), kernel_size, stride, groups, dilation)

@@ -22,6 +22,8 @@ from .kernel_generation import (
     PointwiseConv,
 )
 
+# What profilers and the like replace for all layers.
+CONV_FORWARD, CONV2D = nn.Conv2d.forward, F.conv2d
 # Older versions of torch have no function that asks whether there are any.
 GLOBAL_HOOKS = (
     module._global_forward_pre_hooks,
@@ -200,7 +202,8 @@ class Involution(nn.Module):
         """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
         module = self.get_submodule(self._stages[-1])
         conv = module.conv if type(module) is PointwiseConv and module.is_plain else module
-        if type(conv) is not nn.Conv2d or any(map(_is_hooked, module.modules())):
+        replaced = nn.Conv2d.forward is not CONV_FORWARD or F.conv2d is not CONV2D
+        if type(conv) is not nn.Conv2d or replaced or any(map(_is_hooked, module.modules())):
             return None
         plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
         # A weight may be of a class that has a word in what F.conv2d does. Modes, as that of a default device, and what
@@ -294,7 +297,8 @@ def in_place_of_conv(
         if any(e % 2 or p + e // 2 < 0 for e, p in zip(extra, padding, strict=True)):
             raise ValueError(
                 f'involution_kernel_size must give the output size of the convolution that it replaces, but {wider} '
-                f'cannot take the place of {kernel_size} with padding {padding}: choose sizes both odd or both even'
+                f'cannot take the place of {kernel_size} with padding {padding}: choose a larger one, odd where the '
+                "convolution's is odd"
             )
         kernel_size, padding = wider, tuple(p + e // 2 for e, p in zip(extra, padding, strict=True))
     return Involution(

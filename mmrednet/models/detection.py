@@ -35,7 +35,7 @@ class InvolutionRPNHead(RPNHead):
 
     def _init_layers(self) -> None:
         super()._init_layers()
-        if self.num_convs == 1:
+        if self.num_convs <= 1:
             # mmdet applies the ReLU, and the released checkpoints name no sequence.
             self.rpn_conv = build_involution(
                 channels=self.feat_channels, in_channels=self.in_channels, **self.involution_cfg

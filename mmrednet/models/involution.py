@@ -89,7 +89,8 @@ def to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
     if conv.with_norm:
         layers.append(conv.norm)
     elif span := layers[0].span():
-        # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it.
+        # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it. Where a toolbox's module has an
+        # init_cfg for its convolutions, as FPN and RPNHead have, that has the last word, as in the released models.
         nn.init.normal_(span.weight, std=(2 / (span.in_channels * prod(layers[0].kernel_size))) ** 0.5)
     if conv.with_activation:
         layers.append(conv.activate)

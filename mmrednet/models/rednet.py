@@ -371,7 +371,18 @@ class RedNet(BaseModule):
 
 
 class _Pretrained(PretrainedInit):
-    """mmengine's initialiser from a checkpoint, which here is of any layout and has to fit."""
+    """mmengine's initialiser from a checkpoint, which here is of any layout and has to fit.
+
+    Args:
+        *args: As in mmengine.
+        may_differ (Sequence[str]): Beginnings of the backbone's names that may be missing in the checkpoint, unexpected
+            or of another shape; those parameters keep their initial values. Defaults to ``()``.
+        **kwargs: As in mmengine.
+    """
+
+    def __init__(self, *args, may_differ: Sequence[str] = (), **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.may_differ = tuple(may_differ)
 
     def __call__(self, module: nn.Module) -> None:
         path = str(self.checkpoint)
@@ -380,7 +391,8 @@ class _Pretrained(PretrainedInit):
                 f"init_cfg of RedNet names the checkpoint {path!r}, where no file is: give a checkpoint's path or "
                 'address, or None to train from scratch'
             )
-        prefix = f'{self.prefix.removesuffix(".")}.' if self.prefix else ''
+        # DataParallel's, which is not there any more.
+        prefix = f'{self.prefix.removesuffix(".")}.'.removeprefix('module.') if self.prefix else ''
         state_dict = OrderedDict(
             (name.removeprefix(prefix), value)
             for name, value in load(path, self.map_location)['state_dict'].items()
@@ -389,11 +401,12 @@ class _Pretrained(PretrainedInit):
         remedy = (
             "give init_cfg a RedNet's checkpoint of the same depth, stem and stem_kernel_size (or a smaller one, such "
             "as classification's 3 for dense prediction's 7), and as prefix how its names begin, often 'backbone.', "
-            f'which is {prefix!r} here'
+            f'which is {prefix!r} here, or list as its may_differ how the names begin of parameters that may keep '
+            "their initial values: ['stem.0.'] for images of other channels"
         )
         # A checkpoint has all stages, also where fewer are built.
         absent = [f'layer{i}.' for i in range(1, 5) if not hasattr(module, f'layer{i}')]
-        state_dict = check(module, widen(module, state_dict, path), path, remedy, absent)
+        state_dict = check(module, widen(module, state_dict, path), path, remedy, [*absent, *self.may_differ])
         module.load_state_dict(state_dict, strict=False)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())

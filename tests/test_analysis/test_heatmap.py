@@ -89,6 +89,7 @@ def test_the_paper_s_layer():
     assert find_involution(model) == 'backbone.layer2.3.conv2'
     assert find_involution(model, 'backbone.stem.1') == 'backbone.stem.1'
     assert find_involution(nn.Sequential(Involution(16), nn.ReLU(), Involution(16))) == '2'
+    assert find_involution(nn.ModuleDict(dict(neck=Involution(16), roi_head=Involution(16)))) == 'neck'
 
 
 def test_what_no_layer_is():

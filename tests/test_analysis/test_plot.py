@@ -23,6 +23,18 @@ def test_plot(tmp_path):
     assert plot_results(results, tmp_path / 'new' / 'operator.png').read_bytes().startswith(b'\x89PNG')
 
 
+def test_runtimes_and_many_models(tmp_path):
+    import matplotlib
+
+    for backend in ('svg', 'agg'):
+        matplotlib.use(backend)
+        for names in (('RedNet-50', 'ResNet-50'), [f'model {i}' for i in range(12)]):
+            labels = {'batch': 1, 'dtype': 'float32', 'runtime': 'ONNX Runtime'}
+            results = [Result(labels, name, 'ms', (0.5, 0.25, 0.75)) for name in names]
+            assert plot_results(results, tmp_path / 'runtimes.png').read_bytes().startswith(b'\x89PNG')
+        assert matplotlib.get_backend() == backend
+
+
 def test_roofline(tmp_path, monkeypatch):
     """The line is what the fastest copy says: 4e6 bytes in 0.5 ms are 8 GB/s, and 1e6 bytes take 0.125 ms."""
     results = [

@@ -45,7 +45,14 @@ def test_convention():
         assert count_flops(nn.Conv2d(8, 4, 3, padding=1, groups=4), x) == 4 * 36 * (2 * 9 + 1)
         assert count_flops(nn.ConvTranspose2d(8, 4, 2, stride=2), x) == 36 * 8 * 4 * 4 + 4 * 144
         assert count_flops(nn.Linear(6, 5), x[0, :, 0]) == 8 * 5 * (6 + 1)
-        assert count_flops(nn.BatchNorm2d(8).eval(), x) == 2 * x.numel()
+        for norm in (
+            nn.BatchNorm2d(8),
+            nn.GroupNorm(2, 8),
+            nn.LayerNorm(x.shape[1:], device=x.device),
+            nn.InstanceNorm2d(8),
+        ):
+            assert count_flops(norm.eval(), x) == 2 * x.numel()
+        assert count_flops(nn.AdaptiveMaxPool2d(1), x) == x.numel()
         assert count_flops(nn.ReLU(), x) == count_flops(nn.MaxPool2d(2), x) == x.numel()
         assert count_flops(nn.AdaptiveAvgPool2d(1), x) == count_flops(nn.AvgPool2d(2), x) == x.numel()
         kernel = torch.empty(1, 2, 3, 3, 3, 3)

@@ -300,6 +300,18 @@ def test_a_sequence_that_sees_pixels(stages, fuses, calls):
     assert calls[-1] == ('fused_involution2d' if fuses else 'involution2d')
 
 
+@pytest.mark.parametrize('name', ('forward', 'conv2d'))
+def test_not_fused_where_all_convolutions_were_replaced(name, calls, monkeypatch):
+    owner = nn.Conv2d if name == 'forward' else nn.functional
+    original = getattr(owner, name)
+    monkeypatch.setattr(owner, name, lambda *args, **kwargs: 2 * original(*args, **kwargs))
+    layer, x = Involution(16).eval(), torch.rand(1, 16, 5, 6)
+    expected = layer(x)
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), expected)
+    assert calls == ['involution2d', 'involution2d']
+
+
 def test_fused_where_a_device_is_the_default(calls):
     x = torch.rand(1, 16, 5, 6)
     with torch.device('cpu'), torch.no_grad():
