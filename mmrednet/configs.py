@@ -1,4 +1,4 @@
-"""Our configs by name. It needs no package."""
+"""Our configs by name. Nothing outside the standard library is imported here."""
 
 from difflib import get_close_matches
 from pathlib import Path

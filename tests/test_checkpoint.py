@@ -200,6 +200,34 @@ def test_only_odd_windows_are_widened_to_odd_ones(old, new, fits):
     assert len(widened) == (new[0] * new[1] if fits else old * old)
 
 
+def test_init_cfg_takes_a_part_where_the_rest_may_differ(save):
+    checkpoint = old_checkpoint('mmpretrain/rednet26')
+    path = save(checkpoint)
+    with pytest.raises(ValueError, match=r'1 misshapen: stem.0.conv.weight.*\n.*may_differ'):
+        pretrained(path, in_channels=4).init_weights()
+    model = RedNet(
+        26,
+        in_channels=4,
+        init_cfg=[
+            dict(type='Constant', val=2.0, layer='Conv2d'),
+            dict(type='Pretrained', checkpoint=path, prefix='backbone.', may_differ=['stem.0.conv.']),
+        ],
+    )
+    model.init_weights()
+    assert (model.stem[0].conv.weight == 2).all()
+    assert torch.equal(model.layer1[0].conv1.weight, checkpoint['state_dict']['backbone.layer1.0.conv1.weight'])
+
+
+def test_init_cfg_takes_the_prefix_of_data_parallel(save):
+    checkpoint = old_checkpoint('mmpretrain/rednet26')
+    state_dict = checkpoint['state_dict']
+    checkpoint['state_dict'] = OrderedDict((f'module.{name}', value) for name, value in state_dict.items())
+    for prefix in ('module.backbone.', 'module.backbone', 'backbone.'):
+        model = pretrained(save(checkpoint), prefix=prefix)
+        model.init_weights()
+        assert torch.equal(model.layer1[0].conv1.weight, state_dict['backbone.layer1.0.conv1.weight'])
+
+
 def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):
     dense = save(old_checkpoint('mmdet/retinanet_rednet50_fpn'), 'dense.pth')
     with pytest.raises(ValueError, match=r'  2 misshapen: stem.1.conv2.conv.weight is \(98, 8, 1, 1\) and') as error:

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 from helpers import ROOT
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.logging import HistoryBuffer
+from mmengine.optim import OneCycleLR
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import RUNNERS, init_default_scope
 from mmpretrain.registry import MODELS
 
@@ -193,6 +195,23 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
         assert (distributed - gradient).norm() < 0.05 * gradient.norm(), name
 
 
+def test_what_runs_put_into_checkpoints_loads_safely(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    held = dict(
+        values=[np.float32(1.5), np.bool_(True), np.uint8(3)],  # mmseg's best mIoU, a message hub's numbers
+        arrays=[np.zeros((2, 3), dtype) for dtype in ('bool', 'int8', 'uint8', 'int32', 'float16', 'float32', 'U3')],
+        metainfo=ConfigDict(classes=('a', 'b'), nested=dict(palette=[1])),
+        scheduler=OneCycleLR(optimizer, eta_max=0.1, total_steps=10).state_dict(),
+    )
+    torch.save(held, tmp_path / 'a.pth')
+    loaded = torch.load(tmp_path / 'a.pth')
+    assert loaded['values'] == held['values'] and loaded['metainfo'] == held['metainfo']
+    assert all(
+        np.array_equal(a, b) and a.dtype == b.dtype for a, b in zip(loaded['arrays'], held['arrays'], strict=True)
+    )
+    assert loaded['scheduler'] == held['scheduler']
+
+
 @pytest.mark.parametrize('name', ('os.system', 'builtins.eval'))
 def test_unsafe_checkpoints_are_still_refused(name, tmp_path):
     class Unsafe:
@@ -214,7 +233,11 @@ def test_checkpoints_reach_no_attribute_but_the_methods_of_log_buffers(tmp_path)
         def __reduce__(self):
             return getattr, (HistoryBuffer, '__init__')
 
-    for unsafe in (Unsafe(), Private()):
+    class Initialiser:
+        def __reduce__(self):
+            return getattr, (OneCycleParamScheduler, '__init__')
+
+    for unsafe in (Unsafe(), Private(), Initialiser()):
         torch.save(unsafe, tmp_path / 'unsafe.pth')
         with torch.serialization.safe_globals([torch.nn.Module]), pytest.raises(UnpicklingError, match='HistoryBuffer'):
             torch.load(tmp_path / 'unsafe.pth')

@@ -30,7 +30,7 @@ def parse_args() -> argparse.Namespace:
     common.add_argument(
         '--batch', type=int, nargs='+', help='batch sizes (default: 1 8; on a GPU 64, networks also 256)'
     )
-    common.add_argument('--budget', type=float, default=20, help='seconds for each row (default: %(default)s)')
+    common.add_argument('--budget', type=float, help='seconds for each row, where time is measured (default: 20)')
     common.add_argument('--quick', action='store_true', help='a small part of all, to see that it works')
     common.add_argument('--format', choices=FORMATS, default='markdown', help='default: %(default)s')
     common.add_argument('--plot', metavar='PATH', help='draw the result to PATH too')
@@ -48,7 +48,6 @@ def parse_args() -> argparse.Namespace:
     models.add_argument(
         '--models',
         nargs='+',
-        default=MODELS,
         help="RedNet-50/reference has unfold, RedNet-50/fused keeps no kernels (default: Table 2's)",
     )
 
@@ -81,9 +80,10 @@ def main() -> None:
         torch.set_num_threads(args.threads)
     if args.device.type == 'cuda':
         torch.backends.cudnn.benchmark = True
-    if args.quick:
-        args.budget, args.batch = 0.2, args.batch or [1]
-        args.models = ('ResNet-50', 'RedNet-50')
+    args.budget = args.budget or (0.2 if args.quick else 20)
+    args.batch = args.batch or ([1] if args.quick else None)
+    if 'models' in args:
+        args.models = args.models or (('ResNet-50', 'RedNet-50') if args.quick else MODELS)
     results = []
     for result in measure(args):
         results.append(result)

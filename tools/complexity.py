@@ -8,7 +8,7 @@ from mmrednet.analysis.plot import plot_complexity
 from mmrednet.analysis.report import FORMATS, format_records, markdown_table
 from mmrednet.analysis.tables import ROWS, measure, measure_config
 from mmrednet.commands import CommandError
-from mmrednet.commands.common import read_config
+from mmrednet.commands.common import enter_scope, read_config
 
 COLUMNS = {
     'table': 'Table',
@@ -33,9 +33,10 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     tables = sorted({row.table[0] for row in ROWS})
     parser.add_argument('--table', nargs='+', choices=tables, default=tables, help='tables to print (default: all)')
-    parser.add_argument('--format', choices=FORMATS, default='markdown', help='default: markdown')
-    parser.add_argument('--plot', metavar='PATH', help='draw Figure 2 to PATH, as PNG and SVG, instead of a table')
-    parser.add_argument('--config', help='count the model of this config, its path or name, and no tables')
+    parser.add_argument('--format', choices=FORMATS, default='markdown', help='of the tables (default: markdown)')
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument('--plot', metavar='PATH', help='draw Figure 2 to PATH, as PNG and SVG, and print no tables')
+    other.add_argument('--config', help='count the model of this config, its path or name, and print no tables')
     parser.add_argument(
         '--shape',
         nargs=2,
@@ -71,6 +72,7 @@ def main() -> None:
     if args.config:
         try:
             config = read_config(args.config)
+            enter_scope(config, args.config)
         except CommandError as error:
             sys.exit(str(error))
         complexity = measure_config(config, *args.shape)

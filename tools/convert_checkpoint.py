@@ -7,15 +7,12 @@ config's model is refused. An OUT that ends in .safetensors is written in that f
 """
 
 import argparse
-import os
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
-
-import mmrednet.registry  # noqa: F401, what a checkpoint may hold
 from mmrednet.checkpoint import check, convert, missing, read, save
+from mmrednet.commands import CommandError
+from mmrednet.commands.common import build_model, read_config
 
 
 def parse_args() -> argparse.Namespace:
@@ -27,12 +24,10 @@ def parse_args() -> argparse.Namespace:
         help='the checkpoint, a file (which stays as it is) or its address; #sha256=... at its end is checked',
     )
     parser.add_argument('out', metavar='OUT', type=Path, help='the file to write; one that exists is replaced')
-    parser.add_argument('--config', help='a config whose model the checkpoint has to fit')
+    parser.add_argument('--config', help='a config whose model the checkpoint has to fit, its path or name')
     args = parser.parse_args()
     if missing(args.checkpoint):
         parser.error(f'{args.checkpoint} is no file')
-    if args.config and not os.path.isfile(args.config):
-        parser.error(f'{args.config} is no file')
     return args
 
 
@@ -42,11 +37,10 @@ def main() -> None:
     try:
         checkpoint, renamed = convert(read(args.checkpoint))
         if args.config:
-            config = Config.fromfile(args.config)
-            init_default_scope(config.get('default_scope', 'mmengine'))
-            check(MODELS.build(config.model), checkpoint['state_dict'], args.checkpoint, 'give the config of its model')
+            model = build_model(read_config(args.config), args.config, None)
+            check(model, checkpoint['state_dict'], args.checkpoint, 'give the config of its model')
         left_out = save(checkpoint, args.out)
-    except (ImportError, OSError, ValueError) as error:
+    except (CommandError, ImportError, OSError, ValueError) as error:
         sys.exit(f'{error}\nNothing was written.')
     for old, new in renamed.items():
         print(f'{old} -> {new}')

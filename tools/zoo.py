@@ -34,8 +34,8 @@ from mmengine.structures import PixelData
 
 from mmrednet.analysis.report import markdown_table
 from mmrednet.models.rednet import Bottleneck, RedNet
+from mmrednet.requirements import TOOLBOXES
 
-TOOLBOXES = ('mmdet', 'mmseg', 'mmpretrain')
 WORKS = 'works'
 BACKBONES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNet_CIFAR')
 # ResNet-18 and -34 have blocks that do not widen: a narrow RedNet has their output channels.

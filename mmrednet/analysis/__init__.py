@@ -1,1 +1,1 @@
-"""What our models cost, beside the paper's figures: plain functions that return data, and their pictures."""
+"""What models cost, compute and learn: figures, checks, measurements and their pictures, for commands and tools."""

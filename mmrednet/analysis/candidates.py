@@ -357,8 +357,8 @@ def network_step(
         dtype (torch.dtype): Type of autocast; float32 is without autocast. Defaults to float32.
         device (str or torch.device): Where the model lies. Defaults to 'cpu'.
         channels_last (bool): Whether weights and images are channels-last. Defaults to False.
-        phase (str): One of ``PHASES``: 'inference', with BatchNorm as it is or where mmcv's ``fuse_conv_bn`` can
-            folded into the convolution before, or 'training', a forward and a backward pass. Defaults to 'inference'.
+        phase (str): One of ``PHASES``: 'inference', with BatchNorm as it is, or after mmcv's ``fuse_conv_bn``,
+            or 'training', a forward and a backward pass. Defaults to 'inference'.
         size (tuple[int, int]): Height and width of the images. Defaults to (224, 224).
         compiled (bool): Whether ``torch.compile`` compiles the model. Defaults to False.
 

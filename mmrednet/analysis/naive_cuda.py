@@ -18,18 +18,14 @@ def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, paddi
     _run('forward', out, input, kernel, out, stride, padding, dilation)
 
 
-def grad_input(
-    grad_input: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> None:
+def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
     """Writes the gradient for the input; all tensors must be contiguous."""
-    _run('grad_input', grad_input, grad_input, kernel, grad_output, stride, padding, dilation)
+    _run('grad_input', out, out, kernel, grad_output, stride, padding, dilation)
 
 
-def grad_kernel(
-    grad_kernel: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> None:
+def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
     """Writes the gradient for the kernel; all tensors must be contiguous."""
-    _run('grad_kernel', grad_kernel, input, grad_kernel, grad_output, stride, padding, dilation)
+    _run('grad_kernel', out, input, out, grad_output, stride, padding, dilation)
 
 
 def options(dtype: torch.dtype) -> tuple[str, ...]:

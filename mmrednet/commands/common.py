@@ -1,5 +1,6 @@
 """What several commands share: photographs, configs, models and devices in, files out, errors in a line."""
 
+import argparse
 import os
 import tempfile
 import warnings
@@ -62,6 +63,14 @@ def read_photos(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[
             fail(f'{photo} cannot be read as an image ({reason}): give it as JPEG or PNG')
         else:
             yield photo, image
+
+
+def to_count(text: str) -> int:
+    """Reads a number of 1 or more."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f'must be at least 1, but is {text}')
+    return value
 
 
 def to_path(text: str) -> Path:

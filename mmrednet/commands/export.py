@@ -8,8 +8,7 @@ from typing import Any
 
 from ..requirements import require
 from . import CommandError
-from .common import build_model, one_line, quiet, read_config, to_path
-from .predict import count
+from .common import build_model, one_line, quiet, read_config, to_count, to_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--out', type=to_path, metavar='F', required=True, help='the file, with the ending of its format')
     add(
         '--size',
-        type=count,
+        type=to_count,
         nargs=2,
         default=(224, 224),
         metavar=('H', 'W'),

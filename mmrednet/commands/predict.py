@@ -21,6 +21,7 @@ from .common import (
     read_config,
     read_photos,
     test_dataset,
+    to_count,
     to_path,
     write,
 )
@@ -50,13 +51,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add('--score-threshold', type=fraction, metavar='T', help='least score (default: 0.3 of detections, else 0)')
     add(
         '--top',
-        type=count,
+        type=to_count,
         metavar='K',
         help='most results of a photograph (default: 5 of classification, else all)',
     )
     add(
         '--batch-size',
-        type=count,
+        type=to_count,
         default=1,
         metavar='N',
         help='photographs of one size that go together (default: 1)',
@@ -68,14 +69,6 @@ def fraction(text: str) -> float:
     value = float(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f'must be from 0 to 1, but is {text}')
-    return value
-
-
-def count(text: str) -> int:
-    """Reads a number of 1 or more."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f'must be at least 1, but is {text}')
     return value
 
 

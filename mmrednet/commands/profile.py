@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..requirements import require
 from . import CommandError
-from .common import find_device, one_line, quiet, read_config
+from .common import enter_scope, find_device, one_line, quiet, read_config
 
 if TYPE_CHECKING:
     import torch
@@ -211,6 +211,7 @@ def _network(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dty
     require('mmengine')
     with quiet():
         config = read_config(args.network)
+        enter_scope(config, args.network)
         return profile_network(config, args.input, dtype, device, args.channels_last, args.budget)
 
 

@@ -250,7 +250,7 @@ def in_place_of_conv(
     out_channels: int,
     kernel_size: IntPair,
     stride: IntPair = 1,
-    padding: IntPair = 0,
+    padding: IntPair | str = 0,
     dilation: IntPair = 1,
     groups: int = 1,
     bias: bool = True,
@@ -269,7 +269,7 @@ def in_place_of_conv(
         out_channels (int): Channels of the output.
         kernel_size (int or pair): Window of the convolution that is replaced.
         stride (int or pair): Stride in pixels. Defaults to 1.
-        padding (int or pair): Zero padding in pixels. Defaults to 0.
+        padding (int, pair or str): Zero padding in pixels, 'valid' or 'same'. Defaults to 0.
         dilation (int or pair): Distance between taps in pixels. Defaults to 1.
         groups (int): Groups of a 1x1 convolution that stays one; involution never mixes channels. Defaults to 1.
         bias (bool): Whether 1x1 convolutions have a bias; involution has none. Defaults to True.
@@ -289,7 +289,10 @@ def in_place_of_conv(
     kernel_size = pair('kernel_size', kernel_size, 1)
     if kernel_size == (1, 1):
         return nn.Conv2d(in_channels, out_channels, 1, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
-    padding, dilation = pair('padding', padding, 0), pair('dilation', dilation, 1)
+    dilation = pair('dilation', dilation, 1)
+    if padding == 'same':
+        padding = same_padding(kernel_size, dilation)
+    padding = pair('padding', 0 if padding == 'valid' else padding, 0)  # type: ignore[arg-type]
     if involution_kernel_size is not None:
         # A wider window with as much more padding leaves the output's size and alignment as they are.
         wider = pair('involution_kernel_size', involution_kernel_size, 1)

@@ -45,7 +45,7 @@ def _norm_layer(norm_cfg: dict | None):
 def _act_layer(act_cfg: dict | None):
     if act_cfg is None:
         return None
-    inplace = {'inplace': True} if act_cfg['type'] in ('ReLU', nn.ReLU) else {}
+    inplace = {'inplace': True} if _type_of('act_cfg', act_cfg) in ('ReLU', nn.ReLU) else {}
     return partial(build_activation_layer, {**inplace, **act_cfg})
 
 
@@ -53,13 +53,20 @@ def _kernel_generation(cfg: dict | Callable[..., nn.Module] | None):
     if not isinstance(cfg, dict):
         return cfg
     arguments = dict(cfg)
-    name = arguments.pop('type')
+    name = _type_of('kernel_generation', arguments)
+    del arguments['type']
     # A bare name is looked up where the config's scope looks, as mmcv does with norm layers.
     with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
         phi = name if isclass(name) else registry.get(name)
     if phi is None:
         raise KeyError(f'kernel_generation must name a registered module, but its type is {name!r}: register it')
     return partial(phi, **_translate(arguments))
+
+
+def _type_of(argument: str, cfg: dict):
+    if 'type' not in cfg:
+        raise KeyError(f"{argument} must be a dict with a 'type', but is {cfg}: name what is to be built")
+    return cfg['type']
 
 
 # The toolboxes' words, the layers', and what brings the value of the one to the other's.

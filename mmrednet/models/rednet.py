@@ -107,7 +107,7 @@ class RedNet(BaseModule):
         frozen_stages (int): Stages to freeze: 0 is the stem alone, 1 the stem and the first stage, -1 nothing. Holds
             once a checkpoint fills the weights, by ``init_cfg`` or ``load_from``: random weights are never frozen.
             Defaults to -1.
-        norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
+        norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN', requires_grad=True)``.
         norm_eval (bool): Whether norm layers keep their statistics in training. Like ``frozen_stages``, with a
             checkpoint only. Defaults to False.
         with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
@@ -116,14 +116,15 @@ class RedNet(BaseModule):
         fused (bool, optional): As in :class:`mmrednet.layers.Involution`. Defaults to None: in inference only.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
         init_cfg (dict or list, optional): ``dict(type='Pretrained', checkpoint=...)`` or other initialisations; a
-            checkpoint, see :func:`mmrednet.checkpoint.load`, of None stands for the default. Defaults to None: Kaiming
-            for convolutions, ones for norm layers.
+            checkpoint, see :func:`mmrednet.checkpoint.load`, of None stands for the default. With ``may_differ``, the
+            beginnings of names, the checkpoint need not fit there. Defaults to None: Kaiming for convolutions, ones for
+            norm layers.
+        pretrained (str, optional): The checkpoint in the place of ``init_cfg``, as the toolboxes' old configs have it.
+            Defaults to None.
 
     Raises:
         TypeError: There is no such argument.
         ValueError: An argument is out of its range, or both ``pretrained`` and ``init_cfg`` are given.
-        FileNotFoundError: The checkpoint of ``init_cfg`` is a path where no file is.
-        ValueError: The checkpoint of ``init_cfg`` has not the names and shapes of this network.
 
     Shape:
         (N, in_channels, H, W) to a tuple of (N, C_i, H_i, W_i), where ``C_i = 4 * base_channels * 2^i`` and, with the

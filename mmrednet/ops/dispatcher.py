@@ -39,7 +39,7 @@ class Operator(_SingleLevelFunction):
 
 
 def call(overload: torch._ops.OpOverload, *args) -> Tensor:
-    """Calls an operator; where no gradients are recorded past autograd's layer, half of a small call's time."""
+    """Calls an operator. Without gradients it skips autograd's layer, which takes half of a small call's time."""
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # with dynamo=False, which asks no table for them
         return decomposition_table[overload](*args)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:

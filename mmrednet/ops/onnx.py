@@ -14,7 +14,7 @@ from torch import Tensor
 from torch._decomp import decomposition_table, register_decomposition
 
 from .backends import Pair
-from .backends.pytorch import generate_kernel
+from .backends.pytorch import accumulation_dtype, generate_kernel
 from .fused import FusedInvolution2d
 from .involution import Involution2d
 
@@ -38,7 +38,7 @@ def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilati
     """Yields for each tap its kernel values times the pixels that it finds, (N * G, C / G, Ho, Wo)."""
     groups, kh, kw = map(int, kernel.shape[1:4])  # numbers also while torch.jit traces
     ho, wo = kernel.shape[4:]
-    dtype = torch.float32 if input.itemsize < 4 else input.dtype
+    dtype = accumulation_dtype(input)
     # Padded to whole strides, each slice has a length that the exporter can prove, and the pixels of one phase of the
     # stride are made neighbours once, not for each tap.
     last_row, last_column = (kh - 1) * dilation[0] // stride[0], (kw - 1) * dilation[1] // stride[1]

@@ -369,6 +369,15 @@ def test_in_place_of_conv_refuses_a_window_for_which_there_is_no_padding():
         involution.in_place_of_conv(16, 16, 3, involution_kernel_size=1)
 
 
+@pytest.mark.parametrize('padding', ('same', 'valid'))
+def test_in_place_of_conv_takes_the_words_for_padding(padding):
+    x = torch.rand(1, 16, 9, 11)
+    layer = involution.in_place_of_conv(16, 16, (3, 5), 1, padding, 2)
+    assert layer(x).shape == nn.Conv2d(16, 16, (3, 5), 1, padding, 2)(x).shape
+    with pytest.raises(ValueError, match="padding must be .* 'full'"):
+        involution.in_place_of_conv(16, 16, 3, padding='full')
+
+
 def test_in_place_of_conv_names_what_it_does_not_know():
     for kernel_size in (1, 3):
         with pytest.raises(TypeError, match='no argument padding_mode'):

@@ -67,6 +67,12 @@ def test_conv_cfg_arguments():
     assert isinstance(layer, Involution) and layer.kernel_size == (5, 5)
 
 
+@pytest.mark.parametrize('argument', ('kernel_generation', 'act_cfg'))
+def test_a_dict_without_a_type_is_told(argument):
+    with pytest.raises(KeyError, match=f"{argument} must be a dict with a 'type'"):
+        build_involution(channels=16, **{argument: dict(bias=True)})
+
+
 @pytest.mark.parametrize('kernel_size', (3, 7))
 def test_an_involution_without_a_norm_layer_keeps_the_scale(kernel_size):
     conv = ConvModule(32, 32, 3, padding=1, act_cfg=None)

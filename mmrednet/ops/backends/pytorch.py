@@ -33,28 +33,24 @@ def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, paddi
         out.copy_(total)
 
 
-def grad_input(
-    grad_input: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> None:
-    """Writes the gradient for ``input`` to ``grad_input`` (N, C, H, W)."""
-    total = _zeros(grad_input)
+def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
+    """Writes the gradient for ``input`` to ``out`` (N, C, H, W)."""
+    total = _zeros(out)
     grouped_total, grouped_grad = _grouped(total, kernel.shape[1]), _grouped(grad_output, kernel.shape[1])
-    for tile, to, at, u, v in _steps(grad_input, kernel, stride, padding, dilation):
+    for tile, to, at, u, v in _steps(out, kernel, stride, padding, dilation):
         grouped_total[tile][at].addcmul_(grouped_grad[tile][to], kernel[tile][:, :, u, v].unsqueeze(2)[to])
-    if total is not grad_input:
-        grad_input.copy_(total)
+    if total is not out:
+        out.copy_(total)
 
 
-def grad_kernel(
-    grad_kernel: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair
-) -> None:
-    """Writes the gradient for ``kernel`` to ``grad_kernel`` (N, G, Kh, Kw, Ho, Wo)."""
-    groups = grad_kernel.shape[1]
+def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
+    """Writes the gradient for ``kernel`` to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
+    groups = out.shape[1]
     grouped_grad, grouped_input = _grouped(grad_output, groups), _grouped(input, groups)
-    grad_kernel.zero_()
-    for tile, to, at, u, v in _steps(input, grad_kernel, stride, padding, dilation):
-        grad = grouped_grad[tile][to].to(_accumulation_dtype(input))
-        grad_kernel[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
+    out.zero_()
+    for tile, to, at, u, v in _steps(input, out, stride, padding, dilation):
+        grad = grouped_grad[tile][to].to(accumulation_dtype(input))
+        out[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
 
 
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
@@ -64,15 +60,16 @@ def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kerne
     return kernel.view(kernel.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *kernel.shape[2:])
 
 
-def _accumulation_dtype(tensor: Tensor) -> torch.dtype:
+def accumulation_dtype(tensor: Tensor) -> torch.dtype:
+    """Returns the dtype that sums of a tensor's products are held in."""
     return torch.float32 if tensor.itemsize < 4 else tensor.dtype
 
 
 def _zeros(result: Tensor) -> Tensor:
     """Returns ``result`` itself, filled with zeros, or a copy that is wide enough to accumulate in."""
-    if result.dtype == _accumulation_dtype(result):
+    if result.dtype == accumulation_dtype(result):
         return result.zero_()
-    return torch.zeros_like(result, dtype=_accumulation_dtype(result))
+    return torch.zeros_like(result, dtype=accumulation_dtype(result))
 
 
 def _grouped(tensor: Tensor, groups: int) -> Tensor:

@@ -126,7 +126,7 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
     Raises:
         RuntimeError: The compiler fails.
     """
-    _say(f"mmrednet: compiling {source.name} for this machine's CPU, once (30 to 60 s)")
+    _say(f"mmrednet: compiling {source.name} for this machine's CPU (30 to 60 s)")
     run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
         lines = run.stderr.splitlines()
