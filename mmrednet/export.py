@@ -213,7 +213,7 @@ def check_format(name: str, path: Path) -> None:
 
     Raises:
         ValueError: The path has not the format's ending.
-        ImportError: A package is missing.
+        ImportError: A package is missing, or too old.
         RuntimeError: There is no C++ compiler, which ``aotinductor`` and ``onnxruntime`` need.
     """
     form = FORMATS[name]
@@ -224,6 +224,8 @@ def check_format(name: str, path: Path) -> None:
         raise ImportError(f'{name} needs {" and ".join(missing)}: pip install {" ".join(missing)}')
     if name in ('aotinductor', 'onnxruntime'):
         find_compiler()
+    if name == 'onnxruntime' and not hasattr(torch.onnx, 'ops'):
+        raise ImportError(f'{name} needs torch 2.8 or newer, but {torch.__version__} is installed: upgrade it')
 
 
 def export(network: Dense, name: str, path: Path, size: tuple[int, int]) -> None:

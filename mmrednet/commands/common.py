@@ -97,7 +97,7 @@ def read_config(name: str) -> 'Config':
         raise CommandError(f'the config {name} cannot be read ({one_line(error)}): correct it') from error
 
 
-def test_dataset(config: 'Config') -> 'ConfigDict':
+def find_dataset(config: 'Config') -> 'ConfigDict':
     """Returns the data set of a config's test images, without others that wrap it."""
     dataset = config.test_dataloader.dataset
     while 'dataset' in dataset or 'datasets' in dataset:

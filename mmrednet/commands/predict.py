@@ -14,13 +14,13 @@ from ..requirements import require
 from . import CommandError
 from .common import (
     enter_scope,
+    find_dataset,
     find_device,
     find_photos,
     one_line,
     quiet,
     read_config,
     read_photos,
-    test_dataset,
     to_count,
     to_path,
     write,
@@ -182,6 +182,7 @@ def _config_in(checkpoint: dict, source: str):
 def _make_task(config, source: str, device: str, args: argparse.Namespace) -> '_Task':
     scope = enter_scope(config, source)
     try:
+        config.test_dataloader.dataset = find_dataset(config)  # in which inferencers look for the pipeline
         return TASKS[scope](config, device, args)
     except CommandError:
         raise
@@ -195,7 +196,7 @@ def _names(config, checkpoint: dict, model) -> tuple[list[str], list]:
     """Returns names and colours of the classes: the checkpoint's, else those of the config's data set, else numbers."""
     import numpy as np
 
-    dataset = test_dataset(config)
+    dataset = config.test_dataloader.dataset
     kind = dataset.type  # new-style configs name the class itself
     if isinstance(kind, str):
         kind = import_module(f'{config.default_scope}.registry').DATASETS.get(kind)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from . import CommandError
-from .common import build_model, find_photos, one_line, quiet, read_config, read_photos, test_dataset, to_path, write
+from .common import build_model, find_dataset, find_photos, one_line, quiet, read_config, read_photos, to_path, write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -97,7 +97,7 @@ def _build_pipeline(config):
     """Returns the config's test pipeline without what loads images and annotations."""
     from mmengine.dataset import Compose
 
-    pipeline = test_dataset(config).pipeline
+    pipeline = find_dataset(config).pipeline
     names = [kind if isinstance(kind, str) else kind.__name__ for kind in (step['type'] for step in pipeline)]
     return Compose(
         [step for step, name in zip(pipeline, names, strict=True) if not name.rpartition('.')[2].startswith('Load')]

@@ -286,7 +286,12 @@ def test_names_of_classes(classes, names, trained, photos, capfd):
     content = torch.load(checkpoint)
     content['meta'] = {} if classes is None else dict(dataset_meta=dict(classes=classes))
     save(content, Path('a.safetensors'))
-    found = results('trip', '--config', config, '--checkpoint', 'a.safetensors', '--score-threshold', 0)
+    Path('wrapped.py').write_text(
+        f"_base_ = '{config}'\n"
+        "wrapped = dict(type='RepeatDataset', times=2, dataset={{_base_.test_dataloader.dataset}})\n"
+        "test_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[wrapped]))\n"
+    )
+    found = results('trip', '--config', 'wrapped.py', '--checkpoint', 'a.safetensors', '--score-threshold', 0)
     assert {row['what'] for result in found for row in result['results']} <= {*names}
     assert said(capfd)[1] == []
 

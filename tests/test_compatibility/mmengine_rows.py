@@ -304,11 +304,13 @@ row = rows_of('Hooks')
 
 @row
 def save_best(network: Network):
-    """`CheckpointHook(save_best='auto')`, and testing what it saved"""
+    """`CheckpointHook(save_best='auto')`, and testing what it saved, also of a segmentor"""
     hook = dict(type='CheckpointHook', by_epoch=False, interval=1, save_best='auto', rule='greater', max_keep_ckpts=1)
-    train(task(network, 'mmpretrain', default_hooks__checkpoint=hook))
-    (best,) = network.folder.glob('best_*.pth')
-    runner(task(network, 'mmpretrain', load_from=str(best))).test()
+    for scope in ('mmpretrain', 'mmseg'):  # whose metrics are numbers of Python and of NumPy
+        train(task(network, scope, default_hooks__checkpoint=hook))
+        (best,) = network.folder.glob('best_*.pth')
+        runner(task(network, scope, load_from=str(best))).test()
+        best.unlink()
 
 
 @row

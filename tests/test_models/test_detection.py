@@ -80,12 +80,12 @@ def test_heads_have_the_released_names_and_shapes(name, prefix, replaced):
     }
 
 
-@pytest.mark.parametrize('num_convs', (1, 2))
+@pytest.mark.parametrize('num_convs', (0, 1, 2))
 def test_rpn_head(num_convs):
     head = MODELS.build(dict(HEADS['rpn_head'], in_channels=32, feat_channels=64, num_convs=num_convs))
     head.init_weights()
     involutions = [module for module in head.modules() if isinstance(module, Involution)]
-    assert len(involutions) == num_convs and involutions[0].kernel_size == (7, 7)
+    assert len(involutions) == max(num_convs, 1) and involutions[0].kernel_size == (7, 7)
     scores, boxes = head([torch.rand(2, 32, 9, 12)])
     assert scores[0].shape == (2, 9, 9, 12) and boxes[0].shape == (2, 36, 9, 12)
 
