@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Sequence
 from logging import WARNING
+from math import gcd
 
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.logging import print_log
@@ -190,6 +191,15 @@ class RedNet(BaseModule):
             raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, but is {depth!r}')
         if stem not in STEMS:
             raise ValueError(f'stem must be one of {STEMS}, but is {stem!r}')
+        widths = [('base_channels', base_channels)]
+        if stem == 'involution':
+            widths.append(('half of stem_channels', stem_channels // 2))
+        for name, width in widths:
+            if group_channels is not None and group_channels > 0 and width % group_channels:
+                raise ValueError(
+                    f'{name} must be a multiple of group_channels, {group_channels}, but is {width}: give other '
+                    f'channels, or group_channels={gcd(group_channels, width)}'
+                )
         if not 1 <= num_stages <= 4:
             raise ValueError(f'num_stages must be from 1 to 4, but is {num_stages!r}')
         for name, value in (('strides', strides), ('dilations', dilations)):

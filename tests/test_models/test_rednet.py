@@ -324,6 +324,8 @@ def test_layers_of_layer_wise_decay_are_those_of_resnet(depth):
         (dict(depth=50, frozen_stages=5), ('frozen_stages', '5')),
         (dict(depth=50, backend='tpu'), ('backend', 'tpu', 'torch')),
         (dict(depth=50, group_channels=48), ('group_channels', '48')),
+        (dict(depth=26, stem_channels=24), ('half of stem_channels', '16', '12', 'group_channels=4')),
+        (dict(depth=26, base_channels=24), ('base_channels', '16', '24', 'group_channels=8')),
     ],
     ids=str,
 )
