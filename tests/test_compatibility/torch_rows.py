@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 
+import pytest
 import torch
 import torch._dynamo.testing
 from test_compatibility.rows import SHALLOW, Network, rows_of
@@ -275,6 +276,21 @@ def jit_freeze(network: Network):
     with torch.no_grad():
         traced = torch.jit.trace(model, network.image())
         same(torch.jit.optimize_for_inference(torch.jit.freeze(traced))(network.image()), model, network.image())
+
+
+@row
+def onnx_former_exporter(network: Network):
+    """`torch.onnx.export(dynamo=False)` with any batch size, height and width, in ONNX Runtime"""
+    runtime = pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    model, path = network.build(**SHALLOW), network.folder / 'former.onnx'
+    axes = dict(images=dict(enumerate('nchw')))
+    torch.onnx.export(model, (network.image(),), path, dynamo=False, input_names=['images'], dynamic_axes=axes)
+    session = runtime.InferenceSession(path)
+    for size in ((2, 3, 64, 64), (1, 3, 97, 65)):
+        x = network.image(*size)
+        (actual,) = session.run(None, {'images': x.numpy()})
+        assert_close(torch.from_numpy(actual), model(x)[0], rtol=1e-3, atol=1e-4)
 
 
 @row
