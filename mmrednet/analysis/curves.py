@@ -31,7 +31,7 @@ def read_curves(work_dir: str | Path) -> dict[str, Curve]:
     path = Path(work_dir)
     # The folders in a work_dir are named by the time.
     files = [path] if path.is_file() else sorted(file for at in ('', '*/') for file in path.glob(f'{at}{LOG}'))
-    if runs := [] if files else sorted({str(file.parents[2]) for file in path.glob(f'**/{LOG}')}):
+    if not files and (runs := sorted({str(file.parents[2]) for file in path.glob(f'**/{LOG}')})):
         raise ValueError(f'{path} is no work_dir, but has some in it: give those of {", ".join(runs)} that you mean')
     if not files:
         raise FileNotFoundError(
