@@ -26,6 +26,7 @@ from typing import Any
 
 from .. import __version__
 from . import CommandError
+from .common import to_path, write
 
 SECONDS = {False: 450, True: 150}  # in all: quick or not
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -50,7 +51,7 @@ Item = tuple[str, Callable[[], dict]]  # a name, and what finds something out
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what the command takes."""
-    parser.add_argument('--out', type=Path, required=True, metavar='F.md', help='where the report goes, and F.json')
+    parser.add_argument('--out', type=to_path, required=True, metavar='F.md', help='where the report goes, and F.json')
     parser.add_argument('--quick', action='store_true', help='the most important parts, in less than 3 minutes')
 
 
@@ -97,8 +98,9 @@ def make_report(out: Path, device: Any, quick: bool = False) -> list[str]:
             outcomes += run_parts(names, limit, str(device), quick)
             # Each time: should the rest be cut off, what there is by then is there.
             about['took'] = f'{time.monotonic() - begin:.0f} s, of at most {seconds}'
-            out.with_suffix('.json').write_text(json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n')
-            out.write_text(format_report(about, outcomes))
+            data = json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n'
+            write(out.with_suffix('.json'), data.encode())
+            write(out, format_report(about, outcomes).encode())
     return wrong(outcomes)
 
 
