@@ -385,6 +385,14 @@ class Flat(nn.Module):
         return (5 + self.factor * images.mean((1, 2)),)
 
 
+def test_what_overflows_in_pytorch_too_is_refused():
+    from mmrednet.commands.export import _compare
+
+    network = Flat(1e9).half()  # which holds no number of that size
+    with pytest.raises(CommandError, match='the export is wrong'):
+        _compare(network, network, (64, 64), 3e-2)
+
+
 def test_rounding_is_much_of_a_small_range(capsys):
     from mmrednet.commands.export import _compare
 
