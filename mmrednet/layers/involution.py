@@ -22,7 +22,6 @@ from .kernel_generation import (
     PointwiseConv,
 )
 
-# What profilers and the like replace for all layers.
 CONV_FORWARD, CONV2D = nn.Conv2d.forward, F.conv2d
 # Older versions of torch have no function that asks whether there are any.
 GLOBAL_HOOKS = (
@@ -178,8 +177,7 @@ class Involution(nn.Module):
         if fused is None:
             # torch.jit.trace checks itself by tracing again without gradients: what is recorded may not depend on them.
             fused = not (self.training if torch.jit.is_tracing() else torch.is_grad_enabled())
-        # Hooks, also those of all modules, want to see W1 called.
-        span = self.span() if fused and not any(GLOBAL_HOOKS) else None
+        span = self.span() if fused and not _all_are_watched() else None
         if span is None:
             return self.output(involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend))
         features = x if self._sees_pixels else self._cells(x)
@@ -202,8 +200,7 @@ class Involution(nn.Module):
         """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
         module = self.get_submodule(self._stages[-1])
         conv = module.conv if type(module) is PointwiseConv and module.is_plain else module
-        replaced = nn.Conv2d.forward is not CONV_FORWARD or F.conv2d is not CONV2D
-        if type(conv) is not nn.Conv2d or replaced or any(map(_is_hooked, module.modules())):
+        if type(conv) is not nn.Conv2d or any(map(_is_hooked, module.modules())):
             return None
         plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
         # A weight may be of a class that has a word in what F.conv2d does. Modes, as that of a default device, and what
@@ -237,6 +234,11 @@ def _is_plain_sequence(module: nn.Module) -> bool:
     if type(module) not in (nn.Sequential, BottleneckKernelGeneration, LinearKernelGeneration):
         return False
     return not (module._parameters or module._buffers or _is_hooked(module))
+
+
+def _all_are_watched() -> bool:
+    """Whether all modules have a hook, or all convolutions another function: these want to see W1 called."""
+    return any(GLOBAL_HOOKS) or nn.Conv2d.forward is not CONV_FORWARD or F.conv2d is not CONV2D
 
 
 def _is_hooked(module: nn.Module) -> bool:

@@ -244,14 +244,17 @@ def test_not_fused_where_a_hook_wants_the_last_convolution(kind, calls):
     layer, x, seen = Involution(16), torch.rand(1, 16, 5, 6), []
     registers = [getattr(module, f'register_{kind}') for module in (layer.conv2, layer.conv2.conv)]
     for register in (*registers, getattr(nn.modules.module, f'register_module_{kind}')):
-        handle = register(lambda module, *_: seen.append(module) and None)
+        handle = register(lambda module, *args: seen.append((module, args)))
         try:
             with torch.no_grad():
                 layer(x)
         finally:
             handle.remove()
+    modules = [module for module, _ in seen]
     if 'forward' in kind:
-        assert seen[:2] == [layer.conv2, layer.conv2.conv] and layer.conv2.conv in seen[2:]
+        assert modules[:2] == [layer.conv2, layer.conv2.conv] and layer.conv2.conv in modules[2:]
+    if kind == 'forward_hook':
+        assert seen[0][1][-1].shape == (1, 49, 5, 6)
     with torch.no_grad():
         layer(x)
     assert calls == ['involution2d', 'involution2d', 'involution2d', 'fused_involution2d']
