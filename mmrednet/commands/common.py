@@ -98,9 +98,9 @@ def read_config(name: str) -> 'Config':
 
 
 def find_dataset(config: 'Config') -> 'ConfigDict':
-    """Returns the data set of a config's test images, without others that wrap it."""
+    """Returns the data set of a config's test images that has the pipeline; others may wrap it."""
     dataset = config.test_dataloader.dataset
-    while 'dataset' in dataset or 'datasets' in dataset:
+    while 'pipeline' not in dataset:
         dataset = dataset.get('dataset') or dataset.datasets[0]
     return dataset
 
