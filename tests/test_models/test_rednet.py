@@ -240,9 +240,10 @@ def test_a_run_from_scratch_goes_on_unfrozen_and_what_starts_from_it_does_not(ki
     assert not frozen(tmp_path / 'a', 2, resume=True)
     assert frozen(tmp_path / 'b', 1, load_from=str(tmp_path / 'a' / 'epoch_2.pth'))
     assert frozen(tmp_path / 'b', 2, resume=True)
-    by_hand = RedNet(26, frozen_stages=1)
-    by_hand.load_state_dict(RedNet(26, frozen_stages=1).train().state_dict())
-    assert not any(parameter.requires_grad for parameter in by_hand.train().stem.parameters())
+    for start in (RedNet(26, frozen_stages=1), RedNet(26)):
+        by_hand = RedNet(26, frozen_stages=1)
+        by_hand.load_state_dict(start.train().state_dict())
+        assert not any(parameter.requires_grad for parameter in by_hand.train().stem.parameters())
 
 
 def constant(val, *layers, **kwargs):
