@@ -16,8 +16,8 @@ from statistics import median
 
 import torch
 
-from mmrednet.analysis.candidates import Case, operator_step, stage_cases
-from mmrednet.analysis.timing import time_in_turns
+from mmrednet.benchmark.candidates import Case, operator_step, stage_cases
+from mmrednet.benchmark.timing import time_in_turns
 
 FIGURES = Path(__file__).with_suffix('.json')
 REFERENCES = ('floor', 'depthwise')

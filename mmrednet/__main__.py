@@ -8,7 +8,8 @@ from contextlib import suppress
 from importlib import import_module
 
 from . import __version__
-from .commands import COMMANDS, CommandError
+from .commands import COMMANDS
+from .errors import one_line
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,18 +23,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name in argv[:1]:  # the others' modules, and the toolboxes under them, are not imported
             command = import_module(f'.commands.{name.replace("-", "_")}', __package__)
             command.add_arguments(subparser)
+            subparser.add_argument('--traceback', action='store_true', help='on an error, print the whole traceback')
     args = parser.parse_args(argv)
     with suppress(AttributeError):  # of a stream that a caller put there
         # A file's name can hold what the terminal's encoding lacks.
         sys.stdout.reconfigure(errors='backslashreplace')  # type: ignore[union-attr]
     try:
         return command.run(args) or 0
-    except CommandError as error:
-        print(f'mmrednet {args.command}: error: {error}', file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `| head` has seen enough
+    except BrokenPipeError:  # `| head` has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
+    except Exception as error:
+        if args.traceback:
+            raise
+        print(f'mmrednet {args.command}: error: {one_line(error)}', file=sys.stderr)
+        return 2
 
 
 if __name__ == '__main__':

@@ -10,9 +10,11 @@ from . import patches  # noqa: F401
 
 MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmrednet', locations=['mmrednet.models'])
 RUNNERS = Registry('runner', parent=MMENGINE_RUNNERS, scope='mmrednet', locations=['mmrednet.engine'])
-STRATEGIES = Registry('strategy', parent=MMENGINE_STRATEGIES, scope='mmrednet', locations=['mmrednet.strategies'])
+STRATEGIES = Registry(
+    'strategy', parent=MMENGINE_STRATEGIES, scope='mmrednet', locations=['mmrednet.engine.strategies']
+)
 HOOKS = Registry(
-    'hook', parent=MMENGINE_HOOKS, scope='mmrednet', locations=['mmrednet.engine', 'mmrednet.analysis.hook']
+    'hook', parent=MMENGINE_HOOKS, scope='mmrednet', locations=['mmrednet.engine', 'mmrednet.engine.kernel_hook']
 )
 
 

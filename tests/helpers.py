@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmrednet.analysis.checks import TOLERANCE
+from mmrednet.gpu_report.checks import TOLERANCE
 from mmrednet.ops import fused_involution2d, involution2d
 from mmrednet.ops.arguments import output_size, pair, same_padding
 from mmrednet.ops.backends import TABLE, Row

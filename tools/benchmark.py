@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import torch
 
-from mmrednet.analysis.benchmark import benchmark_memory, benchmark_network, benchmark_operator, benchmark_runtimes
-from mmrednet.analysis.candidates import MODELS, PHASES, RUNTIMES, fpn_case, rednet_cases
-from mmrednet.analysis.plot import plot_results, plot_roofline
-from mmrednet.analysis.report import FORMATS, describe_machine, format_results
-from mmrednet.analysis.timing import Result
+from mmrednet.benchmark.candidates import MODELS, PHASES, RUNTIMES, fpn_case, rednet_cases
+from mmrednet.benchmark.measure import benchmark_memory, benchmark_network, benchmark_operator, benchmark_runtimes
+from mmrednet.benchmark.plot import plot_results, plot_roofline
+from mmrednet.benchmark.report import FORMATS, describe_machine, format_results
+from mmrednet.benchmark.timing import Result
 
 DTYPES = {'float32': torch.float32, 'float16': torch.float16, 'bfloat16': torch.bfloat16}
 # Batch sizes and types where the command line names none.

@@ -4,11 +4,11 @@ import argparse
 import sys
 import warnings
 
-from mmrednet.analysis.plot import plot_complexity
-from mmrednet.analysis.report import FORMATS, format_records, markdown_table
-from mmrednet.analysis.tables import ROWS, measure, measure_config
+from mmrednet.benchmark.plot import plot_complexity
+from mmrednet.benchmark.report import FORMATS, format_records, markdown_table
 from mmrednet.commands import CommandError
 from mmrednet.commands.common import enter_scope, read_config
+from mmrednet.complexity.tables import ROWS, measure, measure_config
 
 COLUMNS = {
     'table': 'Table',

@@ -5,7 +5,6 @@ A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit
 
 COMMANDS: dict[str, str] = {
     'config': "prints the path of a config, or all configs' names",
-    'curves': 'draws the loss and the metrics of training runs',
     'export': 'writes a model for ONNX Runtime, OpenVINO or torch alone, and checks it',
     'gpu-report': 'checks and times the operator and networks on a GPU, and writes it down',
     'info': 'prints what works here and what does not, for a bug report',
@@ -15,5 +14,5 @@ COMMANDS: dict[str, str] = {
 }
 
 
-class CommandError(Exception):
-    """Something that the user can mend: printed as one line, without a traceback; the exit status is 2."""
+class CommandError(ValueError):
+    """To be removed: raise ValueError or OSError."""

@@ -7,9 +7,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from ..errors import one_line
 from ..requirements import require
+from ..toolboxes import build_model, quiet, read_config
 from . import CommandError
-from .common import build_model, one_line, quiet, read_config, to_count, to_path
+from .common import to_count, to_path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

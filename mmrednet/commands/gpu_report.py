@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 from .. import __version__
+from ..files import replacing
 from . import CommandError
-from .common import to_path, write
+from .common import to_path
 
 SECONDS = {False: 450, True: 150}  # in all: quick or not
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
@@ -99,8 +100,9 @@ def make_report(out: Path, device: Any, quick: bool = False) -> list[str]:
             # Each time: should the rest be cut off, what there is by then is there.
             about['took'] = f'{time.monotonic() - begin:.0f} s, of at most {seconds}'
             data = json.dumps({'about': about, 'parts': outcomes}, indent=1) + '\n'
-            write(out.with_suffix('.json'), data.encode())
-            write(out, format_report(about, outcomes).encode())
+            for path, text in ((out.with_suffix('.json'), data), (out, format_report(about, outcomes))):
+                with replacing(path) as part:
+                    part.write_text(text)
     return wrong(outcomes)
 
 
@@ -108,7 +110,7 @@ def describe(device: Any) -> dict[str, str]:
     """Returns what a reader needs to repeat the report on ``device``."""
     import torch
 
-    from ..analysis.report import describe_machine
+    from ..benchmark.report import describe_machine
 
     about = {'command': shlex.join(['python', '-m', 'mmrednet', *sys.argv[1:]]), **describe_machine(device)}
     about['mmrednet'] = __version__
@@ -161,7 +163,7 @@ def correctness(dtype: str, device: Any, backend: str, quick: bool = False) -> l
     """Returns a check of each problem and layout in a type, with the fused operator and second derivatives."""
     import torch
 
-    from ..analysis.checks import LAYOUTS, PROBLEMS, QUICK, errors
+    from ..gpu_report.checks import LAYOUTS, PROBLEMS, QUICK, errors
 
     torch.backends.cudnn.allow_tf32 = False  # the convolution before the involution would round to 10 bits
     torch.manual_seed(0)
@@ -190,7 +192,7 @@ def behaves(device: Any, backend: str, quick: bool = False) -> list[Item]:
     """Returns checks of streams, graphs and repeated runs."""
     import torch
 
-    from ..analysis.checks import behaviour
+    from ..gpu_report.checks import behaviour
 
     torch.backends.cudnn.deterministic = True  # the bits of the convolution before the involution are compared too
     torch.manual_seed(0)
@@ -212,8 +214,8 @@ def operator(
     """
     import torch
 
-    from ..analysis.benchmark import FORMS
-    from ..analysis.candidates import fpn_case, stage_cases
+    from ..benchmark.candidates import fpn_case, stage_cases
+    from ..benchmark.measure import FORMS
 
     torch.backends.cudnn.benchmark = True
     cases = list(cases or [*((case, 64) for case in stage_cases()), (fpn_case((800, 1280)), 1)])
@@ -235,7 +237,7 @@ def operator(
 
 
 def _time_operator(candidates: Sequence[str], case, batch: int, dtype, device, last: bool, phase: str) -> dict:
-    from ..analysis.benchmark import time_candidates
+    from ..benchmark.measure import time_candidates
 
     results, missing = time_candidates(candidates, case, batch, dtype, device, last, phase, 0.5, ROUNDS)
     return {'results': [asdict(result) for result in results], 'missing': missing}
@@ -271,9 +273,9 @@ def networks(
 def _time_networks(way: str, batch: int, dtype, device, last: bool, phase: str, size: tuple[int, int]) -> dict:
     import torch
 
-    from ..analysis.benchmark import labels_of
-    from ..analysis.candidates import network_step
-    from ..analysis.timing import Result, captured, peak_memory, time_in_turns
+    from ..benchmark.candidates import network_step
+    from ..benchmark.measure import labels_of
+    from ..benchmark.timing import Result, captured, peak_memory, time_in_turns
 
     setting = (dtype, device, last, phase)
     labels = {'way': way, **labels_of(batch, dtype, last, phase)}
@@ -526,7 +528,7 @@ def format_report(about: Mapping[str, str], outcomes: Sequence[Mapping]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence], figures: Sequence[int] = ()) -> str:
-    from ..analysis.report import markdown_table
+    from ..benchmark.report import markdown_table
 
     return markdown_table(header, rows, figures)
 
@@ -550,8 +552,8 @@ def _correctness_table(items: Mapping[str, Mapping[str, Mapping]]) -> str:
 
 
 def _operator_tables(found: Iterable[Mapping]) -> str:
-    from ..analysis.report import rounded
-    from ..analysis.timing import Result, by_case
+    from ..benchmark.report import rounded
+    from ..benchmark.timing import Result, by_case
 
     tables: dict[str, list[dict[str, str]]] = {}
     for case in by_case([Result(**r) for one in found for r in one.get('results', ())]):
@@ -567,8 +569,8 @@ def _operator_tables(found: Iterable[Mapping]) -> str:
 
 
 def _networks_tables(outcome: Mapping) -> str:
-    from ..analysis.report import rounded
-    from ..analysis.timing import Result, by_case
+    from ..benchmark.report import rounded
+    from ..benchmark.timing import Result, by_case
 
     rows = []
     for case in by_case([Result(**r) for one in outcome['items'].values() for r in one.get('results', ())]):

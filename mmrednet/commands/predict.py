@@ -10,21 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ..configs import find
+from ..environment import find_device
+from ..errors import one_line
+from ..files import replacing
+from ..inference.photos import find_photos, read_photos
 from ..requirements import require
+from ..toolboxes import enter_scope, find_dataset, quiet, read_config
 from . import CommandError
-from .common import (
-    enter_scope,
-    find_dataset,
-    find_device,
-    find_photos,
-    one_line,
-    quiet,
-    read_config,
-    read_photos,
-    to_count,
-    to_path,
-    write,
-)
+from .common import to_count, to_path
 
 DEFAULT = 'rednet50_in1k'
 # Of pictures, in pixels: letters need some room, and mmseg looks at every pixel in Python to place the names.
@@ -107,7 +100,8 @@ def run(args: argparse.Namespace) -> int:
             if picture is not None:
                 _write_picture(_picture_path(args.out, photo, pictures), picture)
     if args.json:
-        write(args.json, (json.dumps(results, indent=1) + '\n').encode())
+        with replacing(args.json) as part:
+            part.write_text(json.dumps(results, indent=1) + '\n')
     return 2 if failed else 0
 
 
@@ -383,4 +377,5 @@ def _picture_path(folder: Path, photo: str, taken: set[Path]) -> Path:
 def _write_picture(path: Path, picture) -> None:
     import cv2
 
-    write(path, cv2.imencode('.png', picture[..., ::-1])[1].tobytes())
+    with replacing(path) as part:
+        part.write_bytes(cv2.imencode('.png', picture[..., ::-1])[1].tobytes())

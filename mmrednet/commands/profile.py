@@ -6,14 +6,16 @@ from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ..environment import find_device
+from ..errors import one_line
 from ..requirements import require
+from ..toolboxes import enter_scope, quiet, read_config
 from . import CommandError
-from .common import enter_scope, find_device, one_line, quiet, read_config
 
 if TYPE_CHECKING:
     import torch
 
-    from ..analysis.candidates import Case
+    from ..benchmark.candidates import Case
 
 LARGEST = 4 << 30  # bytes: unfold, which copies the input K x K times, is left out above that
 
@@ -58,9 +60,9 @@ def run(args: argparse.Namespace) -> None:
 def _operator(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dtype') -> list[str]:
     import torch
 
-    from ..analysis.benchmark import FORMS, GENERATING, time_candidates
-    from ..analysis.candidates import Case, bytes_moved, working_backends
-    from ..analysis.report import describe_machine, markdown_table, rounded
+    from ..benchmark.candidates import Case, bytes_moved, working_backends
+    from ..benchmark.measure import FORMS, GENERATING, time_candidates
+    from ..benchmark.report import describe_machine, markdown_table, rounded
 
     batch, channels, *size = args.input
     kernel_size = _pair('--kernel-size', args.kernel_size or [7])
@@ -235,10 +237,10 @@ def profile_network(
     """
     import torch
 
-    from ..analysis.candidates import bytes_moved, initialise, layer_case, operator_step
-    from ..analysis.report import describe_machine, markdown_table, rounded
-    from ..analysis.tables import build_model, run_model
-    from ..analysis.timing import Result, time_in_turns
+    from ..benchmark.candidates import bytes_moved, initialise, layer_case, operator_step
+    from ..benchmark.report import describe_machine, markdown_table, rounded
+    from ..benchmark.timing import Result, time_in_turns
+    from ..complexity.tables import build_model, run_model
     from ..layers import Involution
 
     model = build_model(config)

@@ -3,12 +3,15 @@
 import argparse
 import sys
 from collections.abc import Sequence
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
+from ..errors import one_line
+from ..files import replacing
+from ..inference.photos import find_photos, read_photos
+from ..toolboxes import build_model, find_dataset, quiet, read_config
 from . import CommandError
-from .common import build_model, find_dataset, find_photos, one_line, quiet, read_config, read_photos, to_path, write
+from .common import to_path
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,9 +55,8 @@ def run(args: argparse.Namespace) -> None:
     except Exception as error:  # a config can name anything
         raise CommandError(one_line(error)) from error
     for path, figure in pictures:
-        data = BytesIO()
-        figure.savefig(data, format='png')
-        write(path, data.getvalue())
+        with replacing(path) as part:
+            figure.savefig(part, format='png')
         print(path)
 
 
@@ -65,8 +67,8 @@ def _refuse(text: str) -> NoReturn:
 def _draw(args: argparse.Namespace, images: Sequence[tuple]) -> list[tuple[Path, 'Figure']]:
     from mmengine.device import get_device
 
-    from ..analysis.heatmap import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
-    from ..analysis.view import find_view, ramps
+    from ..visualization.kernels import Seen, draw_heat_maps, draw_kernels, find_involution, generate_kernel
+    from ..visualization.view import find_view, ramps
 
     config = read_config(args.config)
     model, pipeline = build_model(config, args.config, args.checkpoint), _build_pipeline(config)

@@ -5,7 +5,7 @@ import torch
 from helpers import cells
 
 from mmrednet.__main__ import main
-from mmrednet.analysis.candidates import Case, rednet_cases
+from mmrednet.benchmark.candidates import Case, rednet_cases
 from mmrednet.commands import profile
 from mmrednet.commands.profile import cuda_plan, explain
 from mmrednet.ops import backends

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mmrednet.analysis import naive_cuda
+from mmrednet.benchmark import naive_cuda
 from mmrednet.ops import backends, involution2d
 from mmrednet.ops.backends import cuda, pytorch, reference
 from mmrednet.ops.backends.cuda.plan import NARROW, Device, Layout, Specialisation, plan_launch

@@ -1,1 +1,0 @@
-"""What models cost, compute and learn: figures, checks, measurements and their pictures, for commands and tools."""

@@ -1,0 +1,1 @@
+"""Parameters and FLOPs of models, counted as the paper counts them."""

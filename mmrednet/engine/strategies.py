@@ -1,0 +1,52 @@
+"""mmengine's strategies that spread one model over processes, FSDP and DeepSpeed: ``runner_type='FlexibleRunner'``."""
+
+import torch
+from mmengine._strategy import DeepSpeedStrategy as MMEngineDeepSpeedStrategy
+from mmengine._strategy import FSDPStrategy as MMEngineFSDPStrategy
+from mmengine.device import get_device
+from torch import nn
+
+from ..registry import STRATEGIES
+from .runner import connect_cpus
+
+
+@STRATEGIES.register_module()
+class FSDPStrategy(MMEngineFSDPStrategy):
+    """mmengine's FSDP, which here can be resumed, and runs on CPUs too."""
+
+    model_wrapper: dict | None
+
+    def _setup_distributed(self, *args, **kwargs) -> None:
+        connect_cpus()
+        super()._setup_distributed(*args, **kwargs)
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        if get_device() == 'cpu':
+            defaults = {'type': 'MMFullyShardedDataParallel', 'device_id': torch.device('cpu')}
+            self.model_wrapper = {**defaults, **(self.model_wrapper or {})}
+        return super()._wrap_model(model)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Loads the optimizer's state as mmengine does, but in the order that torch's arguments have since 2.1."""
+        optimizer = self.optim_wrapper.optimizer
+        loaded = self.model.optim_state_dict_to_load(self.model, optimizer, state_dict)
+        self.optim_wrapper.load_state_dict(loaded)
+
+
+@STRATEGIES.register_module()
+class DeepSpeedStrategy(MMEngineDeepSpeedStrategy):
+    """mmengine's DeepSpeed, which here heeds ``--auto-scale-lr``, and which runs on CPUs too."""
+
+    def _setup_distributed(self, *args, **kwargs) -> None:
+        connect_cpus()
+        # DeepSpeed takes the connection that is there.
+        if get_device() != 'cpu':
+            super()._setup_distributed(*args, **kwargs)
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        # mmengine's runner sets it for the strategy that has its own name.
+        images = self.dispatch_kwargs.get('train_micro_batch_size_per_gpu', 1)
+        self.config.setdefault('train_micro_batch_size_per_gpu', images)
+        if hasattr(self, 'optim_wrapper'):
+            self._scale_lr()
+        return super()._wrap_model(model)

@@ -1,0 +1,31 @@
+"""Files that are written whole or not at all. It needs the standard library alone."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``. The file that is written there takes the place of ``path`` at the end.
+
+    The file is synced to the disk before it is renamed: whatever happens, ``path`` holds the old content or the whole
+    new one. After an exception ``path`` is as it was, and nothing else remains.
+
+    Args:
+        path (str or Path): The file to write. Its folder is made where it does not exist.
+
+    Raises:
+        OSError: The folder or the file cannot be written.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # In the same folder, since a rename is atomic on one file system only.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.', ignore_cleanup_errors=True) as folder:
+        part = Path(folder, path.name)
+        yield part
+        with part.open('rb') as file:
+            os.fsync(file.fileno())
+        os.replace(part, path)

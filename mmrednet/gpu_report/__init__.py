@@ -1,0 +1,1 @@
+"""A report on a GPU: whether the operator is correct there, and how fast it is."""

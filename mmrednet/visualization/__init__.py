@@ -1,0 +1,1 @@
+"""The kernels that an involution generates, as pictures."""

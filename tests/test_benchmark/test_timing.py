@@ -1,0 +1,60 @@
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mmrednet.benchmark import timing
+from mmrednet.benchmark.candidates import Case, operator_step
+from mmrednet.benchmark.timing import Result, peak_memory, time_in_turns
+
+
+@pytest.mark.parametrize(
+    'samples', [(4.0,), (3.0, 1.0, 2.0), (1.0, 2.0, 3.0, 4.0), tuple(np.geomspace(1, 2, 38)[::-1])]
+)
+def test_median_and_interquartile_range(samples):
+    result = Result({}, 'cpu', 'ms', samples)
+    low, middle, high = np.percentile(samples, (25, 50, 75))
+    assert result.median == pytest.approx(middle) and result.iqr == pytest.approx(high - low)
+
+
+def fake_clock(monkeypatch, seconds):
+    calls = []
+
+    def measure(step, count, device):
+        calls.append((step, count))
+        return seconds * count
+
+    monkeypatch.setattr(timing, '_seconds', measure)
+    return calls
+
+
+def test_each_candidate_has_one_turn_in_every_round(monkeypatch):
+    log = fake_clock(monkeypatch, 1e-3)
+    samples = time_in_turns(dict(a='a', b='b', c='c'), budget=0)
+    assert log[:6] == [(name, 1) for name in 'aabbcc']
+    turns = [step for step, _ in log[6:]]
+    rounds = [turns[i : i + 3] for i in range(0, len(turns), 3)]
+    assert len(rounds) == 7 and all(sorted(turn) == ['a', 'b', 'c'] for turn in rounds)
+    assert len(set(map(tuple, rounds))) > 1
+    # A sample lasts for 2 ms, and counts one call.
+    assert {count for _, count in log[6:]} == {2}
+    assert samples == {name: pytest.approx([1e-3] * 7) for name in 'abc'}
+
+
+@pytest.mark.parametrize(('budget', 'rounds', 'expected'), [(10, (2, 100), 4), (0, (2, 100), 2), (1e9, (2, 5), 5)])
+def test_budget(monkeypatch, budget, rounds, expected):
+    fake_clock(monkeypatch, 1.0)
+    samples = time_in_turns(dict(a='a', b='b', c='c'), budget=budget, rounds=rounds)
+    assert {name: len(taken) for name, taken in samples.items()} == dict(a=expected, b=expected, c=expected)
+
+
+@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='needs Linux')
+def test_peak_memory_shows_the_windows_of_unfold():
+    case, small = Case(64, (56, 56), groups=4), Case(32, (9, 12), stride=(2, 2), groups=2)
+    windows = 49 * 64 * 56 * 56 * 4
+    reference, lean = (
+        peak_memory(*(partial(operator_step, backend, c) for c in (case, small))) for backend in ('reference', 'torch')
+    )
+    assert windows < reference < 4 * windows
+    assert lean < windows

@@ -1,0 +1,58 @@
+"""What model-index.yml says of the configs, held against the configs, the counts and the paper's tables."""
+
+from pathlib import Path
+
+import mmengine
+import pytest
+from helpers import ROOT
+
+from mmrednet.checkpoint import IMAGENET
+from mmrednet.complexity.tables import ROWS, Row, measure
+
+METAFILES = [mmengine.load(ROOT / path) for path in mmengine.load(ROOT / 'model-index.yml')['Import']]
+MODELS = {model['Config']: model for metafile in METAFILES for model in metafile['Models']}
+# Options of Table 6 are no configs.
+PAPER = {f'configs/{row.config}': row for row in ROWS if not row.options and '::' not in row.config}
+BEYOND = 'mmseg/upernet_rednet50_invfpn.py'
+
+
+def test_every_config_has_an_entry():
+    configs = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').glob('mm*/*.py')}
+    assert set(MODELS) == {path for path in configs if not path.endswith('_demo.py')}
+    # mmpretrain's names end in the data set's.
+    assert all(model['Name'] == Path(path).stem + '_in1k' * ('mmpretrain' in path) for path, model in MODELS.items())
+    assert sum(len(metafile['Models']) for metafile in METAFILES) == len(MODELS)
+
+
+def test_collections():
+    for metafile in METAFILES:
+        (collection,) = metafile['Collections']
+        assert {model['In Collection'] for model in metafile['Models']} == {collection['Name']}
+        assert (ROOT / collection['README']).is_file()
+
+
+@pytest.mark.parametrize('path', MODELS)
+def test_parameters_and_flops(path):
+    complexity = measure(PAPER.get(path) or Row('5', 'UPerNet, RedNet-50, involution FPN', 0, 0, BEYOND))
+    assert MODELS[path]['Metadata'] == {'FLOPs': complexity.flops, 'Parameters': complexity.params}
+
+
+def test_results_are_marked_as_the_papers():
+    assert set(MODELS) - set(PAPER) == {f'configs/{BEYOND}'}
+    assert 'Results' not in MODELS[f'configs/{BEYOND}']
+    for path, row in PAPER.items():
+        results = [result for result in MODELS[path]['Results'] if 'PaddleClas' not in result['Source']]
+        assert {result['Source'] for result in results} == {f'Table {row.table} of the paper'}
+        if row.accuracy is not None:
+            assert results[0]['Metrics'] == {'Top 1 Accuracy': row.accuracy}
+        assert len(results) == 1 + ('mask_rcnn' in path)
+
+
+def test_weights_and_their_accuracies_are_marked_as_the_publishers():
+    weights = {f'configs/mmpretrain/{name}.py': weights for name, weights in IMAGENET.items()}
+    assert {path for path, model in MODELS.items() if 'Weights' in model} == set(weights)
+    for path, (address, top1) in weights.items():
+        assert MODELS[path]['Weights'] == address
+        (result,) = (result for result in MODELS[path]['Results'] if 'PaddleClas' in result['Source'])
+        # Other words than those of the paper's figure: tools that join results by their names show both.
+        assert result['Metrics'] == {'PaddleClas Top 1 Accuracy': top1}

@@ -1,0 +1,88 @@
+import csv
+import io
+import json
+import subprocess
+import sys
+from decimal import ROUND_HALF_EVEN, Decimal
+
+import pytest
+import torch
+from helpers import ROOT, cells
+from torch import nn
+
+from mmrednet.complexity.flops import count_flops
+from mmrednet.complexity.tables import ROWS, measure
+from mmrednet.layers import Involution
+
+# Where the paper's figure is not what its text gives.
+OTHER_PARAMS = {'RetinaNet, RedNet-50, involution FPN'}
+OTHER_FLOPS = {'Mask R-CNN, ResNet-50, FPN', 'Mask R-CNN, RedNet-50, FPN', 'Mask R-CNN, RedNet-50, involution FPN'}
+
+
+@pytest.mark.parametrize('row', ROWS, ids=lambda row: f'{row.table}: {row.model}')
+def test_row_of_the_paper(row):
+    complexity = measure(row)
+    params, flops = complexity.params / 1e6, complexity.flops / 1e9
+    # Some figures are rounded to two digits before, ties to even: 44.549 is printed as 44.6, 25.653 as 25.6.
+    rounded = {Decimal(f'{params:.{digits}f}').quantize(Decimal('0.1'), ROUND_HALF_EVEN) for digits in (1, 2)}
+    assert (Decimal(str(row.params)) in rounded) == (row.model not in OTHER_PARAMS)
+    agrees = abs(flops - row.flops) < 0.06 if row.table[0] == '6' else abs(flops / row.flops - 1) < 0.02
+    assert agrees == (row.model not in OTHER_FLOPS)
+    assert bool(row.note) == (row.model in OTHER_PARAMS | OTHER_FLOPS)
+
+
+def test_every_row_is_there():
+    tables = [row.table for row in ROWS]
+    assert {table: tables.count(table) for table in set(tables)} == {
+        '1': 10, '3': 11, '4': 3, '5': 2, '6a': 4, '6b': 4, '6c': 4,
+    }  # fmt: skip
+
+
+def test_convention():
+    x = torch.empty(1, 8, 6, 6, device='meta')
+    with torch.device('meta'):
+        assert count_flops(nn.Conv2d(8, 4, 3, padding=1, bias=False), x) == 4 * 36 * 8 * 9
+        assert count_flops(nn.Conv2d(8, 4, 3, padding=1, groups=4), x) == 4 * 36 * (2 * 9 + 1)
+        assert count_flops(nn.ConvTranspose2d(8, 4, 2, stride=2), x) == 36 * 8 * 4 * 4 + 4 * 144
+        assert count_flops(nn.Linear(6, 5), x[0, :, 0]) == 8 * 5 * (6 + 1)
+        for norm in (
+            nn.BatchNorm2d(8),
+            nn.GroupNorm(2, 8),
+            nn.LayerNorm(x.shape[1:], device=x.device),
+            nn.InstanceNorm2d(8),
+        ):
+            assert count_flops(norm.eval(), x) == 2 * x.numel()
+        assert count_flops(nn.AdaptiveMaxPool2d(1), x) == x.numel()
+        assert count_flops(nn.ReLU(), x) == count_flops(nn.MaxPool2d(2), x) == x.numel()
+        assert count_flops(nn.AdaptiveAvgPool2d(1), x) == count_flops(nn.AvgPool2d(2), x) == x.numel()
+        kernel = torch.empty(1, 2, 3, 3, 3, 3)
+        assert count_flops(torch.ops.mmrednet.involution2d, x, kernel, [2, 2], [1, 1], [1, 1]) == 8 * 9 * 9
+        # W0, its BatchNorm and ReLU, W1 with a bias, then the operator.
+        layer = Involution(8, 3, group_channels=4).eval()
+    assert count_flops(layer, x) == 36 * (8 * 2 + 3 * 2 + 18 * (2 + 1) + 8 * 9)
+
+
+@pytest.mark.parametrize('style', ('markdown', 'csv', 'json'))
+def test_tool(style):
+    command = [sys.executable, ROOT / 'tools' / 'complexity.py', '--table', '5', '--format', style]
+    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    if style == 'markdown':
+        assert ['5', 'UPerNet, RedNet-50', '56.38'] in [row[:3] for row in cells(out)] and '224x224' in out
+    else:
+        records = json.loads(out) if style == 'json' else list(csv.DictReader(io.StringIO(out)))
+        assert [float(record['paper_flops']) for record in records] == [1894.5, 1825.6]
+
+
+def test_tool_counts_a_config():
+    config = ROOT / 'configs' / 'mmpretrain' / 'rednet26.py'
+    run = subprocess.run(
+        [sys.executable, ROOT / 'tools' / 'complexity.py', '--config', config, '--shape', '224', '224'],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    row = next(row for row in ROWS if row.model == 'RedNet-26')
+    assert (
+        run.stdout
+        == f'{measure(row).params / 1e6:.3f} M parameters, {measure(row).flops / 1e9:.2f} G FLOPs at 224x224\n'
+    )
