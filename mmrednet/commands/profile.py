@@ -63,6 +63,7 @@ def _operator(args: argparse.Namespace, device: 'torch.device', dtype: 'torch.dt
     from ..benchmark.candidates import Case, bytes_moved, working_backends
     from ..benchmark.measure import FORMS, GENERATING, time_candidates
     from ..benchmark.report import describe_machine, markdown_table, rounded
+    from ..ops.backends import explain
 
     batch, channels, *size = args.input
     kernel_size = _pair('--kernel-size', args.kernel_size or [7])
@@ -135,43 +136,22 @@ def _title(candidate: str) -> str:
     return titles.get(candidate, f'backend {candidate}')
 
 
-def explain(device: 'torch.device') -> tuple[str, list[tuple[str, str]]]:
-    """Returns the backend that computes on a device, and of each in the table why it is that one or not."""
-    from ..ops.backends import TABLE, find
-
-    chosen, rows = '', []
-    for name in TABLE:
-        try:
-            find(name, device)
-            here = 'works, but comes after' if chosen else 'computes: the first that works'
-            chosen = chosen or name
-        except ValueError:
-            here = f'is for tensors on {" and ".join(TABLE[name].devices)}'
-        except RuntimeError as error:
-            here = ' '.join(str(error).split())
-        rows.append((name, here))
-    return chosen, rows
-
-
 def plan(
     backend: str, case: 'Case', batch: int, dtype: 'torch.dtype', device: 'torch.device', channels_last: bool
 ) -> list[str]:
-    """Returns lines that say which of a backend's kernels run, and how they are launched."""
+    """Returns lines about the kernels of a backend that run, and how they are launched."""
     import torch
 
-    if backend == 'cuda':
-        from ..ops.backends import cuda
+    from ..ops.backends import find
 
+    module: Any = find(backend, device)
+    if hasattr(module, 'describe'):
+        geometry = case.kernel_size, case.stride, case.padding, case.dilation
+        return module.describe(batch, case.channels, case.size, *geometry, case.groups, dtype, device, channels_last)
+    if backend == 'cuda':
         index = torch.cuda.current_device() if device.index is None else device.index
-        return cuda_plan(case, batch, dtype, channels_last, cuda._device(index))
-    if backend == 'cpu':
-        word, threads = str(dtype).removeprefix('torch.'), torch.get_num_threads()
-        names = ', '.join(f'{name}_{word}' for name in ('involution2d', 'grad_input', 'grad_kernel'))
-        return [
-            f'kernels: {names}, in C++ for {torch.backends.cpu.get_cpu_capability()}, which plan each call themselves; '
-            f'{threads} thread{"s"[: threads > 1]}'
-        ]
-    return [f'kernels: those of torch, one call for each of {case.kernel_size[0] * case.kernel_size[1]} taps']
+        return cuda_plan(case, batch, dtype, channels_last, module._device(index))
+    return []
 
 
 def cuda_plan(case: 'Case', batch: int, dtype: 'torch.dtype', channels_last: bool, limits: Any) -> list[str]:
@@ -242,6 +222,7 @@ def profile_network(
     from ..benchmark.timing import Result, time_in_turns
     from ..complexity.tables import build_model, run_model
     from ..layers import Involution
+    from ..ops.backends import explain
 
     model = build_model(config)
     found: dict[tuple, list[tuple[str, tuple[int, ...]]]] = {}  # of each kind of call the layers' names and inputs

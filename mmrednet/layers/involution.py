@@ -12,7 +12,8 @@ from torch.nn.modules import module
 from torch.overrides import has_torch_function
 
 from ..ops import fused_involution2d, involution2d
-from ..ops.arguments import IntPair, check_backend, pair, same_padding
+from ..ops.arguments import IntPair, pair, same_padding
+from ..ops.backends import check_backend
 from .kernel_generation import (
     RELU,
     ActLayer,

@@ -7,8 +7,6 @@ from numbers import Integral
 import torch
 from torch import Tensor
 
-from .backends import BACKENDS
-
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # Of the tensors by their names: dimensions, and what an error says of them.
 LAYOUTS = {
@@ -66,12 +64,6 @@ def output_size(
     height = (input_size[0] + 2 * padding[0] - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
     width = (input_size[1] + 2 * padding[1] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
     return height, width
-
-
-def check_backend(backend: str | None) -> None:
-    """Raises ValueError where there is no backend of that name."""
-    if backend is not None and backend not in BACKENDS:
-        raise ValueError(f'backend must be None or one of {BACKENDS}, but is {backend!r}')
 
 
 def check_ranks(**tensors: Tensor | None) -> None:

@@ -8,7 +8,6 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .arguments import (
     IntPair,
-    check_backend,
     check_ranks,
     check_shapes,
     check_tensors,
@@ -16,7 +15,7 @@ from .arguments import (
     pair,
     same_padding,
 )
-from .backends import find, reference
+from .backends import check_backend, find, reference
 from .backends.pytorch import generate_kernel
 from .dispatcher import (
     GEOMETRY,

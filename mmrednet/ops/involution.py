@@ -9,7 +9,6 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .arguments import (
     IntPair,
-    check_backend,
     check_grad_output,
     check_ranks,
     check_shapes,
@@ -17,7 +16,7 @@ from .arguments import (
     pair,
     same_padding,
 )
-from .backends import find, reference
+from .backends import check_backend, find, reference
 from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, map_over_batch, register
 
 

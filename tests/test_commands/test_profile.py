@@ -7,8 +7,9 @@ from helpers import cells
 from mmrednet.__main__ import main
 from mmrednet.benchmark.candidates import Case, rednet_cases
 from mmrednet.commands import profile
-from mmrednet.commands.profile import cuda_plan, explain
+from mmrednet.commands.profile import cuda_plan
 from mmrednet.ops import backends
+from mmrednet.ops.backends import explain
 from mmrednet.ops.backends.cuda.plan import Device
 
 CPU = torch.device('cpu')
@@ -23,7 +24,7 @@ def report(capsys, *arguments):
 def test_an_involution(capsys):
     text, rows = report(capsys, *'--input 2 32 9 12 --kernel-size 3 5 --stride 2 1 --dilation 1 2'.split())
     assert '32x9x12, K = 3x5, stride 2x1, dilation 1x2, 2 groups, batch 2, to 5x12 pixels' in text
-    assert ['cuda', 'is for tensors on cuda'] in rows and sum('computes' in row[1] for row in rows) == 1
+    assert ['cuda', 'is for tensors on cuda'] in rows and sum('is used' in row[1] for row in rows) == 1
     times = {(row[0], row[1]): row[2:] for row in rows if row[0] in ('forward', 'backward')}
     names = {'a copy of the bytes', 'backend torch', 'reference (unfold)', 'depthwise convolution'}
     for phase, passes in (('forward', 1), ('backward', 2)):
@@ -57,7 +58,7 @@ def test_why_a_backend_computes(monkeypatch):
     assert chosen == 'torch' and dict(rows) == {
         'cpu': "backend 'cpu' cannot be used: there is no C++ compiler",
         'cuda': 'is for tensors on cuda',
-        'torch': 'computes: the first that works',
+        'torch': 'is used: the first that works',
     }
 
 

@@ -1,6 +1,7 @@
-"""What computes the operators: the contract of a backend, the table of those that there are, and the choice of one."""
+"""The backends that compute the operators: their contract, their table, and how one is chosen."""
 
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
 from typing import NamedTuple, Protocol
@@ -12,21 +13,34 @@ Pair = tuple[int, int]  # (vertical, horizontal)
 
 
 class Backend(Protocol):
-    """A module that writes results to ``out``, from arguments that were checked; ``geometry`` ends every signature.
+    """A module that computes the operators.
 
-    ``out`` is uninitialised and not empty: contiguous or channels-last, for the kernel's gradient as a 1x1 convolution
-    writes it. Operands have any strides, and may lack channels: a sum over none is zero. All are of one device and
-    dtype; sums of 16-bit types run in float32. A tap outside the input contributes nothing, whatever the kernel holds.
+    A new backend is one module and one row in ``TABLE``. Each function writes its result to ``out``, an uninitialised
+    tensor that is not empty and is contiguous or channels-last. ``out`` of ``grad_kernel`` is the output of a 1x1
+    convolution in one of these two formats, with dimension 1 split into (G, Kh, Kw).
 
-    A backend may also have ``answer_dispatcher()``, called once it is chosen where none was named: from then on it has
-    kernels of its own in torch's dispatcher. ``cpu`` does, as Python takes most of a small call's time there.
+    The other arguments are checked before the call: they have the same device and the same dtype. Their strides are
+    arbitrary. The number of channels may be zero, and a sum over no channels is zero. Sums of 16-bit types are
+    accumulated in float32. A tap outside the input contributes nothing, whatever value the kernel has there.
+    ``geometry`` is the three pairs stride, padding and dilation.
 
-    A backend that generates kernels without writing them to memory also has ``fused_involution2d(out, input, features,
-    weight, bias, kernel_size, *geometry)``.
+    Three functions are optional:
+
+    - ``fused_involution2d(out, input, features, weight, bias, kernel_size, *geometry)`` applies the kernels that a 1x1
+      convolution generates, without writing them to memory.
+    - ``describe(batch, channels, size, kernel_size, stride, padding, dilation, groups, dtype, device, channels_last)``
+      returns lines of text about the kernels that run for such an involution. ``python -m mmrednet profile`` prints
+      them.
+    - ``answer_dispatcher()`` registers kernels of the backend in torch's dispatcher. It is called when the backend was
+      chosen for a call without a named backend.
     """
 
     def load(self) -> object:
-        """Gets ready. Raises ImportError, OSError or RuntimeError, which says what to do, where that is impossible."""
+        """Makes the backend ready.
+
+        Raises:
+            ImportError, OSError or RuntimeError: The backend cannot be used here. The text names the remedy.
+        """
 
     def involution2d(self, out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
         """Writes eq. 4 to ``out`` (N, C, Ho, Wo), for the geometry stride, padding and dilation."""
@@ -39,7 +53,7 @@ class Backend(Protocol):
 
 
 class Row(NamedTuple):
-    """Where a backend is, and the types of torch devices that it is for: none stands for all."""
+    """The module of a backend, and the types of torch devices that it supports. No type means all devices."""
 
     module: str
     devices: tuple[str, ...] = ()
@@ -50,19 +64,47 @@ TABLE = {  # by name, best first
     'cuda': Row('mmrednet.ops.backends.cuda', ('cuda',)),
     'torch': Row('mmrednet.ops.backends.pytorch'),
 }
-BACKENDS = ('reference', *TABLE)  # the first is what the others are held against, in autograd's own operations
+# 'reference' is the truth for the tests. It is plain PyTorch with autograd's gradients, so it has no row.
+BACKENDS = ('reference', *TABLE)
+
+
+def check_backend(name: str | None, names: Sequence[str] = BACKENDS) -> None:
+    """Raises ValueError where ``name`` is neither None nor one of ``names``."""
+    if name is not None and name not in names:
+        raise ValueError(f'backend must be None or one of {tuple(names)}, but is {name!r}')
 
 
 def find(name: str | None, device: torch.device) -> Backend:
-    """Returns the backend of a name in ``TABLE``, or for None the best that works on the device.
+    """Returns the backend with this name in ``TABLE``. For None, returns the first that works on the device.
 
-    Raises ValueError where there is none of the name for the device, RuntimeError where it, or each, cannot be used.
+    Raises:
+        ValueError: There is no backend with this name, or it does not support the device.
+        RuntimeError: The backend cannot be used here, or for None no backend can be used.
     """
-    if name is not None and name not in TABLE:
-        raise ValueError(f'backend must be None or one of {tuple(TABLE)}, but is {name!r}')
+    check_backend(name, tuple(TABLE))
     if name and TABLE[name].devices and device.type not in TABLE[name].devices:
         raise ValueError(f'backend {name!r} is for {TABLE[name].devices}, but input is on {device}: leave it at None')
     return _load(name, device.type)
+
+
+def explain(device: torch.device) -> tuple[str, list[tuple[str, str]]]:
+    """Returns the backend that is used on a device where none is named, and why.
+
+    Returns:
+        tuple: The backend's name, and for each row of ``TABLE`` its name and the reason why it is used or not.
+    """
+    chosen, rows = '', []
+    for name in TABLE:
+        try:
+            find(name, device)
+            reason = f'works, but {chosen!r} comes first' if chosen else 'is used: the first that works'
+            chosen = chosen or name
+        except ValueError:
+            reason = f'is for tensors on {" and ".join(TABLE[name].devices)}'
+        except RuntimeError as error:
+            reason = ' '.join(str(error).split())
+        rows.append((name, reason))
+    return chosen, rows
 
 
 @cache

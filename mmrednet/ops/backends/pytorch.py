@@ -53,6 +53,11 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, p
         out[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
 
 
+def describe(batch: int, channels: int, size: Pair, kernel_size: Pair, *setting: object) -> list[str]:
+    """Returns a line about the kernels that run for such an involution."""
+    return [f'kernels: those of torch, one call for each of {prod(kernel_size)} taps']
+
+
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
     """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution makes from features (N, R, Ho, Wo)."""
     kernel = F.conv2d(features, weight, bias)
