@@ -38,7 +38,8 @@ if [ ! -f "$work/done" ]; then
     mim train "$toolbox" "$config" --work-dir "$work" --resume
     touch "$work/done"
 fi
-checkpoint=$(cat "$work/last_checkpoint")
+# The name alone: the file holds an absolute path, which is wrong after the folder was moved.
+checkpoint=$work/$(basename "$(cat "$work/last_checkpoint")")
 
 # testing COMMAND...: keeps what it prints for a file, of which a person needs the figures alone, unless it fails.
 log=$work/test.log
