@@ -12,7 +12,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path``. The file that is written there takes the place of ``path`` at the end.
 
     The file is synced to the disk before it is renamed: whatever happens, ``path`` holds the old content or the whole
-    new one. After an exception ``path`` is as it was, and nothing else remains.
+    new one. After an exception ``path`` is as it was, and nothing else remains. Other files that are written beside the
+    temporary path go to the folder of ``path``, before it.
 
     Args:
         path (str or Path): The file to write. Its folder is made where it does not exist.
@@ -23,9 +24,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # In the same folder, since a rename is atomic on one file system only.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f'.{path.name}.', ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.mmrednet-', ignore_cleanup_errors=True) as folder:
         part = Path(folder, path.name)
         yield part
-        with part.open('rb') as file:
-            os.fsync(file.fileno())
-        os.replace(part, path)
+        others = [other for other in Path(folder).iterdir() if other != part]
+        for written in (*others, part):
+            with written.open('rb') as file:
+                os.fsync(file.fileno())
+        for written in (*others, part):
+            os.replace(written, path.with_name(written.name))

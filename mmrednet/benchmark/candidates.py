@@ -414,7 +414,7 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
     Raises:
         ValueError: There is no such model or runtime.
     """
-    from ..export import FORMATS, Dense
+    from ..export import FORMATS, ExportableModel
 
     if runtime not in RUNTIMES:
         raise ValueError(f'runtime must be one of {tuple(RUNTIMES)}, but is {runtime!r}')
@@ -424,7 +424,7 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
     images = torch.randn(batch, 3, *size)
     if (form := RUNTIMES[runtime]) is None:
         # Dynamo would take the second batch size for a reason to compile for any.
-        compiled = torch.compile(Dense(classifier(name)), dynamic=False, options={'freezing': True})
+        compiled = torch.compile(ExportableModel(classifier(name)), dynamic=False, options={'freezing': True})
         return torch.no_grad()(partial(compiled, images))
     return partial(FORMATS[form].load(_exported(name, form, size)[1], images.shape), images)
 
@@ -432,9 +432,9 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
 @cache
 def _exported(name: str, form: str, size: tuple[int, int]) -> tuple[TemporaryDirectory, Path]:
     """Returns a classifier's file and its folder, which is there while this process runs."""
-    from ..export import FORMATS, Dense, export
+    from ..export import FORMATS, ExportableModel, export
 
     folder = TemporaryDirectory()
     path = Path(folder.name, 'model' + FORMATS[form].ending)
-    export(Dense(classifier(name)), form, path, size)
+    export(ExportableModel(classifier(name)), form, path, size)
     return folder, path

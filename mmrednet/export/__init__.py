@@ -1,5 +1,20 @@
 """Models in the file formats of other runtimes, compared with PyTorch."""
 
-from .model import DTYPES, FORMATS, TOLERANCE, Dense, check_format, compare, example, export, trace_size
+from .compare import TOLERANCE, Comparison, check, compare, export_checked
+from .formats import FORMATS, check_format, export
+from .model import DTYPES, ExportableModel, example, trace_size
 
-__all__ = ['DTYPES', 'FORMATS', 'TOLERANCE', 'Dense', 'check_format', 'compare', 'example', 'export', 'trace_size']
+__all__ = [
+    'DTYPES',
+    'FORMATS',
+    'TOLERANCE',
+    'Comparison',
+    'ExportableModel',
+    'check',
+    'check_format',
+    'compare',
+    'example',
+    'export',
+    'export_checked',
+    'trace_size',
+]

@@ -86,7 +86,7 @@ def test_models_and_runtimes_take_turns(monkeypatch):
 
 
 def test_a_runtime_that_is_missing_is_named_before_anything_is_written(monkeypatch):
-    monkeypatch.setattr('mmrednet.export.find_spec', lambda name: None if name == 'openvino' else name)
+    monkeypatch.setattr('mmrednet.export.formats.find_spec', lambda name: None if name == 'openvino' else name)
     monkeypatch.setattr(benchmark, 'runtime_step', None)
     with pytest.raises(ImportError, match='pip install openvino'):
         next(benchmark_runtimes())

@@ -1,6 +1,7 @@
 """What leaves PyTorch, against PyTorch: the operators in ONNX, then whole models in every format."""
 
 import copy
+from importlib import import_module
 
 import pytest
 import torch
@@ -9,7 +10,6 @@ from torch import nn
 from torch._decomp import decomposition_table
 
 from mmrednet.__main__ import main
-from mmrednet.commands import CommandError
 from mmrednet.layers import Involution
 from mmrednet.ops import fused_involution2d, involution2d
 
@@ -227,13 +227,13 @@ def test_no_product_waits_in_onnx_for_the_others(tmp_path):
     assert [[kind for _, kind in operands] for operands in sums] == [['Mul', 'Mul'], *[['Mul', 'Add']] * 7]
 
 
-@pytest.mark.parametrize('kind', ('classifier', 'detector'))
-def test_torch_export_keeps_the_operator_and_loads_elsewhere(tmp_path, kind):
+@pytest.mark.parametrize(('kind', 'count'), (('classifier', 9), ('detector', 13), ('segmentor', 13)))
+def test_torch_export_keeps_the_operator_and_loads_elsewhere(tmp_path, kind, count):
     path = export(tmp_path, kind, 'torch-export')
     program = torch.export.load(path)
     targets = [str(node.target) for node in program.graph.nodes]
     # 8 in the trunk, one in the stem, 4 in the neck.
-    assert targets.count('mmrednet.fused_involution2d.default') == (9 if kind == 'classifier' else 13)
+    assert targets.count('mmrednet.fused_involution2d.default') == count
     images = torch.rand(3, 3, 61, 90)
     torch.save((images, program.module()(images)), tmp_path / 'expected.pt')
     run_python(
@@ -242,22 +242,6 @@ import torch
 import mmrednet.ops
 images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
 torch.testing.assert_close(torch.export.load({str(path)!r}).module()(images), expected)
-"""
-    )
-
-
-@pytest.mark.parametrize('kind', ('detector', 'segmentor'))
-def test_torchscript_loads_elsewhere(tmp_path, kind):
-    path = export(tmp_path, kind, 'torchscript')
-    images = torch.rand(3, 3, 61, 90)
-    with torch.no_grad():
-        torch.save((images, torch.jit.load(path)(images)), tmp_path / 'expected.pt')
-    run_python(
-        f"""
-import torch
-import mmrednet.ops
-images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
-torch.testing.assert_close(torch.jit.load({str(path)!r})(images), expected)
 """
     )
 
@@ -317,7 +301,7 @@ def test_boxes_of_the_page_are_those_of_mmdet(spread):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('name', ('onnx', 'torch-export', 'torchscript'))
+@pytest.mark.parametrize('name', ('onnx', 'torch-export'))
 def test_float16(tmp_path, name):
     if name == 'onnx':
         pytest.importorskip('onnxscript')
@@ -357,17 +341,16 @@ torch.testing.assert_close(torch._inductor.aoti_load_package({str(path)!r})(imag
 
 
 def test_a_size_that_became_a_constant_is_found(tmp_path):
-    """mmseg's Upsample takes ``int(size * factor)``, of which a plain trace keeps the number."""
+    """mmseg's Upsample takes ``int(size * factor)``, which a plain trace turns into a constant."""
     from mmengine.config import Config
-    from mmengine.model import revert_sync_batchnorm
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from mmrednet.export import TOLERANCE, Dense, compare, example, trace_size
+    from mmrednet.export import TOLERANCE, ExportableModel, compare, example, trace_size
 
     init_default_scope('mmseg')
     config = Config.fromfile(write_config(tmp_path, 'segmentor'))
-    network = Dense(revert_sync_batchnorm(MODELS.build(config.model)))
+    network = ExportableModel(MODELS.build(config.model))
     with torch.no_grad():
         trace = torch.jit.trace(network, example(network, trace_size((64, 64))), check_trace=False)
     differences = [found.difference for found in compare(network, trace, (64, 64))]
@@ -377,6 +360,8 @@ def test_a_size_that_became_a_constant_is_found(tmp_path):
 class Flat(nn.Module):
     """Outputs that are nearly the same everywhere."""
 
+    channels = 3
+
     def __init__(self, factor):
         super().__init__()
         self.factor = nn.Parameter(torch.tensor(factor))
@@ -385,51 +370,72 @@ class Flat(nn.Module):
         return (5 + self.factor * images.mean((1, 2)),)
 
 
-def test_what_overflows_in_pytorch_too_is_refused():
-    from mmrednet.commands.export import _compare
+def test_an_overflow_is_refused_though_pytorch_has_it_too():
+    from mmrednet.export import check
 
-    network = Flat(1e9).half()  # which holds no number of that size
-    with pytest.raises(CommandError, match='the export is wrong'):
-        _compare(network, network, (64, 64), 3e-2)
+    network = Flat(1e9).half()  # a half cannot hold this number
+    with pytest.raises(ValueError, match='the export is wrong'):
+        check(network, network, (64, 64))
 
 
-def test_rounding_is_much_of_a_small_range(capsys):
-    from mmrednet.commands.export import _compare
+def test_rounding_is_a_large_share_of_a_small_range():
+    from mmrednet.export import check
 
     network = Flat(1e-4)
-    _compare(network, network, (64, 64), 1e-4)
-    assert float(capsys.readouterr().out.split()[1]) > 1e-3
-    with pytest.raises(CommandError, match='the export is wrong'):
-        _compare(network, Flat(2e-4), (64, 64), 1e-4)
+    found = check(network, network, (64, 64))
+    assert len(found) == 3 and found[0].difference > 1e-3
+    with pytest.raises(ValueError, match='the export is wrong'):
+        check(network, Flat(2e-4), (64, 64))
 
 
 @pytest.mark.parametrize(
     'wrong, words',
     (
-        (lambda outputs: [output * 1.001 for output in outputs], 'the export is wrong at 1x3x64x64'),
-        (lambda outputs: [output.view(7, 7) for output in outputs], 'the export does not run at every size'),
+        (lambda outputs: [output * 1.001 for output in outputs], 'the export is wrong for images of 1x3x64x64'),
+        (lambda outputs: [output.view(7, 7) for output in outputs], 'the export does not run for images of 1x3x64x64'),
     ),
 )
-def test_a_wrong_export_leaves_no_file(tmp_path, monkeypatch, capsys, wrong, words):
-    from mmrednet import export as module
+def test_a_wrong_export_leaves_the_old_file(tmp_path, monkeypatch, capsys, wrong, words):
+    from mmrednet.export import FORMATS
 
     def load(path):
-        run = module.load_torchscript(path)
+        run = torch_export.load(path)
         return lambda images: wrong(run(images))
 
-    monkeypatch.setitem(module.FORMATS, 'torchscript', module.FORMATS['torchscript']._replace(load=load))
-    assert export(tmp_path, 'classifier', 'torchscript') is None
+    torch_export = FORMATS['torch-export']
+    monkeypatch.setitem(FORMATS, 'torch-export', torch_export._replace(load=load))
+    old = tmp_path / 'classifier.pt2'
+    old.write_text('old')
+    assert export(tmp_path, 'classifier', 'torch-export') is None
     assert words in capsys.readouterr().err
-    assert [path.name for path in tmp_path.iterdir()] == ['classifier.py']
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['classifier.pt2', 'classifier.py']
+    assert old.read_text() == 'old'
+
+
+def test_images_of_other_channels_and_export_from_python(tmp_path):
+    from mmrednet.export import ExportableModel, example, export_checked
+    from mmrednet.toolboxes import build_model, read_config
+
+    networks = []
+    for channels in (1, 4):
+        path = tmp_path / 'classifier.py'
+        path.write_text(f"{BACKBONE}{CONFIGS['classifier']}model['backbone']['in_channels'] = {channels}\n")
+        networks.append(ExportableModel(build_model(read_config(str(path)), str(path), None)))
+    assert [example(network, (2, 5, 7)).shape for network in networks] == [(2, 1, 5, 7), (2, 4, 5, 7)]
+    out = tmp_path / 'model.pt2'
+    found = export_checked(networks[0], 'torch-export', out, (64, 64))
+    assert [comparison.shape for comparison in found] == [(1, 1, 64, 64), (2, 1, 65, 67), (1, 1, 49, 81)]
+    images = torch.rand(3, 1, 40, 40)
+    torch.testing.assert_close(torch.export.load(out).module()(images), networks[0](images))
 
 
 def test_a_classifier_without_a_single_head_is_refused():
-    from mmrednet.export import Dense
+    from mmrednet.export import ExportableModel
 
     classifier = dict(type='ImageClassifier', backbone=dict(type='mmrednet.RedNet', depth=26))
     model = registry('mmpretrain').build(classifier)
     with pytest.raises(ValueError, match='one head .* gives tuple'):
-        Dense(model)(torch.rand(1, 3, 32, 32))
+        ExportableModel(model)(torch.rand(1, 3, 32, 32))
 
 
 DETR = """
@@ -444,15 +450,14 @@ _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
         (CONFIGS['classifier'], ('onnx', 'm.pt2'), 'must end in .onnx'),
         (CONFIGS['classifier'], ('torch-export', 'nowhere/m.pt2'), 'there is no folder'),
         (CONFIGS['classifier'], ('onnx', 'm.onnx'), 'pip install onnxscript'),
-        (CONFIGS['classifier'].replace('mmpretrain', 'mmocr'), ('torchscript', 'm.pt'), "'mmocr'"),
-        (DETR, ('torchscript', 'm.pt'), 'DETR is no classifier'),
+        (CONFIGS['classifier'].replace('mmpretrain', 'mmocr'), ('torch-export', 'm.pt2'), "'mmocr'"),
+        (DETR, ('torch-export', 'm.pt2'), 'DETR cannot be exported: give a classifier'),
     ),
 )
 def test_refusals(tmp_path, monkeypatch, capsys, text, options, words):
-    from mmrednet import export as module
-
-    monkeypatch.setattr(module, 'find_spec', lambda name: None if name == 'onnxscript' else name)
-    monkeypatch.setattr(module, 'export', None)  # nothing is exported
+    formats, compare = (import_module(f'mmrednet.export.{name}') for name in ('formats', 'compare'))
+    monkeypatch.setattr(formats, 'find_spec', lambda name: None if name == 'onnxscript' else name)
+    monkeypatch.setattr(compare, 'export', None)  # nothing is exported
     path = tmp_path / 'config.py'
     path.write_text(text if '_base_' in text else BACKBONE + text)
     assert main(['export', str(path), '--format', options[0], '--out', str(tmp_path / options[1])]) == 2
