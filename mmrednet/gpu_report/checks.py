@@ -14,10 +14,8 @@ from torch import Tensor
 from ..benchmark.candidates import Case
 from ..benchmark.timing import captured
 from ..ops import fused_involution2d, involution2d
+from ..ops.tolerances import FUSED, SECOND_ORDER, TOLERANCE
 
-# Largest error, relative to the sum of the absolute values of the terms of each sum. In 16 bits it is that of rounding
-# the sum once: 2^-8 and 2^-11.
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 4e-3, torch.float16: 5e-4, torch.float64: 1e-14}
 # mixed: the input channels-last, all else contiguous; sliced: all are parts of larger tensors
 LAYOUTS = ('contiguous', 'channels-last', 'mixed', 'sliced')
 REDUCED = 6  # channels that the fused operator's kernels are made from
@@ -131,9 +129,9 @@ def errors(
     for name, value in actual.items():
         if value.shape != exact[name].shape or value.dtype != dtype:
             raise ValueError(f'{name} has the shape {tuple(value.shape)} and dtype {value.dtype}')
-        sums = 3 if name == 'fused' else 2 if name.startswith('second') else 1
+        factor = FUSED if name == 'fused' else SECOND_ORDER if name.startswith('second') else 1
         # Where no tap is inside, zero must come out.
-        allowed = (TOLERANCE[dtype] * sums * scale[name]).clamp(min=1e-300)
+        allowed = (TOLERANCE[dtype] * factor * scale[name]).clamp(min=1e-300)
         error = ((value.double() - exact[name]).abs() / allowed).nan_to_num(nan=torch.inf)
         found[name] = error.max().item() if error.numel() else 0.0
     return found
