@@ -94,7 +94,7 @@ def widen(model: nn.Module, state_dict: OrderedDict, source: str) -> OrderedDict
     """
     state_dict, widened = copy.copy(state_dict), {}
     for name, layer in model.named_modules():
-        span = layer.span() if isinstance(layer, Involution) else None
+        span = layer.last_convolution() if isinstance(layer, Involution) else None
         if span is None or not all(size % 2 for size in layer.kernel_size):
             continue
         prefix = next(key for key, module in layer.named_modules(prefix=name) if module is span)

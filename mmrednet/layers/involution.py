@@ -8,8 +8,6 @@ import torch
 import torch.fx
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules import module
-from torch.overrides import has_torch_function
 
 from ..ops import fused_involution2d, involution2d
 from ..ops.arguments import IntPair, pair, same_padding
@@ -23,58 +21,56 @@ from .kernel_generation import (
     PointwiseConv,
 )
 
-CONV_FORWARD, CONV2D = nn.Conv2d.forward, F.conv2d
-# Older versions of torch have no function that asks whether there are any.
-GLOBAL_HOOKS = (
-    module._global_forward_pre_hooks,
-    module._global_forward_hooks,
-    module._global_backward_pre_hooks,
-    module._global_backward_hooks,
-)
-
 
 class Involution(nn.Module):
     """Generates a kernel for every output pixel and group from the features there, and applies it (Algorithm 1).
 
     Parameters are named as in the released checkpoints: ``conv1.conv``, ``conv1.bn`` and ``conv2.conv``.
 
-    With a stride, phi sees the average over each stride x stride cell, of which the last ones may be cut off by the
-    border: any height and width is allowed, and where the released models run the results are theirs. With less than
-    'same' padding, an output pixel's kernel comes from the pixel in the middle of its window.
+    With a stride, the input of the kernel generation function phi is the average over each stride x stride cell. Any
+    height and width is allowed: a cell at the border is averaged over the pixels that it has. Where stride divides
+    height and width, the results are those of the released models. With less than 'same' padding, an output pixel's
+    kernel is generated from the pixel in the middle of its window.
 
     Args:
         channels (int): Channels C of the output.
         kernel_size (int or pair): Height and width K of the window. Defaults to 7.
         stride (int or pair): Stride in pixels. Defaults to 1.
         dilation (int or pair): Distance between the window's taps in pixels. Defaults to 1.
-        group_channels (int, optional): Channels C / G that share a kernel; None: all of them. Defaults to 16.
+        group_channels (int, optional): Channels C / G that share a kernel. With None all channels share one. Defaults
+            to 16.
         reduction_ratio (int): ``r`` of the paper's kernel generation function. Defaults to 4.
         padding (int or pair, optional): Zero padding in pixels. Defaults to None, 'same'.
-        in_channels (int, optional): Channels of the input where they are not ``channels``. Involution itself cannot mix
-            channels, so a 1x1 convolution, ``projection``, then comes first. Defaults to None.
-        bias (bool): Whether ``projection`` has a bias; involution has none. Defaults to False.
+        in_channels (int, optional): Channels of the input if they differ from ``channels``. A 1x1 convolution,
+            ``projection``, then changes the number of channels first, since involution cannot. Defaults to None.
+        bias (bool): Whether ``projection`` has a bias. Involution has none. Defaults to False.
         norm_layer (Callable, optional): Makes the norm layer in the kernel generation function for a number of
             channels. Defaults to ``nn.BatchNorm2d``.
         act_layer (Callable, optional): Makes the activation in it. Defaults to ReLU.
         kernel_generation (Callable, optional): Makes another kernel generation function (eq. 5), which replaces the one
             that ``reduction_ratio``, ``norm_layer`` and ``act_layer`` describe: see
             :mod:`mmrednet.layers.kernel_generation`. Defaults to None.
-        fused (bool, optional): Whether :func:`mmrednet.ops.fused_involution2d` applies the kernels as it generates
-            them, for which the kernel generation function must end in a 1x1 convolution: True always, which in training
-            saves the memory of the kernels and takes the time to generate them again; None where no gradients are
-            recorded, or in evaluation mode while ``torch.jit.trace`` records. Results are the same but for rounding.
-            Defaults to None.
+        fused (bool, optional): Whether :func:`mmrednet.ops.fused_involution2d` generates and applies the kernels in one
+            operator. The results differ by rounding only. True: always. In training this saves the memory of the
+            kernels, and the backward pass generates them a second time. False: never. None: where no gradients are
+            recorded, and under ``torch.jit.trace`` in evaluation mode. Defaults to None.
+
+            The fused operator does not call the last 1x1 convolution of the kernel generation function as a module. The
+            layer is therefore not fused where that convolution has a hook, a ``forward`` of its own, a parametrization
+            or a weight of a class with ``__torch_function__``. Hooks on all modules (``register_module_forward_hook``)
+            and replacements of ``nn.Conv2d.forward`` or ``F.conv2d`` for the whole process have no effect on that
+            convolution while it is fused: set ``fused=False`` to use them.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
-        ValueError: ``group_channels`` does not divide ``channels``, a size or ``backend`` is not possible, or ``fused``
-            is True and the kernel generation function does not end in a 1x1 convolution.
+        ValueError: ``group_channels`` does not divide ``channels``; a size or ``backend`` is not valid; or ``fused`` is
+            True and the kernel generation function does not end in a 1x1 convolution.
 
     Shape:
         (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)) with 'same' padding.
     """
 
-    # What a toolbox's ConvModule reads off a convolution.
+    # A toolbox's ConvModule reads these attributes of a convolution.
     transposed = False
     output_padding = (0, 0)
 
@@ -113,7 +109,7 @@ class Involution(nn.Module):
             self.padding = same_padding(self.kernel_size, self.dilation)
         else:
             self.padding = pair('padding', padding, 0)
-        # Pixels at the borders that are in the middle of no window.
+        # The number of rows and columns at the borders that are not the middle of a window.
         self._margin = tuple(
             d * (k - 1) - 2 * p for k, d, p in zip(self.kernel_size, self.dilation, self.padding, strict=True)
         )
@@ -138,20 +134,20 @@ class Involution(nn.Module):
             dilation=self.dilation,
         )
         self._sees_pixels = getattr(phi, 'sees_pixels', False)
-        # The stages of a plain sequence become the layer's own, which gives them the released checkpoints' names.
+        # The stages of a plain sequence become children of the layer, as the names in the released checkpoints require.
         stages = phi._modules if _is_plain_sequence(phi) else {}
         if not stages or any(name in ('projection', 'output', 'fused') or hasattr(self, name) for name in stages):
             stages = {'kernel_generation': phi}
         for name, stage in stages.items():
             self.add_module(name, stage)
         self._stages = tuple(stages)
-        # Behind phi's stages: mmcv's fuse_conv_bn takes a convolution for the one before the next BatchNorm.
+        # After phi's stages, since mmcv's fuse_conv_bn merges each convolution with the next BatchNorm in this order.
         self.projection = (
             nn.Identity() if self.in_channels == channels else nn.Conv2d(self.in_channels, channels, 1, bias=bias)
         )
-        # A module, since mmengine's efficient_conv_bn_eval asks of which module each BatchNorm's input comes.
+        # mmengine's efficient_conv_bn_eval needs a module whose output is the input of the next BatchNorm.
         self.output = nn.Identity()
-        if fused and self.span() is None:
+        if fused and self.last_convolution() is None:
             raise ValueError(
                 'fused must be None or False where the kernel generation function does not end in a plain 1x1 '
                 f'convolution, but is {fused} with {type(phi).__name__}'
@@ -176,15 +172,15 @@ class Involution(nn.Module):
         geometry = self.stride, self.padding, self.dilation
         fused = self.fused
         if fused is None:
-            # torch.jit.trace checks itself by tracing again without gradients: what is recorded may not depend on them.
+            # torch.jit.trace checks its result by tracing again without gradients: both must record the same operators.
             fused = not (self.training if torch.jit.is_tracing() else torch.is_grad_enabled())
-        span = self.span() if fused and not _all_are_watched() else None
-        if span is None:
+        conv = self.last_convolution() if fused else None
+        if conv is None:
             return self.output(involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend))
         features = x if self._sees_pixels else self._cells(x)
         for name in self._stages[:-1]:
             features = self.get_submodule(name)(features)
-        out = fused_involution2d(x, features, span.weight, span.bias, self.kernel_size, *geometry, backend=self.backend)
+        out = fused_involution2d(x, features, conv.weight, conv.bias, self.kernel_size, *geometry, backend=self.backend)
         return self.output(out)
 
     def _cells(self, x: Tensor) -> Tensor:
@@ -193,21 +189,22 @@ class Involution(nn.Module):
             (top, left), (height, width) = (m // 2 for m in self._margin), x.shape[2:]
             x = x[:, :, top : height - self._margin[0] + top, left : width - self._margin[1] + left]
         if self.stride != (1, 1):
-            # Cells cut off by the border count the pixels that they have.
+            # A cell that the border cuts off is the average of the pixels that it has.
             x = F.avg_pool2d(x, self.stride, self.stride, ceil_mode=True, count_include_pad=False)
         return x
 
-    def span(self) -> nn.Conv2d | None:
-        """Returns the 1x1 convolution in which phi ends, W1 of eq. 6, if it does and nobody has hooked into it."""
-        module = self.get_submodule(self._stages[-1])
-        conv = module.conv if type(module) is PointwiseConv and module.is_plain else module
-        if type(conv) is not nn.Conv2d or any(map(_is_hooked, module.modules())):
+    def last_convolution(self) -> nn.Conv2d | None:
+        """Returns the 1x1 convolution at the end of phi (W1 of eq. 6), if the fused operator can take its place.
+
+        Returns None where phi ends in another module, or where that convolution was changed: see ``fused``.
+        """
+        stage = self.get_submodule(self._stages[-1])
+        conv = stage.conv if type(stage) is PointwiseConv and stage.is_plain else stage
+        # A parametrization, too, changes the type of the module.
+        if type(conv) is not nn.Conv2d or any(map(_is_changed, stage.modules())) or not _is_plain_tensor(conv.weight):
             return None
-        plain = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
-        # A weight may be of a class that has a word in what F.conv2d does. Modes, as that of a default device, and what
-        # stands for weights while torch.fx traces, have theirs in our operator.
-        own_class = isinstance(conv.weight, Tensor) and has_torch_function((conv.weight,))
-        return conv if plain and not (own_class and not torch._C._is_torch_function_mode_enabled()) else None
+        is_1x1 = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
+        return conv if is_1x1 else None
 
     def extra_repr(self) -> str:
         """Returns what ``print(layer)`` shows besides the children."""
@@ -219,33 +216,36 @@ class Involution(nn.Module):
 
 @torch.fx.wrap
 def _unflatten(kernel: Tensor, cells: Tensor, groups: int, kernel_size: tuple[int, int]) -> Tensor:
-    """Views what phi returned for these cells as (N, G, Kh, Kw, Ho, Wo)."""
+    """Returns a view of phi's output for these cells as (N, G, Kh, Kw, Ho, Wo)."""
     expected = (cells.shape[0], groups * kernel_size[0] * kernel_size[1], *cells.shape[2:])
     if kernel.shape != expected:
         raise ValueError(
             f'kernel_generation must return a tensor of shape (N, G * Kh * Kw, Ho, Wo), here {tuple(expected)}, '
             f'but returned {tuple(kernel.shape)}'
         )
-    # Unflattened, all sizes would be constants in what torch's former exporter to ONNX writes.
+    # `unflatten` would make all sizes constants in the files of torch's older ONNX exporter.
     return kernel.view(kernel.shape[0], groups, *kernel_size, *kernel.shape[2:])
 
 
 def _is_plain_sequence(module: nn.Module) -> bool:
-    """Whether a module is its children one after the other and nothing more: no methods, state or hook of its own."""
+    """Returns whether calling a module is the same as calling its children one after the other."""
     if type(module) not in (nn.Sequential, BottleneckKernelGeneration, LinearKernelGeneration):
         return False
-    return not (module._parameters or module._buffers or _is_hooked(module))
+    return not (module._parameters or module._buffers or _is_changed(module))
 
 
-def _all_are_watched() -> bool:
-    """Whether all modules have a hook, or all convolutions another function: these want to see W1 called."""
-    return any(GLOBAL_HOOKS) or nn.Conv2d.forward is not CONV_FORWARD or F.conv2d is not CONV2D
-
-
-def _is_hooked(module: nn.Module) -> bool:
+def _is_changed(module: nn.Module) -> bool:
+    """Returns whether a module has hooks, or a forward of its own, as libraries for offloading and patching give it."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-    # Libraries that offload or patch modules put a forward on the instance.
     return bool(hooks) or 'forward' in module.__dict__ or '_conv_forward' in module.__dict__
+
+
+def _is_plain_tensor(weight: Tensor) -> bool:
+    """Returns whether torch's functions do with a weight what they do with any tensor.
+
+    A class with a ``__torch_function__`` of its own, such as a quantised weight, may change the result of ``F.conv2d``.
+    """
+    return type(weight) is Tensor or type(weight).__torch_function__ is nn.Parameter.__torch_function__
 
 
 def in_place_of_conv(
@@ -261,34 +261,34 @@ def in_place_of_conv(
     involution_kernel_size: IntPair | None = None,
     **kwargs,
 ) -> nn.Module:
-    """Builds what takes the place of ``nn.Conv2d`` with the same arguments.
+    """Builds the module that replaces an ``nn.Conv2d`` with the same arguments.
 
-    1x1 convolutions stay convolutions: they mix channels, which involution does not. Any other becomes an
-    :class:`Involution` of the same window, stride, padding and dilation. Where the channels change, a 1x1 convolution
-    comes first, as in RedNet's bottleneck, where 1x1 convolutions surround the involution.
+    A 1x1 convolution stays a convolution, since it mixes channels and involution cannot. Any other convolution becomes
+    an :class:`Involution` with the same window, stride, padding and dilation. Where the number of channels changes, a
+    1x1 convolution comes first.
 
     Args:
-        in_channels (int): As in :class:`torch.nn.Conv2d`, like all up to ``bias``.
+        in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
-        kernel_size (int or pair): Window of the convolution that is replaced.
+        kernel_size (int or pair): Window of the convolution.
         stride (int or pair): Stride in pixels. Defaults to 1.
         padding (int, pair or str): Zero padding in pixels, 'valid' or 'same'. Defaults to 0.
         dilation (int or pair): Distance between taps in pixels. Defaults to 1.
-        groups (int): Groups of a 1x1 convolution that stays one; involution never mixes channels. Defaults to 1.
-        bias (bool): Whether 1x1 convolutions have a bias; involution has none. Defaults to True.
-        involution_kernel_size (int or pair, optional): Window of the involution instead of the convolution's, for the
-            same output size (the paper uses 7 where convolutions are 3x3). Defaults to None.
+        groups (int): Groups of a 1x1 convolution. Not used for an involution. Defaults to 1.
+        bias (bool): Whether a 1x1 convolution has a bias. Involution has none. Defaults to True.
+        involution_kernel_size (int or pair, optional): Window of the involution, with the padding for the same output
+            size. The paper replaces 3x3 convolutions by 7x7 involutions. Defaults to None, ``kernel_size``.
         **kwargs: Other arguments of :class:`Involution`.
 
     Returns:
         nn.Module: A :class:`torch.nn.Conv2d` or an :class:`Involution`.
 
     Raises:
-        TypeError: ``kwargs`` has what :class:`Involution` does not take.
-        ValueError: ``involution_kernel_size`` cannot give the convolution's output size.
+        TypeError: :class:`Involution` has no argument with a name in ``kwargs``.
+        ValueError: No padding gives the convolution's output size with ``involution_kernel_size``.
     """
     if unknown := kwargs.keys() - signature(Involution).parameters:
-        raise TypeError(f'in_place_of_conv and Involution have no argument {", ".join(sorted(unknown))}: leave it away')
+        raise TypeError(f'in_place_of_conv and Involution have no argument {", ".join(sorted(unknown))}: leave it out')
     kernel_size = pair('kernel_size', kernel_size, 1)
     if kernel_size == (1, 1):
         return nn.Conv2d(in_channels, out_channels, 1, stride, padding, dilation, groups, bias)  # type: ignore[arg-type]
@@ -297,14 +297,13 @@ def in_place_of_conv(
         padding = same_padding(kernel_size, dilation)
     padding = pair('padding', 0 if padding == 'valid' else padding, 0)  # type: ignore[arg-type]
     if involution_kernel_size is not None:
-        # A wider window with as much more padding leaves the output's size and alignment as they are.
+        # A wider window with wider padding keeps the output's size and alignment.
         wider = pair('involution_kernel_size', involution_kernel_size, 1)
         extra = [d * (new - old) for new, old, d in zip(wider, kernel_size, dilation, strict=True)]
         if any(e % 2 or p + e // 2 < 0 for e, p in zip(extra, padding, strict=True)):
             raise ValueError(
-                f'involution_kernel_size must give the output size of the convolution that it replaces, but {wider} '
-                f'cannot take the place of {kernel_size} with padding {padding}: choose a larger one, odd where the '
-                "convolution's is odd"
+                f'involution_kernel_size must give the same output size as the convolution, but {wider} cannot take '
+                f'the place of {kernel_size} with padding {padding}: choose a larger size, odd where kernel_size is odd'
             )
         kernel_size, padding = wider, tuple(p + e // 2 for e, p in zip(extra, padding, strict=True))
     return Involution(

@@ -95,7 +95,7 @@ def to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
     layers = [build_involution(channels=conv.out_channels, in_channels=conv.in_channels, **involution_cfg)]
     if conv.with_norm:
         layers.append(conv.norm)
-    elif span := layers[0].span():
+    elif span := layers[0].last_convolution():
         # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it. Where a toolbox's module has an
         # init_cfg for its convolutions, as FPN and RPNHead have, that has the last word, as in the released models.
         nn.init.normal_(span.weight, std=(2 / (span.in_channels * prod(layers[0].kernel_size))) ** 0.5)

@@ -124,7 +124,7 @@ def test_plain_onnx_export_writes_standard_operators(dynamo, fused, tmp_path):
     onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
     model, path = Layers().eval(), tmp_path / 'layers.onnx'
     for layer in model.modules():
-        if isinstance(layer, Involution) and layer.span() is not None:
+        if isinstance(layer, Involution) and layer.last_convolution() is not None:
             layer.fused = fused
     # With less than 'same' padding a layer crops its input, for which torch has to know that something is left.
     sizes = {0: torch.export.Dim('batch')} | {

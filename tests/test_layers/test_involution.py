@@ -4,6 +4,7 @@ import pytest
 import torch
 from helpers import ConstantKernel
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 from mmrednet.layers import Involution, LinearKernelGeneration, involution
 
@@ -240,27 +241,42 @@ def test_fused_gives_the_same_results_and_gradients(calls, arguments):
 
 
 @pytest.mark.parametrize('kind', ('forward_pre_hook', 'forward_hook', 'full_backward_pre_hook', 'full_backward_hook'))
-def test_not_fused_where_a_hook_wants_the_last_convolution(kind, calls):
-    layer, x, seen = Involution(16), torch.rand(1, 16, 5, 6), []
-    registers = [getattr(module, f'register_{kind}') for module in (layer.conv2, layer.conv2.conv)]
-    for register in (*registers, getattr(nn.modules.module, f'register_module_{kind}')):
-        handle = register(lambda module, *args: seen.append((module, args)))
-        try:
-            with torch.no_grad():
-                layer(x)
-        finally:
-            handle.remove()
-    modules = [module for module, _ in seen]
+def test_not_fused_where_the_last_convolution_has_a_hook(kind, calls):
+    layer, x, called = Involution(16), torch.rand(1, 16, 5, 6), []
+    for module in (layer.conv2, layer.conv2.conv):
+        handle = getattr(module, f'register_{kind}')(lambda module, *args: called.append((module, args)))
+        with torch.no_grad():
+            layer(x)
+        handle.remove()
     if 'forward' in kind:
-        assert modules[:2] == [layer.conv2, layer.conv2.conv] and layer.conv2.conv in modules[2:]
+        assert [module for module, _ in called] == [layer.conv2, layer.conv2.conv]
     if kind == 'forward_hook':
-        assert seen[0][1][-1].shape == (1, 49, 5, 6)
+        assert called[0][1][-1].shape == (1, 49, 5, 6)
     with torch.no_grad():
         layer(x)
-    assert calls == ['involution2d', 'involution2d', 'involution2d', 'fused_involution2d']
+    assert calls == ['involution2d', 'involution2d', 'fused_involution2d']
 
 
-def test_not_fused_where_a_patched_forward_wants_the_kernels(calls):
+def test_fused_false_calls_every_module_for_hooks_on_all_modules():
+    layer, called = Involution(16, fused=False), []
+    handle = nn.modules.module.register_module_forward_hook(lambda module, *_: called.append(module))
+    with torch.no_grad():
+        layer(torch.rand(1, 16, 5, 6))
+    handle.remove()
+    assert layer.conv2.conv in called and layer.conv2 in called
+
+
+def test_observers_of_quantization_record_the_generated_kernel():
+    layer = Involution(16).eval()
+    layer.qconfig = torch.ao.quantization.default_qconfig
+    prepared = torch.ao.quantization.prepare(layer)
+    with torch.no_grad():
+        prepared(torch.rand(1, 16, 5, 6))
+    observer = prepared.conv2.conv.activation_post_process
+    assert observer.min_val.isfinite() and observer.min_val < observer.max_val
+
+
+def test_not_fused_where_a_forward_was_patched(calls):
     layer, x = Involution(16), torch.ones(1, 16, 5, 6)
     with torch.no_grad():
         expected = layer(x)
@@ -303,18 +319,6 @@ def test_a_sequence_that_sees_pixels(stages, fuses, calls):
     assert calls[-1] == ('fused_involution2d' if fuses else 'involution2d')
 
 
-@pytest.mark.parametrize('name', ('forward', 'conv2d'))
-def test_not_fused_where_all_convolutions_were_replaced(name, calls, monkeypatch):
-    owner = nn.Conv2d if name == 'forward' else nn.functional
-    original = getattr(owner, name)
-    monkeypatch.setattr(owner, name, lambda *args, **kwargs: 2 * original(*args, **kwargs))
-    layer, x = Involution(16).eval(), torch.rand(1, 16, 5, 6)
-    expected = layer(x)
-    with torch.no_grad():
-        torch.testing.assert_close(layer(x), expected)
-    assert calls == ['involution2d', 'involution2d']
-
-
 def test_fused_where_a_device_is_the_default(calls):
     x = torch.rand(1, 16, 5, 6)
     with torch.device('cpu'), torch.no_grad():
@@ -324,8 +328,25 @@ def test_fused_where_a_device_is_the_default(calls):
     assert calls == ['fused_involution2d', 'fused_involution2d']
 
 
+class HalvedConv(nn.Conv2d):
+    """A convolution that adds something to another's result, as LoRA's do."""
+
+    def __init__(self, conv):
+        super().__init__(conv.in_channels, conv.out_channels, 1)
+        self.weight, self.bias = conv.weight, conv.bias
+
+    def forward(self, x):
+        y = super().forward(x)
+        return y - y / 2
+
+
+class HalvedWeight(nn.Module):
+    def forward(self, weight):
+        return weight / 2
+
+
 class Halved(nn.Parameter):
-    """A weight of a class of its own, as those that quantise are."""
+    """A weight with a ``__torch_function__`` of its own, as quantised weights have."""
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
@@ -343,10 +364,13 @@ class Halved(nn.Parameter):
             conv2.conv, '_conv_forward', lambda x, *_: nn.functional.conv2d(x, conv2.conv.weight) / 2
         ),
         lambda conv2: setattr(conv2.conv, 'weight', Halved(conv2.conv.weight.detach())),
+        lambda conv2: setattr(conv2, 'conv', HalvedConv(conv2.conv)),
+        lambda conv2: parametrize.register_parametrization(conv2.conv, 'weight', HalvedWeight()),
+        lambda conv2: prune.custom_from_mask(conv2.conv, 'weight', torch.full_like(conv2.conv.weight, 0.5)),
     ),
-    ids=('hook', 'subclass', 'patched', 'weight'),
+    ids=('hook', 'own forward', 'patched', 'weight', 'LoRA', 'parametrization', 'pruning'),
 )
-def test_what_was_put_on_the_last_convolution_counts_without_gradients_too(change):
+def test_changes_of_the_last_convolution_hold_without_gradients_too(change):
     layer, x = Involution(16).eval(), torch.randn(1, 16, 5, 6)
     expected = layer(x) / 2
     change(layer.conv2)
