@@ -11,7 +11,11 @@ import torch
 from mmrednet.benchmark import naive_cuda
 from mmrednet.ops import backends, involution2d
 from mmrednet.ops.backends import cuda, pytorch, reference
-from mmrednet.ops.backends.cuda.plan import NARROW, Device, Layout, Specialisation, plan_launch
+from mmrednet.ops.backends.cuda import narrow
+from mmrednet.ops.backends.cuda.launch import Device
+from mmrednet.ops.backends.cuda.plan import plan_launch
+from mmrednet.ops.backends.cuda.problem import Layout
+from mmrednet.ops.backends.cuda.specialisation import Specialisation
 
 FUNCTIONS = tuple(cuda.WRITTEN)
 HALF = (torch.float16, torch.bfloat16)
@@ -37,8 +41,14 @@ def specialisations():
     for dtype in DTYPES:
         yield replace(PIXELS, dtype=dtype, kernel_size=(9, 9))
     for dtype, size in itertools.product(DTYPES, (7, 9)):
+        same = {'dtype': dtype, 'kernel_size': (size, size)}
         yield replace(
-            HOT, dtype=dtype, kernel_size=(size, size), kernels='narrow', phase=0, narrow=NARROW[dtype.itemsize]
+            HOT,
+            dtype=dtype,
+            kernel_size=(size, size),
+            kernels='narrow',
+            phase=0,
+            narrow=narrow.MOST_PIXELS[dtype.itemsize],
         )
     for dtype, size in itertools.product(HALF, ((3, 3), (7, 7), (9, 5))):
         yield replace(BANDS, dtype=dtype, kernel_size=size)
@@ -169,6 +179,28 @@ def test_a_window_that_no_block_could_hold_is_summed_by_pytorch(monkeypatch):
     y = reference.involution2d(x, k, *geometry)
     for a, b in zip(got, (y, *torch.autograd.grad(y, (x, k), grad.double())), strict=True):
         torch.testing.assert_close(a.double(), b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    'limits, kernels', [(Device(), 'pixels'), (Device(shared=64 << 10, tensor_cores=True), 'bands')]
+)
+def test_describes_launches_without_a_gpu(monkeypatch, limits, kernels):
+    monkeypatch.setattr(cuda, '_device', lambda index: limits)
+    geometry = (7, 7), (1, 1), (3, 3), (1, 1)
+    (text,) = cuda.describe(8, 64, (56, 56), *geometry, 4, torch.bfloat16, torch.device('cuda', 0), True)
+    lines = text.splitlines()[2:]
+    assert [line.split(':')[0] for line in lines] == ['- forward', '- grad_input', '- grad_kernel']
+    assert all('kernel_size (7, 7)' in line and f'kernels {kernels}' in line for line in lines)
+    for line in lines:
+        words = line.split()
+        assert int(words[2]) * int(words[5]) >= 56 * 56 // 4  # a thread computes a strip of 4 pixels at most
+
+
+def test_describes_a_window_that_no_block_can_hold(monkeypatch):
+    monkeypatch.setattr(cuda, '_device', lambda index: Device())
+    geometry = (9, 9), (1, 1), (396, 396), (99, 99)
+    (text,) = cuda.describe(1, 16, (9, 9), *geometry, 1, torch.float32, torch.device('cuda', 0), False)
+    assert '- forward: no kernel, since shared memory cannot hold a window: backend torch computes' in text
 
 
 def test_large_tensors_have_wide_indices():

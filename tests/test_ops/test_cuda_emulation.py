@@ -14,7 +14,10 @@ from helpers import TOLERANCE
 
 from mmrednet.ops.arguments import output_size, same_padding
 from mmrednet.ops.backends import cuda, reference
-from mmrednet.ops.backends.cuda.plan import ARGUMENTS, Device, Layout, fit, plan_launch
+from mmrednet.ops.backends.cuda.launch import Device
+from mmrednet.ops.backends.cuda.plan import plan_launch
+from mmrednet.ops.backends.cuda.problem import Layout
+from mmrednet.ops.backends.cuda.specialisation import ARGUMENTS
 
 HERE = Path(__file__).parent / 'emulation'
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
@@ -342,7 +345,7 @@ def plan(case, problem, function):
         x = torch.full_like(x, float('nan'))
     else:
         k = torch.full_like(k, float('nan'))
-    x, y = fit(function, x, y)
+    x, y = cuda.match_layouts(function, x, y)
     geometry = case.stride, problem['padding'], case.dilation
     launch = plan_launch(function, *(Layout.of(t) for t in (x, k, y)), *geometry, case.device)
     return widen(launch) if case.wide else launch, (x, k, y)

@@ -1,35 +1,40 @@
-"""The operator in CUDA, compiled by CuPy at first use: one module per specialisation, whatever the image sizes.
+"""The operator in CUDA. CuPy compiles a module of kernels at its first use, and images of all sizes share it.
 
-CuPy compiles with ``-ftz=true``: float32 values below 2^-126, and bfloat16's, count as zero, in operands and results.
-float16 and float64 keep theirs.
+CuPy compiles with ``-ftz=true``: float32 and bfloat16 numbers of less than 2^-126 count as zero, in operands and in
+results. float16 and float64 keep such small numbers.
 """
 
+from dataclasses import asdict
 from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ...arguments import output_size
 from .. import Pair, pytorch
-from .plan import Device, Launch, Layout, Specialisation, fit, plan_launch
+from .launch import Device, Launch
+from .plan import plan_launch
+from .problem import Layout
+from .specialisation import Specialisation
 
-WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # which of a function's tensors
+WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # the place of the result among a function's x, k and y
 SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), wide=False)
 
 
 class Stream(NamedTuple):
-    """What CuPy asks of a stream; its own classes for those of others come and go."""
+    """A stream of PyTorch for CuPy, which reads only this field. CuPy's own class for it differs between releases."""
 
     ptr: int
 
 
 @cache
 def load() -> None:
-    """Makes the backend ready: compiles and loads its smallest module, so that what cannot work fails here.
+    """Makes the backend ready. It compiles and loads the smallest module, so that a wrong installation fails here.
 
     Raises:
-        RuntimeError: CuPy cannot be used, or its compiler does not match the GPU or the driver. The message says what
-            to do.
+        RuntimeError: CuPy cannot be used, or its compiler does not match the GPU or the driver. The message names the
+            remedy.
     """
     if torch.version.cuda is None:
         raise RuntimeError('the CUDA kernels need a PyTorch that is built for CUDA')
@@ -64,12 +69,63 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair
         pytorch.grad_kernel(out, grad_output, input, *geometry)
 
 
+def describe(
+    batch: int,
+    channels: int,
+    size: Pair,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    groups: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    channels_last: bool,
+) -> list[str]:
+    """Returns text about the kernels that run for such an involution, and how they are launched."""
+    memory_format = torch.channels_last if channels_last else torch.contiguous_format
+
+    def make(channels: int, size: Pair) -> Tensor:
+        return torch.empty(batch, channels, *size, dtype=dtype, device='meta', memory_format=memory_format)
+
+    out_size = output_size(size, kernel_size, stride, padding, dilation)
+    k = make(groups * kernel_size[0] * kernel_size[1], out_size).unflatten(1, (groups, *kernel_size))
+    layouts = [Layout.of(tensor) for tensor in (make(channels, size), k, make(channels, out_size))]
+    limits = _device(torch.cuda.current_device() if device.index is None else device.index)
+    lines = []
+    for function in WRITTEN:
+        launch = plan_launch(function, *layouts, stride, padding, dilation, limits)
+        if launch is None:
+            lines.append(f'- {function}: no kernel, since shared memory cannot hold a window: backend torch computes')
+            continue
+        constants = ', '.join(f'{n} {v}' for n, v in asdict(launch.specialisation).items() if n != 'dtype')
+        lines.append(
+            f'- {function}: {launch.grid} blocks of {launch.block} threads, {launch.shared / 1024:.1f} KiB of shared '
+            f'memory each; compiled for {constants}'
+        )
+    return ['kernels in CUDA:\n\n' + '\n'.join(lines)]
+
+
+def match_layouts(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Copies a tensor that the kernels would read slowly. They are fast if both are channels-last or both are not.
+
+    The tensor that is written is never copied: it is contiguous or channels-last.
+    """
+    lead = x if function == 'grad_input' else y
+    is_last = not lead.is_contiguous() and lead.is_contiguous(memory_format=torch.channels_last)
+    axis, memory_format = (1, torch.channels_last) if is_last else (3, torch.contiguous_format)
+    x, y = (
+        t if t.stride(axis) == 1 or t.shape[axis] == 1 else t.contiguous(memory_format=memory_format) for t in (x, y)
+    )
+    return x, y
+
+
 def _run(function: str, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> bool:
-    """Returns whether it could: not where shared memory cannot hold the window of one strip of pixels."""
+    """Runs a kernel, or returns False if shared memory cannot hold the window of one strip of pixels."""
     if not x.numel() or not y.numel():
         (x, k, y)[WRITTEN[function]].zero_()
         return True
-    x, y = fit(function, x, y)
+    x, y = match_layouts(function, x, y)
     index = x.device.index
     launch = plan_launch(function, Layout.of(x), Layout.of(k), Layout.of(y), *map(tuple, geometry), _device(index))
     if launch:
@@ -89,7 +145,11 @@ def _launch(launch: Launch, index: int, tensors: tuple[Tensor, ...]) -> None:
 
 @cache
 def _device(index: int) -> Device:
-    """Returns the limits of a GPU. At least two blocks share the memory of a multiprocessor."""
+    """Returns the limits of a GPU.
+
+    A block gets at most half the shared memory of a multiprocessor, so that two blocks run there at a time, and at most
+    64 KiB. A GPU with only 64 KiB a multiprocessor is the exception: a block gets 48 KiB there, and runs alone.
+    """
     import cupy
 
     gpu = cupy.cuda.Device(index)
@@ -109,14 +169,14 @@ def _function(index: int, specialisation: Specialisation, name: str):
 
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f'{name} of involution2d has yet to be compiled for these arguments, which cannot be done while a CUDA '
-            'graph is captured: call the same once before capturing'
+            f'{name} of involution2d is not yet compiled for these arguments, and cannot be while a CUDA graph is '
+            'captured: call it with such arguments once before capturing'
         )
     limits = _device(index)
     try:
         function = cupy.RawModule(code=specialisation.source(name), options=specialisation.options).get_function(name)
         function.max_dynamic_shared_size_bytes = limits.shared
-    except Exception as error:  # CuPy's are of several kinds
+    except Exception as error:  # CuPy raises several types
         raise RuntimeError(
             f'CuPy {cupy.__version__} cannot compile or load the CUDA kernels of involution2d ({_reason(error)}): '
             "update the driver, or install the CuPy for the driver's CUDA; backend='torch' needs neither"

@@ -1,0 +1,69 @@
+"""Where rows lie in shared memory, so that threads that read at the same time use different banks."""
+
+from functools import lru_cache
+
+import torch
+
+from .. import Pair
+from .arithmetic import round_up
+from .specialisation import THREADS, strip_size
+
+LANES = 8  # vectors of 16 bytes that shared memory serves at a time: its 32 banks hold 4 bytes each
+
+
+@lru_cache(maxsize=1 << 12)
+def find_pitches(width: int, lines: int, strips: int, units: int, steps: Pair, dtype: torch.dtype) -> Pair:
+    """Returns the distances from row to row and from unit to unit, in elements, at which the fewest threads collide.
+
+    Args:
+        width (int): Elements of a row.
+        lines (int): Rows of a unit, those of all its channels together.
+        strips (int): Strips of a row of a block.
+        units (int): Units of a block.
+        steps (tuple): Elements from strip to strip, and rows from a thread's row to the next one's.
+        dtype (torch.dtype): The type of an element.
+    """
+    vector = strip_size(dtype)
+    lanes = 128 // (vector * dtype.itemsize)
+    width, counts = round_up(width, vector), (strips, units, THREADS)
+    pads = range(0, vector * lanes, vector) if units > 1 else (0,)
+    pitches = ((row, lines * row + pad) for row in range(width, width + 2 * vector + 1, vector) for pad in pads)
+    return min(
+        pitches,
+        key=lambda found: _count_collisions(counts, (steps[0], found[1], steps[1] * found[0]), vector, lanes),
+    )
+
+
+@lru_cache(maxsize=1 << 12)
+def find_pixel_pitch(width: int, counts: tuple[int, ...], down: int, rows: int, columns: int, vector: int) -> int:
+    """Returns the distance from row to row, in elements, for pixels that lie in memory with all their channels or taps.
+
+    Args:
+        width (int): Elements of a row.
+        counts (tuple): Threads of a strip, rows of a block, and strips of a row.
+        down (int): Rows from a strip's thread to the next one; 0 where they read neighbouring vectors.
+        rows (int): Rows from a thread's row to the next one's.
+        columns (int): Elements from strip to strip.
+        vector (int): Elements of 16 bytes.
+    """
+    return min(
+        range(width, width + LANES * vector, vector),
+        key=lambda pitch: _count_collisions(counts, (down * pitch or vector, rows * pitch, columns), vector, LANES),
+    )
+
+
+def _count_collisions(counts: tuple[int, ...], steps: tuple[int, ...], vector: int, lanes: int) -> int:
+    """Returns the most vectors that one bank holds of those that the first ``lanes`` threads read together.
+
+    A thread's number has the digits ``counts``, the last digit first, and each digit moves it by one of ``steps``
+    elements.
+    """
+    addresses = set()  # threads that read the same address do not collide
+    for lane in range(lanes):
+        address = 0
+        for count, step in zip(counts, steps, strict=True):
+            lane, digit = divmod(lane, count)
+            address += digit * step
+        addresses.add(address)
+    banks = [address // vector % lanes for address in addresses]
+    return max(map(banks.count, banks))

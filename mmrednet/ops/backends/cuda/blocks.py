@@ -1,0 +1,67 @@
+"""How large a block is: as large as threads and shared memory allow, smaller where the GPU would not be busy."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from .arithmetic import divide_up
+from .launch import Block, Counts, Device
+from .problem import Problem, Share
+
+FEW_ROWS = 4  # a block of fewer rows reads more pixels around its own than its own
+BLOCKS = 2  # blocks of a multiprocessor, at least: one computes while the other waits for memory
+
+
+def shrink(share: Share, least: int, take_channels: Callable[[int], int]) -> Iterator[Share]:
+    """Yields a share and then smaller ones, the last with one strip of ``least`` channels.
+
+    A smaller share has first fewer rows, but ``FEW_ROWS``, then fewer channels, then fewer rows and strips again.
+    ``take_channels`` returns the next smaller number of channels.
+    """
+    yield share
+    while share[:3] != (1, 1, least):
+        if share.rows > FEW_ROWS or share.rows > 1 and share.channels == least:
+            share = share._replace(rows=share.rows - 1)
+        elif share.channels > least:
+            share = share._replace(channels=take_channels(share.channels))
+        else:
+            share = share._replace(strips=share.strips - 1)
+        yield share
+
+
+def find_block(
+    problem: Problem,
+    whole: Share,
+    shares: Iterable[Share],
+    even_out: Callable[[Share], Share],
+    arrange: Callable[[Share], Block],
+    device: Device,
+) -> Block | None:
+    """Returns the block of a launch, or None where shared memory is too small for every share.
+
+    Args:
+        problem (Problem): What is computed.
+        whole (Share): The whole work.
+        shares (Iterable): Shares that a block has threads and registers for, the largest first.
+        even_out (Callable): Makes a share smaller if the whole can be cut into as many equal shares.
+        arrange (Callable): Places a share in shared memory.
+        device (Device): The limits of the GPU.
+    """
+    fitting = next((share for share in shares if arrange(share).shared <= device.shared), None)
+    if fitting is None:
+        return None
+    share = even_out(fitting)
+    while share.rows > FEW_ROWS and Counts.of(problem, whole, share).blocks < BLOCKS * device.multiprocessors:
+        share = share._replace(rows=divide_up(share.rows, 2))
+    return _add_units(problem, whole, share, arrange, device)
+
+
+def _add_units(
+    problem: Problem, whole: Share, share: Share, arrange: Callable[[Share], Block], device: Device
+) -> Block:
+    """Returns a block of several units where images are so small that one block holds them, and the GPU stays busy."""
+    counts, block = Counts.of(problem, whole, share), arrange(share)
+    if counts.tiles_x * counts.tiles_y > 1:
+        return block
+    spare = counts.units // max(1, BLOCKS * device.multiprocessors)
+    most = min(block.most_strips // (share.strips * share.rows), spare)
+    fuller = (arrange(share._replace(units=units)) for units in range(most, 1, -1))
+    return next((candidate for candidate in fuller if candidate.shared <= device.shared), block)
