@@ -13,6 +13,8 @@ LAYOUTS = {
     'input': (4, '(N, C, H, W)'),
     'kernel': (6, '(N, G, Kh, Kw, Ho, Wo)'),
     'grad_output': (4, '(N, C, Ho, Wo)'),
+    'query': (4, '(N, C, Ho, Wo)'),
+    'key': (4, '(N, C, H, W)'),
     'features': (4, '(N, R, Ho, Wo)'),
     'weight': (4, '(G * Kh * Kw, R, 1, 1)'),
     'bias': (1, '(G * Kh * Kw,)'),
@@ -64,6 +66,12 @@ def output_size(
     height = (input_size[0] + 2 * padding[0] - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
     width = (input_size[1] + 2 * padding[1] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
     return height, width
+
+
+def check_groups(groups: int, channels: int) -> None:
+    """Raises ValueError where a number of groups does not divide the channels."""
+    if not isinstance(groups, _INTEGRAL) or groups < 1 or channels % groups != 0:
+        raise ValueError(f'groups must be a divisor of the {channels} channels, but is {groups!r}')
 
 
 def check_ranks(**tensors: Tensor | None) -> None:

@@ -21,3 +21,24 @@ def involution2d(
     inside = F.unfold(accumulate.new_ones(1, 1, *input.shape[2:]), *geometry).view(kh, kw, ho, wo) > 0
     kernel = torch.where(inside, kernel, 0).unsqueeze(2).to(windows.dtype)
     return (kernel * windows).sum((3, 4)).view(n, c, ho, wo).to(input.dtype)
+
+
+def window_product2d(
+    query: Tensor,
+    key: Tensor,
+    groups: int,
+    kernel_size: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> Tensor:
+    """Unfolds the keys into windows, multiplies them with the queries and sums over the channels of a group.
+
+    Arguments and result are those of :func:`mmrednet.ops.window_product2d`.
+    """
+    n, c, ho, wo = query.shape
+    accumulate = key.float() if key.itemsize < 4 else key
+    windows = F.unfold(accumulate, kernel_size, dilation, padding, stride)
+    windows = windows.view(n, groups, c // groups, *kernel_size, ho, wo)
+    query = query.to(windows.dtype).view(n, groups, c // groups, 1, 1, ho, wo)
+    return (query * windows).sum(2).to(key.dtype)
