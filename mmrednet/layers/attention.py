@@ -1,0 +1,306 @@
+"""Local attention as involution (section 4.2): kernels from queries and keys, applied to values. It needs torch alone."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..ops import involution2d, window_product2d
+from ..ops.arguments import IntPair, check_backend, check_groups, pair, same_padding
+from ..ops.backends import Pair
+from ..ops.borders import check_border, inside, reflect
+
+
+class _Windows(nn.Module):
+    """A kernel generation function that compares each pixel with the pixels in its window.
+
+    Args:
+        channels (int): Channels C of the features.
+        groups (int): Groups (heads) G.
+        kernel_size (tuple[int, int]): Kh and Kw.
+        stride (tuple[int, int]): Vertical and horizontal stride in pixels.
+        padding (tuple[int, int]): Vertical and horizontal padding in pixels.
+        dilation (tuple[int, int]): Vertical and horizontal distance between taps in pixels.
+        border (str): 'zeros': pixels outside the image are zero and take part; 'mask': they do not take part;
+            'reflect': the image is reflected. Defaults to 'zeros'.
+        backend (str, optional): As in :func:`mmrednet.ops.involution2d`. Defaults to None.
+
+    Raises:
+        ValueError: ``border`` or ``backend`` does not exist, or a window has no pixel in its middle.
+    """
+
+    sees_pixels = True
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        border: str = 'zeros',
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_border(border)
+        check_backend(backend)
+        self.channels, self.groups, self.kernel_size = channels, groups, kernel_size
+        self.stride, self.padding, self.dilation = stride, padding, dilation
+        self.border, self.backend = border, backend
+        # From the first pixel to the middle of the first window.
+        self._middle = tuple(
+            middle - pad for middle, pad in zip(same_padding(kernel_size, dilation), padding, strict=True)
+        )
+
+    def at_outputs(self, x: Tensor) -> Tensor:
+        """Returns the pixels in the middle of the windows, (N, C, Ho, Wo), of all pixels (N, C, H, W)."""
+        (top, left), (height, width) = self._middle, x.shape[2:]
+        x = x[:, :, top : height - top, left : width - left] if top or left else x
+        return x if self.stride == (1, 1) else x[:, :, :: self.stride[0], :: self.stride[1]]
+
+    def products(self, query: Tensor, key: Tensor) -> Tensor:
+        """Returns the products of queries (N, C, Ho, Wo) with keys (N, C, H, W): (N, G, Kh, Kw, Ho, Wo)."""
+        padding = self.padding
+        if self.border == 'reflect':
+            key, padding = reflect(key, padding), (0, 0)
+        return window_product2d(
+            query, key, self.kernel_size, self.groups, self.stride, padding, self.dilation, backend=self.backend
+        )
+
+    def softmax(self, logits: Tensor, size: torch.Size) -> Tensor:
+        """Returns kernels (N, G * Kh * Kw, Ho, Wo) that sum to one, for an image of this height and width."""
+        if self.border == 'mask':
+            taps = inside(size, self.kernel_size, self.stride, self.padding, self.dilation, logits.device)
+            logits = logits.masked_fill(~taps, float('-inf'))
+        return logits.flatten(2, 3).softmax(2).flatten(1, 2)
+
+
+class SelfAttentionKernelGeneration(_Windows):
+    """Stand-alone self-attention: ``softmax(q . k + q . r)`` over the window (Ramachandran et al., 2019, eq. 3).
+
+    There is no scale ``1 / sqrt(d)``, as in the source. The relative position embedding ``r`` of a tap is one half of
+    the channels for its row and one half for its column; all heads of a layer share it.
+
+    Args:
+        channels (int): As in :class:`_Windows`, like all up to ``dilation``.
+        groups (int): Heads.
+        kernel_size (tuple[int, int]): Kh and Kw.
+        stride (tuple[int, int]): Stride in pixels.
+        padding (tuple[int, int]): Padding in pixels.
+        dilation (tuple[int, int]): Dilation in pixels.
+        content (bool): Whether ``q . k`` counts. Defaults to True.
+        position (bool): Whether ``q . r`` counts. Defaults to True.
+        border (str): As in :class:`_Windows`. Defaults to 'zeros'.
+        backend (str, optional): As in :class:`_Windows`. Defaults to None.
+
+    Raises:
+        ValueError: The heads do not divide the channels, a head has an odd number of channels, or neither content nor
+            position counts.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        content: bool = True,
+        position: bool = True,
+        border: str = 'zeros',
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(channels, groups, kernel_size, stride, padding, dilation, border, backend)
+        check_groups(groups, channels)
+        if not (content or position):
+            raise ValueError('content or position must be True, but both are False: nothing would be compared')
+        head = channels // groups
+        if position and head % 2:
+            raise ValueError(
+                f'position=True needs an even number of channels for each head, but {channels} channels and {groups} '
+                f'heads give {head}: change the heads, or set position=False'
+            )
+        self.query = nn.Conv2d(channels, channels, 1, bias=False)
+        nn.init.normal_(self.query.weight, std=channels**-0.5)
+        self.key = self.rows = self.columns = None
+        if content:
+            self.key = nn.Conv2d(channels, channels, 1, bias=False)
+            nn.init.normal_(self.key.weight, std=channels**-0.5)
+        if position:
+            self.rows, self.columns = (
+                nn.Parameter(torch.randn(head // 2, taps) * head**-0.5) for taps in kernel_size
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps all pixels (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
+        query = self.query(self.at_outputs(x))
+        if self.key is not None:
+            logits = self.products(query, self.key(x))
+            if self.rows is not None:
+                logits = logits + self._positions(query)
+        else:
+            logits = self._positions(query)
+        return self.softmax(logits, x.shape[2:])
+
+    def _positions(self, query: Tensor) -> Tensor:
+        """Returns ``q . r``: a term for the row of a tap and a term for its column."""
+        halves = query.unflatten(1, (self.groups, 2, -1))
+        rows, columns = (
+            torch.einsum('ngcij,ck->ngkij', half, table.to(half.dtype))
+            for half, table in zip(halves.unbind(2), (self.rows, self.columns), strict=True)
+        )
+        return rows.unsqueeze(3) + columns.unsqueeze(2)
+
+
+SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    'product': lambda q, k: q * k,
+    'key': lambda q, k: k,
+    'difference': lambda q, k: -(q - k).abs(),
+    'relative difference': lambda q, k: -(q - k).abs() / (q.abs() + k.abs() + 1),
+    'relative square': lambda q, k: -((q - k) ** 2) / ((q * k).abs() + 1),
+    'square': lambda q, k: -((q - k) ** 2),
+}
+
+
+class LocalRelationKernelGeneration(_Windows):
+    """Local relation: ``softmax(similarity(q, k) + prior)`` over the window (Hu et al., 2019, eqs. 3 and 5).
+
+    Query and key are one number for each group. The geometry prior maps the relative position of a tap to one number
+    for each group, by two 1x1 convolutions with a ReLU between them. Positions are pixels, to the right and upwards.
+
+    Args:
+        channels (int): As in :class:`_Windows`, like all up to ``dilation``.
+        groups (int): Groups.
+        kernel_size (tuple[int, int]): Kh and Kw.
+        stride (tuple[int, int]): Stride in pixels.
+        padding (tuple[int, int]): Padding in pixels.
+        dilation (tuple[int, int]): Dilation in pixels.
+        similarity (str): One of ``SIMILARITIES``, those of the authors' operator. Defaults to 'difference'.
+        border (str): As in :class:`_Windows`. Defaults to 'mask', as in the authors' operator.
+        backend (str, optional): As in :class:`_Windows`. Defaults to None.
+
+    Raises:
+        ValueError: There is no such similarity.
+    """
+
+    positions: Tensor
+
+    def __init__(
+        self,
+        channels: int,
+        groups: int,
+        kernel_size: Pair,
+        stride: Pair,
+        padding: Pair,
+        dilation: Pair,
+        similarity: str = 'difference',
+        border: str = 'mask',
+        backend: str | None = None,
+    ) -> None:
+        super().__init__(channels, groups, kernel_size, stride, padding, dilation, border, backend)
+        if similarity not in SIMILARITIES:
+            raise ValueError(f'similarity must be one of {tuple(SIMILARITIES)}, but is {similarity!r}')
+        self.similarity = similarity
+        self.query, self.key = nn.Conv2d(channels, groups, 1), nn.Conv2d(channels, groups, 1)
+        hidden = max(1, groups // 2)
+        self.prior = nn.Sequential(nn.Conv2d(2, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, groups, 1))
+        rows, columns = (torch.arange(k, dtype=torch.float) - (k - 1) / 2 for k in kernel_size)
+        positions = torch.stack(torch.meshgrid(columns, -rows, indexing='xy'))
+        self.register_buffer('positions', positions[None], persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps all pixels (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
+        query, key = self.query(self.at_outputs(x)), self.key(x)
+        # With queries of one, the product is the key under each tap.
+        keys = self.products(torch.ones_like(query), key)
+        similar = SIMILARITIES[self.similarity](query[:, :, None, None], keys)
+        prior = self.prior(self.positions.to(query.dtype))
+        return self.softmax(similar + prior[..., None, None], x.shape[2:])
+
+
+class LocalAttention(nn.Module):
+    """Aggregates values over windows, with the kernels of a kernel generation function.
+
+    This is :class:`mmrednet.layers.Involution` with what the other members of the family add: projections of the
+    values and of the output, other borders, and interleaved groups.
+
+    Args:
+        channels (int): Channels of the values.
+        kernel_size (int or pair): Height and width of the window. Defaults to 7.
+        stride (int or pair): Stride in pixels. Defaults to 1.
+        dilation (int or pair): Distance between the window's taps in pixels. Defaults to 1.
+        groups (int): Groups of channels (heads) that share a kernel. Defaults to 8.
+        kernel_generation (Callable): Makes the kernel generation function: see
+            :mod:`mmrednet.layers.kernel_generation`. It takes all pixels. Defaults to
+            :class:`SelfAttentionKernelGeneration`.
+        in_channels (int, optional): Channels of the input. Defaults to None: ``channels``.
+        value (nn.Module, optional): Makes the values from the input. Defaults to None: a 1x1 convolution without bias.
+        output (nn.Module, optional): Comes after the aggregation. Defaults to None: nothing.
+        border (str): What values outside the image are: 'zeros', 'mask' (zeros, too) or 'reflect'; the kernel
+            generation function is built with the same. Defaults to 'zeros'.
+        interleaved (bool): Whether channel c belongs to group ``c mod groups``, as in SAN, and not to
+            ``c // (channels / groups)``. Defaults to False.
+        backend (str, optional): As in :func:`mmrednet.ops.involution2d`. Defaults to None.
+
+    Raises:
+        ValueError: The groups do not divide the channels, or an argument does not exist.
+
+    Shape:
+        (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        kernel_size: IntPair = 7,
+        stride: IntPair = 1,
+        dilation: IntPair = 1,
+        groups: int = 8,
+        *,
+        kernel_generation: Callable[..., nn.Module] = SelfAttentionKernelGeneration,
+        in_channels: int | None = None,
+        value: nn.Module | None = None,
+        output: nn.Module | None = None,
+        border: str = 'zeros',
+        interleaved: bool = False,
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        check_groups(groups, channels)
+        check_border(border)
+        check_backend(backend)
+        in_channels = channels if in_channels is None else in_channels
+        self.kernel_size = pair('kernel_size', kernel_size, 1)
+        self.stride, self.dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
+        self.padding = same_padding(self.kernel_size, self.dilation)
+        self.groups, self.border, self.interleaved, self.backend = groups, border, interleaved, backend
+        self.kernel_generation = kernel_generation(
+            channels=in_channels,
+            groups=groups,
+            kernel_size=self.kernel_size,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            border=border,
+            backend=backend,
+        )
+        if value is None:
+            value = nn.Conv2d(in_channels, channels, 1, bias=False)
+            nn.init.normal_(value.weight, std=in_channels**-0.5)
+        self.value = value
+        self.output = nn.Identity() if output is None else output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the layer to ``x`` (N, in_channels, H, W)."""
+        kernel = self.kernel_generation(x).unflatten(1, (self.groups, *self.kernel_size))
+        value, padding = self.value(x), self.padding
+        if self.border == 'reflect':
+            value, padding = reflect(value, padding), (0, 0)
+        if self.interleaved:  # the operator's groups are neighbouring channels
+            value = value.unflatten(1, (-1, self.groups)).transpose(1, 2).flatten(1, 2)
+        out = involution2d(value, kernel, self.stride, padding, self.dilation, backend=self.backend)
+        if self.interleaved:
+            out = out.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        return self.output(out)
