@@ -1,4 +1,4 @@
-"""Local attention as involution (section 4.2): kernels from queries and keys, applied to values. It needs torch alone."""
+"""Local attention as involution (section 4.2): kernels from queries and keys. It needs torch alone."""
 
 from collections.abc import Callable
 
@@ -129,9 +129,7 @@ class SelfAttentionKernelGeneration(_Windows):
             self.key = nn.Conv2d(channels, channels, 1, bias=False)
             nn.init.normal_(self.key.weight, std=channels**-0.5)
         if position:
-            self.rows, self.columns = (
-                nn.Parameter(torch.randn(head // 2, taps) * head**-0.5) for taps in kernel_size
-            )
+            self.rows, self.columns = (nn.Parameter(torch.randn(head // 2, taps) * head**-0.5) for taps in kernel_size)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps all pixels (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""

@@ -30,8 +30,8 @@ def reflect(x: Tensor, padding: Sequence[int]) -> Tensor:
     for name, size, pad in zip(('high', 'wide'), x.shape[2:], padding, strict=True):
         if size <= pad:
             raise ValueError(
-                f"border='reflect' with a padding of {pad} pixels needs a map that is at least {pad + 1} pixels {name}, "
-                f'but it is {size}: give a larger image, a smaller kernel_size, or another border'
+                f"border='reflect' with a padding of {pad} pixels needs a map that is at least {pad + 1} pixels "
+                f'{name}, but it is {size}: give a larger image, a smaller kernel_size, or another border'
             )
     return F.pad(x, (padding[1], padding[1], padding[0], padding[0]), mode='reflect')
 

@@ -88,16 +88,17 @@ def involution3d(
         odd = [d * (k - 1) % 2 for d, k in zip(dilations, kernel.shape[2:5], strict=True)]
         if any(odd):
             raise ValueError(
-                f"padding None means 'same', which a kernel of {tuple(kernel.shape[2:5])} with dilation {dilations} does "
-                'not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
+                f"padding None means 'same', which a kernel of {tuple(kernel.shape[2:5])} with dilation {dilations} "
+                'does not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
             )
     else:
         paddings = _triple('padding', padding, 0)
     expected = (depth + 2 * paddings[0] - dilations[0] * (taps - 1) - 1) // strides[0] + 1
     if expected < 1 or expected != out_depth:
         raise ValueError(
-            f'kernel must hold kernels for {max(expected, 0)} output slices (input of depth {depth}, stride {strides[0]}, '
-            f'padding {paddings[0]}, dilation {dilations[0]}), but its shape {tuple(kernel.shape)} has {out_depth}'
+            f'kernel must hold kernels for {max(expected, 0)} output slices (input of depth {depth}, '
+            f'stride {strides[0]}, padding {paddings[0]}, dilation {dilations[0]}), '
+            f'but its shape {tuple(kernel.shape)} has {out_depth}'
         )
     # (D, N, C, H, W), the slices of each phase of the stride together: a tap meets neighbouring slices of one phase.
     slices = input.movedim(2, 0)

@@ -35,8 +35,8 @@ def window_product2d(
         P_{n,g,u,v,i,j} = \sum_{c \in g} Q_{n,c,i,j} K_{n,c,\,i s - p + u d,\,j s - p + v d}
 
     Local self-attention (section 4.2 of the paper) is ``softmax(P)`` over the window, applied to values by
-    :func:`involution2d`. A key outside the image is zero, and so is its product. This is the gradient of involution with
-    respect to its kernel, as an operator of its own.
+    :func:`involution2d`. A key outside the image is zero, and so is its product. The product is also the gradient of
+    involution with respect to its kernel.
 
     Args:
         query (Tensor): ``Q``, of shape (N, C, Ho, Wo), in float16, bfloat16, float32 or float64.
@@ -114,6 +114,7 @@ def _check(query, key, groups, kernel_size, stride, padding, dilation) -> None:
         )
     if query.shape[2] != size[0] or query.shape[3] != size[1]:
         raise ValueError(
-            f'query must have {size[0]}x{size[1]} pixels, one for each window (key {key.shape[2]}x{key.shape[3]}, stride '
-            f'{tuple(stride)}, padding {tuple(padding)}, dilation {tuple(dilation)}), but its shape is {tuple(query.shape)}'
+            f'query must have {size[0]}x{size[1]} pixels, one for each window (key {key.shape[2]}x{key.shape[3]}, '
+            f'stride {tuple(stride)}, padding {tuple(padding)}, dilation {tuple(dilation)}), but its shape is '
+            f'{tuple(query.shape)}'
         )
