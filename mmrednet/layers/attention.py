@@ -124,7 +124,9 @@ class SelfAttentionKernelGeneration(_Windows):
             )
         self.query = nn.Conv2d(channels, channels, 1, bias=False)
         nn.init.normal_(self.query.weight, std=channels**-0.5)
-        self.key = self.rows = self.columns = None
+        self.key: nn.Module | None = None
+        self.rows: Tensor | None = None
+        self.columns: Tensor | None = None
         if content:
             self.key = nn.Conv2d(channels, channels, 1, bias=False)
             nn.init.normal_(self.key.weight, std=channels**-0.5)
@@ -146,7 +148,7 @@ class SelfAttentionKernelGeneration(_Windows):
         """Returns ``q . r``: a term for the row of a tap and a term for its column."""
         halves = query.unflatten(1, (self.groups, 2, -1))
         rows, columns = (
-            torch.einsum('ngcij,ck->ngkij', half, table.to(half.dtype))
+            torch.einsum('ngcij,ck->ngkij', half, table)
             for half, table in zip(halves.unbind(2), (self.rows, self.columns), strict=True)
         )
         return rows.unsqueeze(3) + columns.unsqueeze(2)

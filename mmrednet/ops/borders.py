@@ -54,17 +54,9 @@ def inside(
         dilation (Sequence[int]): Vertical and horizontal dilation.
         device (torch.device, optional): Device of the result. Defaults to None, torch's default.
     """
+    outputs = output_size(size, kernel_size, stride, padding, dilation)
     rows, columns = (
-        _inside_axis(*arguments, device=device)
-        for arguments in zip(
-            size,
-            kernel_size,
-            stride,
-            padding,
-            dilation,
-            output_size(size, kernel_size, stride, padding, dilation),
-            strict=True,
-        )
+        _inside_axis(size[i], kernel_size[i], stride[i], padding[i], dilation[i], outputs[i], device) for i in (0, 1)
     )
     return rows[:, None, :, None] & columns[None, :, None, :]
 

@@ -128,7 +128,7 @@ def _triple(name: str, value: int | Sequence[int], least: int) -> tuple[int, int
     values = (value,) * 3 if isinstance(value, int) else tuple(value)
     if len(values) != 3 or not all(isinstance(v, int) and v >= least for v in values):
         raise ValueError(f'{name} must be an int or three ints of at least {least}, but is {value!r}')
-    return values  # type: ignore[return-value]
+    return values
 
 
 def _check_rank(name: str, value: Tensor, rank: int, layout: str) -> None:
