@@ -57,6 +57,7 @@ _FLOPS = {
     _aten.mm: lambda args, out: out.numel() * args[0].shape[1],
     _aten.bmm: lambda args, out: out.numel() * args[0].shape[2],
     torch.ops.mmrednet.involution2d: lambda args, out: multiply_adds(out.shape, args[1].shape[2:4]),
+    torch.ops.mmrednet.window_product2d: lambda args, out: multiply_adds(args[0].shape, args[3]),
     torch.ops.mmrednet.fused_involution2d: _fused_involution,
 }
 _FLOPS.update(dict.fromkeys((_aten.relu, _aten.relu_), lambda args, out: out.numel()))

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import involution2d, window_product2d
-from ..ops.arguments import IntPair, check_backend, check_groups, pair, same_padding
-from ..ops.backends import Pair
+from ..ops.arguments import IntPair, check_groups, pair, same_padding
+from ..ops.backends import Pair, check_backend
 from ..ops.borders import check_border, inside, reflect
 
 

@@ -20,6 +20,14 @@ from .kernel_generation import (
     NormLayer,
     PointwiseConv,
 )
+from .neighbourhood import NeighbourhoodKernelGeneration
+
+PLAIN_SEQUENCES = (
+    nn.Sequential,
+    BottleneckKernelGeneration,
+    LinearKernelGeneration,
+    NeighbourhoodKernelGeneration,
+)
 
 
 class Involution(nn.Module):
@@ -229,7 +237,7 @@ def _unflatten(kernel: Tensor, cells: Tensor, groups: int, kernel_size: tuple[in
 
 def _is_plain_sequence(module: nn.Module) -> bool:
     """Returns whether calling a module is the same as calling its children one after the other."""
-    if type(module) not in (nn.Sequential, BottleneckKernelGeneration, LinearKernelGeneration):
+    if type(module) not in PLAIN_SEQUENCES:
         return False
     return not (module._parameters or module._buffers or _is_changed(module))
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import check_backend
+from .backends import check_backend
 from .involution import involution2d
 
 

@@ -6,7 +6,7 @@ from math import prod
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-from . import fused, involution  # noqa: F401  (define the operators)
+from . import fused, involution, window_product  # noqa: F401  (define the operators)
 
 
 def multiply_adds(output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
@@ -35,6 +35,6 @@ def _grad_input(grad_output_shape, kernel_shape, *args, out_shape, **kwargs) -> 
     return 2 * multiply_adds(grad_output_shape, kernel_shape[2:4])
 
 
-@register_flop_formula(torch.ops.mmrednet.involution2d_grad_kernel)
+@register_flop_formula([torch.ops.mmrednet.involution2d_grad_kernel, torch.ops.mmrednet.window_product2d])
 def _grad_kernel(grad_output_shape, input_shape, *args, out_shape, **kwargs) -> int:
     return 2 * multiply_adds(grad_output_shape, out_shape[2:4])

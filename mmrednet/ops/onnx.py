@@ -4,7 +4,7 @@ The exporter looks in torch's own table for a decomposition of each operator tha
 is imported here, and whoever exports a network with our layers gets this without asking for it.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,7 @@ from .backends import Pair
 from .backends.pytorch import accumulation_dtype, generate_kernel
 from .fused import FusedInvolution2d
 from .involution import Involution2d
+from .window_product import WindowProduct2d
 
 
 def _involution2d(
@@ -34,10 +35,48 @@ def _involution2d(
     return total.reshape(*input.shape[:2], *kernel.shape[4:]).to(input.dtype)
 
 
+def _window_product2d(
+    query: Tensor,
+    key: Tensor,
+    groups: int,
+    kernel_size: Pair,
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+    backend: str | None = None,
+) -> Tensor:
+    """Multiplies tap by tap, for sizes that are not known yet."""
+    dtype, channels = accumulation_dtype(query), query.shape[1]
+    grouped = query.to(dtype).reshape(-1, channels // groups, *query.shape[2:])
+    taps = _taps(key, groups, kernel_size, query.shape[2:], stride, padding, dilation)
+    # The taps come column by column.
+    products = [(grouped * pixels).sum(1) for pixels in taps]
+    rows = [torch.stack(products[u :: kernel_size[0]], 1) for u in range(kernel_size[0])]
+    out = torch.stack(rows, 1).reshape(query.shape[0], groups, *kernel_size, *query.shape[2:])
+    return out.to(query.dtype)
+
+
 def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Iterator[Tensor]:
-    """Yields for each tap its kernel values times the pixels that it finds, (N * G, C / G, Ho, Wo)."""
+    """Yields, for each tap, its kernel values times the pixels under it, (N * G, C / G, Ho, Wo)."""
     groups, kh, kw = map(int, kernel.shape[1:4])  # numbers also while torch.jit traces
-    ho, wo = kernel.shape[4:]
+    values = kernel.to(accumulation_dtype(input)).reshape(-1, kh * kw, *kernel.shape[4:]).split(1, 1)
+    taps = _taps(input, groups, (kh, kw), kernel.shape[4:], stride, padding, dilation)
+    for i, pixels in enumerate(taps):
+        v, u = divmod(i, kh)
+        yield pixels * values[u * kw + v]
+
+
+def _taps(
+    input: Tensor,
+    groups: int,
+    kernel_size: Pair,
+    output_size: Sequence[int],
+    stride: Pair,
+    padding: Pair,
+    dilation: Pair,
+) -> Iterator[Tensor]:
+    """Yields the pixels under each tap, (N * G, C / G, Ho, Wo), column by column of the window."""
+    (kh, kw), (ho, wo) = kernel_size, output_size
     dtype = accumulation_dtype(input)
     # Padded to whole strides, each slice has a length that the exporter can prove, and the pixels of one phase of the
     # stride are made neighbours once, not for each tap.
@@ -48,13 +87,12 @@ def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilati
     padded = F.pad(input.to(dtype), (padding[1], right, padding[0], bottom))
     padded = padded.reshape(-1, input.shape[1] // groups, rows, stride[0], columns, stride[1])
     phases = [row.unbind() for row in padded.permute(3, 5, 0, 1, 2, 4).unbind()]
-    values = kernel.to(dtype).reshape(-1, kh * kw, ho, wo).split(1, 1)
     for v in range(kw):
         left, phase_x = divmod(v * dilation[1], stride[1])
         shifted = [_part(row[phase_x], 3, left, last_column) for row in phases]
         for u in range(kh):
             top, phase_y = divmod(u * dilation[0], stride[0])
-            yield _part(shifted[phase_y], 2, top, last_row) * values[u * kw + v]
+            yield _part(shifted[phase_y], 2, top, last_row)
 
 
 def _part(tensor: Tensor, axis: int, start: int, last: int) -> Tensor:
@@ -93,6 +131,7 @@ def one_operator() -> Iterator[None]:
 
 for _overload, _decomposition in _decompositions(_involution2d).items():
     register_decomposition(_overload)(_decomposition)
-for _class in (Involution2d, FusedInvolution2d):
+register_decomposition(WindowProduct2d.overload)(_window_product2d)
+for _class in (Involution2d, FusedInvolution2d, WindowProduct2d):
     # Without a meta function, torch.compile would take the shapes from the decomposition.
     register_decomposition(_class.overload, type='meta')(_class.fake)

@@ -5,7 +5,6 @@ from torch.overrides import handle_torch_function, has_torch_function
 
 from .arguments import (
     IntPair,
-    check_backend,
     check_groups,
     check_ranks,
     check_tensors,
@@ -13,7 +12,7 @@ from .arguments import (
     pair,
     same_padding,
 )
-from .backends import find, reference
+from .backends import check_backend, find, reference
 from .dispatcher import GEOMETRY, OPERATORS, call, cast_for_autocast, register
 from .involution import GradKernel
 

@@ -206,3 +206,17 @@ def test_each_generates_kernels_for_an_involution(phi, stride, options):
 def test_errors_name_the_argument(build, text):
     with pytest.raises(ValueError, match=text):
         build()
+
+
+@pytest.mark.parametrize('build', [LocalAttention, partial(LocalAttention, border='mask')])
+def test_onnx_has_the_same_numbers(build, tmp_path):
+    onnxruntime = pytest.importorskip('onnxruntime')
+    layer = build(8, 3, 2, groups=2).float().eval()
+    x = torch.randn(2, 8, 7, 6, dtype=torch.float32)
+    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    torch.onnx.export(layer, (x,), tmp_path / 'layer.onnx', dynamo=True, dynamic_shapes=(dynamic,), verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / 'layer.onnx')
+    for size in ((2, 8, 7, 6), (1, 8, 10, 13)):
+        x = torch.randn(size, dtype=torch.float32)
+        (out,) = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        assert torch.allclose(torch.from_numpy(out), layer(x), atol=1e-5)

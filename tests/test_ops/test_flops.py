@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrednet.ops import fused_involution2d, involution2d
+from mmrednet.ops import fused_involution2d, involution2d, window_product2d
 
 
 @pytest.mark.parametrize('stride', (1, 2))
@@ -46,3 +46,14 @@ def test_mmengine_counts_multiply_adds(fused):
     assert flops.total() == 5 * 4 * (50 * 3 + 16 * 25)
     assert activations.total() == 5 * 4 * (16 if fused else 50 + 16)
     assert not any('mmrednet' in op for analyzer in (flops, activations) for op in analyzer.unsupported_ops())
+
+
+def test_torch_counts_the_products_of_attention():
+    query, key = torch.rand(2, 8, 6, 10, requires_grad=True), torch.rand(2, 8, 6, 10, requires_grad=True)
+    forward = 2 * 2 * 8 * 6 * 10 * 15
+    with FlopCounterMode(display=False) as counter:
+        out = window_product2d(query, key, (3, 5), groups=2)
+    assert counter.get_total_flops() == forward
+    with FlopCounterMode(display=False) as counter:
+        out.sum().backward()
+    assert counter.get_total_flops() == 2 * forward
