@@ -1,3 +1,10 @@
+"""Fixtures and options of all tests.
+
+There are three tiers. A plain run takes minutes and covers every room. ``--all`` adds the tests marked ``full``: more
+cases of what a plain run tests already. ``--run-slow`` adds the tests marked ``slow``: each takes minutes or needs
+programs that the set-up does not install.
+"""
+
 import pytest
 
 pytest.register_assert_rewrite('helpers')
@@ -5,7 +12,7 @@ pytest.register_assert_rewrite('helpers')
 
 @pytest.fixture(autouse=True)
 def default_scope(request):
-    """Gives the tests of a module that names a toolbox in SCOPE what a config of that toolbox has."""
+    """Sets the default scope to the toolbox that the test module names in SCOPE."""
     if scope := getattr(request.module, 'SCOPE', None):
         from mmengine.registry import init_default_scope
 
@@ -14,7 +21,7 @@ def default_scope(request):
 
 @pytest.fixture
 def in_python():
-    """Has kernels in Python answer torch's dispatcher on the CPU too, by the table of backends, not native code."""
+    """Runs the operators on the CPU through the table of backends in Python, in the place of native code."""
     from torch import library
 
     from mmrednet.ops.fused import FusedInvolution2d
@@ -28,15 +35,21 @@ def in_python():
 
 
 def pytest_addoption(parser):
-    parser.addoption('--run-slow', action='store_true', help='run the tests marked slow too')
+    parser.addoption('--all', action='store_true', help='run the tests marked full, too')
+    parser.addoption('--run-slow', action='store_true', help='run the tests marked slow, too')
+
+
+TIERS = {'full': '--all', 'slow': '--run-slow'}
 
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'slow: takes minutes; skipped without --run-slow')
+    config.addinivalue_line('markers', 'full: more cases of what other tests cover; skipped without --all')
+    config.addinivalue_line('markers', 'slow: takes minutes or needs other programs; skipped without --run-slow')
 
 
 def pytest_collection_modifyitems(config, items):
-    if not config.getoption('--run-slow'):
-        for item in items:
-            if item.get_closest_marker('slow'):
-                item.add_marker(pytest.mark.skip(reason='slow: --run-slow runs it'))
+    for marker, option in TIERS.items():
+        if not config.getoption(option):
+            for item in items:
+                if item.get_closest_marker(marker):
+                    item.add_marker(pytest.mark.skip(reason=f'{marker}: {option} runs it'))

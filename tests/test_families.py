@@ -69,7 +69,7 @@ def set_up(tmp_path):
         ('13.0', None, '2.11.0', 'cuda13x', 0, 'no nvcc of CUDA 13:'),
         ('12.4', '12.6', '2.10.0', 'cuda12x', 1, 'for the CPU and CUDA'),
         ('12.8', None, '2.10.0', 'cuda12x', 0, 'no nvcc of CUDA 12:'),
-        ('12.8', '13.0', '2.10.0', 'cuda12x', 0, 'no nvcc of CUDA 12 (it is of 13)'),
+        ('12.8', '13.0', '2.10.0', 'cuda12x', 0, 'no nvcc of CUDA 12: it is of 13'),
         ('13.0', '12.6', '2.10.0', 'cuda12x', 1, 'for the CPU and CUDA'),
         ('11.4', '12.6', '2.11.0', 'cuda13x', 0, 'update the driver'),
     ),
@@ -103,7 +103,7 @@ def test_what_is_done_is_not_done_again(set_up):
     again, asked_again = set_up()
     assert first.returncode == again.returncode == 0
     assert asked_again == asked
-    assert again.stdout.splitlines() == ['[setup] Ready: .venv holds all that is needed']
+    assert again.stdout.splitlines() == ['[setup] Ready: everything is installed in .venv']
 
 
 def test_mim_finds_the_package_and_pip_the_link(set_up, tmp_path):

@@ -1,4 +1,4 @@
-"""docs/compatibility.md: what the rows came to, written and read."""
+"""Writes and reads docs/compatibility.md, which shows the outcomes of the rows."""
 
 from importlib import import_module
 from itertools import groupby
@@ -12,34 +12,34 @@ PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg')
 
 TEXT = """# Compatibility
 
-What people do with a ResNet-50, done with the toolboxes' ResNet-50 and with RedNet-50 in its place: the same code but
-for the backbone's `type`. The tests write this page. Each row is a function in `tests/test_compatibility/`, which says
-what "works" means there: mostly that a number is right, not only that nothing was raised.
+This page compares the toolboxes' ResNet-50 with RedNet-50 in its place. Each row is something that people do with a
+backbone: the same code is run with both, and only the backbone's `type` differs. The tests write this page. The code of
+each row is in `tests/test_compatibility/`. Most rows check a number, not only that nothing was raised.
 
-- *works*: the row's checks hold; what follows is a remark of the row.
-- *refuses*: with these words, in the state that the row's code brings about.
-- *not applicable*: the machine has not what the row is about.
+- *works*: the row's checks hold. A remark of the row may follow.
+- *refuses*: the row's code raised this error.
+- *not applicable*: this machine lacks what the row needs.
 
-A row that works for ResNet and not for RedNet fails the tests, and so does a page that disagrees with what they found:
+The tests fail if a row works for ResNet and not for RedNet, or if this page differs from what they found:
 
 ```bash
-python -m pytest tests/test_compatibility                          # all rows but the slow ones
-python -m pytest tests/test_compatibility --run-slow               # all rows
-python -m pytest tests/test_compatibility --run-slow --write-docs  # and writes what was run to this page
+python -m pytest tests/test_compatibility --all                          # all rows except the slow ones
+python -m pytest tests/test_compatibility --all --run-slow               # all rows
+python -m pytest tests/test_compatibility --all --run-slow --write-docs  # all rows; writes this page
 ```
 
-The slow rows are tools that run as processes, and compilers. Some tools ask for packages that their toolbox does not
-bring, and their rows are skipped without them: `pip install 'grad-cam<1.5' 'scikit-learn<1.7' seaborn`.
+The slow rows run tools as processes, or compilers. Some tools need packages that their toolbox does not install. Their
+rows are skipped without these packages: `pip install 'grad-cam<1.5' 'scikit-learn<1.7' seaborn`.
 
-Networks have a quarter of the channels, and a row that needs no more has one or two of the four stages. mmrednet is
-imported in both columns: what it changes in other packages (torch's safe loading of mmengine's checkpoints) helps
-ResNet, too. The rows are compared with this page where the machine has the same:
+The networks have a quarter of the channels, and most have one or two of the four stages. mmrednet is imported in both
+columns: its changes to other packages (torch's safe loading of mmengine's checkpoints) help ResNet, too. The tests
+compare the rows with this page if the machine has the same versions:
 {versions}.
 """
 
 
 def versions() -> str:
-    """Returns what is installed here, and whether a GPU is."""
+    """Returns the versions of the packages here, and whether there is a GPU."""
     found = [f'{package} {import_module(package).__version__.partition("+")[0]}' for package in PACKAGES]
     return ', '.join([*found, 'a GPU' if torch.cuda.is_available() else 'no GPU'])
 

@@ -1,4 +1,4 @@
-"""What a row of docs/compatibility.md is: what a user does with a backbone, done with ResNet and with RedNet."""
+"""A row of docs/compatibility.md: something that users do with a backbone, done with ResNet and with RedNet."""
 
 import re
 from collections.abc import Callable
@@ -9,24 +9,24 @@ import torch
 from helpers import registry
 from mmengine.registry import DefaultScope, init_default_scope
 
-# As a config with RedNet does: what it changes in other packages helps ResNet too, whichever row is first.
+# A config with RedNet imports this. Its changes to other packages then hold for ResNet too, whichever row is first.
 import mmrednet.registry  # noqa: F401
 
-# Narrow, so that a row takes a fraction of a second: the code is that of the depth, whatever the channels.
+# Few channels, so that a row takes a fraction of a second. The code is the same for any number of channels.
 NARROW = dict(depth=50, base_channels=16, stem_channels=32)
-# The stem and one stage, for what takes long.
+# The stem and one stage, for slow features.
 SHALLOW = dict(num_stages=1, strides=(1,), dilations=(1,), out_indices=(0,))
-# Two stages, for what trains.
+# Two stages, for training.
 SHORT = dict(num_stages=2, strides=(1, 2), dilations=(1, 1), out_indices=(1,))
 TYPES = {'ResNet-50': 'ResNet', 'RedNet-50': 'mmrednet.RedNet'}
 
 
 class NotApplicable(Exception):
-    """This machine has not what the row is about."""
+    """This machine lacks what the row needs."""
 
 
 class Network:
-    """What the code of a row is given: the same for both networks but for the backbone's type.
+    """The argument of a row's code. It is the same for both networks except for the backbone's type.
 
     Args:
         name (str): A key of ``TYPES``.
@@ -42,7 +42,7 @@ class Network:
         return dict(type=TYPES[self.name], **{**NARROW, **arguments})
 
     def build(self, training: bool = False, scope: str = 'mmpretrain', **arguments) -> torch.nn.Module:
-        """Returns the backbone alone, whose blocks do not start as identities."""
+        """Returns the backbone alone. Its blocks do not start as identities."""
         models = registry(scope)
         torch.manual_seed(0)
         model = models.build(self.config(**arguments))
@@ -56,15 +56,16 @@ class Network:
 
 
 class Row(NamedTuple):
-    """A feature, and the code that uses it: it returns nothing or a remark, and raises where the feature refuses."""
+    """A feature, and the code that uses it. The code returns None or a remark, and raises where the feature fails."""
 
     section: str
+    name: str
     feature: str
     use: Callable[[Network], str | None]
     slow: bool
 
     def outcome(self, network: Network) -> str:
-        """Returns what the page says of the network."""
+        """Returns the network's cell on the page."""
         scope = DefaultScope.get_current_instance()
         try:
             remark = self.use(network)
@@ -82,17 +83,17 @@ ROWS: list[Row] = []
 
 
 def rows_of(section: str, slow: bool = False) -> Callable:
-    """Returns a decorator that makes a row of a function, whose docstring is the feature's name on the page."""
+    """Returns a decorator that makes a row of a function. Its docstring is the feature's name on the page."""
 
     def row(use: Callable[[Network], str | None]) -> Callable:
-        ROWS.append(Row(section, ' '.join((use.__doc__ or '').split()), use, slow))
+        ROWS.append(Row(section, use.__name__, ' '.join((use.__doc__ or '').split()), use, slow))
         return use
 
     return row
 
 
 def _words(error: Exception, network: Network) -> str:
-    """Returns the first line of an error without what differs from run to run."""
+    """Returns the first line of an error, without the parts that differ from run to run."""
     text = re.sub(r'\x1b\[[0-9;]*m', '', str(error))
     text = next((line.strip() for line in text.splitlines() if line.strip()), '')
     text = re.sub(

@@ -20,7 +20,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def cells(request):
-    """The page's cells; what the rows come to takes their place where the page is to be written."""
+    """The page's cells. With --write-docs, the outcomes replace them and the page is written."""
     found = page.read()
     yield found
     if request.config.getoption('--write-docs'):
@@ -28,7 +28,7 @@ def cells(request):
 
 
 @pytest.mark.parametrize(
-    'row', [pytest.param(row, id=row.use.__name__, marks=[pytest.mark.slow] if row.slow else []) for row in ROWS]
+    'row', [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else []) for row in ROWS]
 )
 @pytest.mark.filterwarnings('ignore')
 def test_rednet_does_what_resnet_does(row, cells, data, tmp_path, request):

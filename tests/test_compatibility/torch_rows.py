@@ -1,7 +1,6 @@
 """What PyTorch does with a module."""
 
 import copy
-import io
 import pickle
 import subprocess
 import sys
@@ -38,13 +37,6 @@ def gradients(network: Network):
 
 
 @row
-def anomaly(network: Network):
-    """`torch.autograd.set_detect_anomaly(True)`"""
-    with torch.autograd.set_detect_anomaly(True):
-        gradients(network)
-
-
-@row
 def deterministic(network: Network):
     """`torch.use_deterministic_algorithms(True)`: the same bits twice"""
 
@@ -61,33 +53,12 @@ def deterministic(network: Network):
 
 
 @row
-def func_grad(network: Network):
-    """`torch.func.grad` through `functional_call`: as autograd's"""
-    model, x = network.build(), network.image()
-    loss, value = loss_of(model)
-    model(x)[0].square().mean().backward()
-    assert_close(torch.func.grad(loss)(value, x), model.get_parameter('layer1.0.bn1.weight').grad)
-
-
-@row
 def per_sample(network: Network):
     """`torch.func.vmap(grad(...))`: per-sample gradients, as a loop's"""
     loss, value = loss_of(network.build())
     x = network.image(3, 1, 3, 64, 64)
     gradients = torch.func.vmap(torch.func.grad(loss), (None, 0))(value, x)
     assert_close(gradients, torch.stack([torch.func.grad(loss)(value, image) for image in x]), rtol=1e-4, atol=1e-6)
-
-
-@row
-def ensemble(network: Network):
-    """`torch.func.stack_module_state`: an ensemble in one `vmap`"""
-    models = [network.build(), network.build()]
-    with torch.no_grad():
-        models[1].layer1[0].conv1.weight.mul_(2)
-    parameters, buffers = torch.func.stack_module_state(models)
-    x = network.image()
-    together = torch.func.vmap(lambda p, b: functional_call(models[0], (p, b), (x,))[0])(parameters, buffers)
-    assert_close(together, torch.stack([model(x)[0] for model in models]), rtol=1e-4, atol=1e-5)
 
 
 def exact_loss(network):
@@ -106,13 +77,6 @@ def jvp(network: Network):
 
 
 @row
-def jacobians(network: Network):
-    """`torch.func.jacrev` and `jacfwd`: the same"""
-    loss, value = exact_loss(network)
-    assert_close(torch.func.jacrev(loss)(value), torch.func.jacfwd(loss)(value))
-
-
-@row
 def hessian(network: Network):
     """`torch.func.hessian`: as `torch.autograd.functional.hessian`'s"""
     loss, value = exact_loss(network)
@@ -128,35 +92,6 @@ def penalty(network: Network):
     (gradient,) = torch.autograd.grad(model(x)[0].square().sum(), x, create_graph=True)
     gradient.square().sum().backward()
     assert x.grad.isfinite().all() and x.grad.norm() > 0
-
-
-@row
-def image_alone(network: Network):
-    """A frozen network and the gradient of the image alone, as for adversarial images"""
-    model, x = network.build(), network.image().requires_grad_()
-    expected = torch.autograd.grad(model(x)[0].square().sum(), x)[0]
-    model.requires_grad_(False)
-    assert_close(torch.autograd.grad(model(x)[0].square().sum(), x)[0], expected)
-
-
-@row
-def offloaded(network: Network):
-    """`torch.autograd.graph.save_on_cpu`: what is saved for the backward pass goes elsewhere"""
-    model, x = network.build(), network.image().requires_grad_()
-    expected = torch.autograd.grad(model(x)[0].square().sum(), x)[0]
-    with torch.autograd.graph.save_on_cpu():
-        loss = model(x)[0].square().sum()
-    assert_close(torch.autograd.grad(loss, x)[0], expected)
-
-
-@row
-def gradient_hooks(network: Network):
-    """`register_post_accumulate_grad_hook`: an optimizer inside the backward pass"""
-    model, count = network.build(training=True), []
-    for parameter in model.parameters():
-        parameter.register_post_accumulate_grad_hook(lambda parameter: count.append(setattr(parameter, 'grad', None)))
-    model(network.image())[0].square().mean().backward()
-    assert len(count) == len(list(model.parameters())) and all(p.grad is None for p in model.parameters())
 
 
 row = rows_of('Tracing and compiling')
@@ -192,20 +127,6 @@ def fx_fuse(network: Network):
     assert left < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
     same(fused(network.image()), model, network.image())
     return f'{left} of {sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())} are left'
-
-
-@row
-def fx_shapes(network: Network):
-    """`torch.fx` passes: `ShapeProp`, and `optimize_for_inference`"""
-    from torch.fx.experimental.optimization import optimize_for_inference
-    from torch.fx.passes.shape_prop import ShapeProp
-
-    model = network.build()
-    traced = torch.fx.symbolic_trace(model)
-    ShapeProp(traced).propagate(network.image())
-    assert all('tensor_meta' in node.meta for node in traced.graph.nodes if node.op == 'call_module')
-    with torch.no_grad():
-        same(optimize_for_inference(model)(network.image()), model, network.image())
 
 
 @row
@@ -270,15 +191,6 @@ def jit_script(network: Network):
 
 
 @row
-def jit_freeze(network: Network):
-    """`torch.jit.freeze` and `optimize_for_inference` of a trace"""
-    model = network.build()
-    with torch.no_grad():
-        traced = torch.jit.trace(model, network.image())
-        same(torch.jit.optimize_for_inference(torch.jit.freeze(traced))(network.image()), model, network.image())
-
-
-@row
 def onnx_former_exporter(network: Network):
     """`torch.onnx.export(dynamo=False)` with any batch size, height and width, in ONNX Runtime"""
     runtime = pytest.importorskip('onnxruntime')
@@ -314,14 +226,6 @@ def export(network: Network):
     in_fresh_process(network, model, 'model = torch.export.load(sys.argv[1] + "/exported.pt2").module()')
 
 
-@row
-def decompose(network: Network):
-    """`torch.export` for training, decomposed to core operators"""
-    model = network.build(training=True, **SHALLOW)
-    program = torch.export.export(model, (network.image(),)).run_decompositions()
-    assert len(program.graph.nodes) > 100
-
-
 SIZES = ((64, 96), (128, 64), (96, 160), (160, 160))
 
 
@@ -346,12 +250,6 @@ def compiled(network, training, backend, sizes=SIZES, **arguments):
             assert (actual - expected).norm() <= 1e-9 * expected.norm() + 1e-12
     torch._dynamo.reset()
     return f'{counter.frame_count} {"graph" if counter.frame_count == 1 else "graphs"} for {len(sizes)} sizes'
-
-
-@row
-def compile_eager(network: Network):
-    """`torch.compile(fullgraph=True, dynamic=True, backend='eager')`, inference"""
-    return compiled(network, False, 'eager', **SHALLOW)
 
 
 @row
@@ -416,39 +314,6 @@ def copies(network: Network):
 
 
 @row
-def whole(network: Network):
-    """`torch.save(model)`: the whole network in a file"""
-    model, file = network.build(), io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    assert torch.equal(torch.load(file, weights_only=False)(network.image())[0], model(network.image())[0])
-
-
-@row
-def states(network: Network):
-    """`state_dict`, saved and loaded with `weights_only`, also with `assign=True` and `mmap=True`"""
-    model = network.build()
-    path = network.folder / 'state.pth'
-    torch.save(model.state_dict(), path)
-    for assign in (False, True):
-        twin = network.build()
-        nn.init.zeros_(twin.layer1[0].bn1.weight)
-        twin.load_state_dict(torch.load(path, weights_only=True, mmap=True), assign=assign)
-        assert torch.equal(twin(network.image())[0], model(network.image())[0])
-
-
-@row
-def meta(network: Network):
-    """`torch.device('meta')`, then `to_empty` and `load_state_dict`"""
-    model = network.build()
-    with torch.device('meta'):
-        twin = network.build()
-    assert all(tensor.is_meta for tensor in twin.parameters())
-    twin.to_empty(device='cpu').load_state_dict(model.state_dict())
-    assert torch.equal(twin(network.image())[0], model(network.image())[0])
-
-
-@row
 def meta_forward(network: Network):
     """A forward of meta or fake tensors: shapes without computing"""
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -457,23 +322,6 @@ def meta_forward(network: Network):
         assert network.build()(torch.rand(2, 3, 65, 64))[0].shape == (2, 512, 3, 2)
     with FakeTensorMode():
         assert network.build()(torch.rand(2, 3, 65, 64))[0].shape == (2, 512, 3, 2)
-
-
-@row
-def default_dtype(network: Network):
-    """`torch.set_default_dtype(torch.float64)`"""
-    torch.set_default_dtype(torch.float64)
-    try:
-        assert network.build()(network.image(dtype=torch.float64))[0].dtype == torch.float64
-    finally:
-        torch.set_default_dtype(torch.float32)
-
-
-@row
-def parallel(network: Network):
-    """`nn.DataParallel`"""
-    model = network.build()
-    assert torch.equal(nn.DataParallel(model)(network.image())[0], model(network.image())[0])
 
 
 @row
@@ -516,26 +364,6 @@ def autocast(network: Network):
 
 
 @row
-def grad_scaler(network: Network):
-    """`torch.amp.GradScaler`: a step, once it has found its scale"""
-    model = network.build(training=True)
-    before = model.layer1[0].conv1.weight.clone()
-    optimizer, scaler = torch.optim.SGD(model.parameters(), 0.1), torch.amp.GradScaler('cpu')
-    for _ in range(16):
-        with torch.autocast('cpu', torch.float16):
-            loss = model(network.image())[0].float().square().mean()
-        optimizer.zero_grad()
-        scaler.scale(loss).backward()
-        scaler.unscale_(optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        scaler.step(optimizer)
-        scaler.update()
-        if not torch.equal(before, model.layer1[0].conv1.weight):
-            break
-    assert scaler.get_scale() > 1 and all(parameter.isfinite().all() for parameter in model.parameters())
-
-
-@row
 def inference_mode(network: Network):
     """`torch.inference_mode`: as with gradients recorded"""
     model = network.build()
@@ -575,15 +403,6 @@ def hooks(network: Network):
         )
     model(network.image())[0].square().mean().backward()
     assert len(seen) == 4
-
-
-@row
-def all_backward_hooks(network: Network):
-    """A full backward hook on every module at once"""
-    model = network.build(training=True)
-    for module in model.modules():
-        module.register_full_backward_hook(lambda *_: None)
-    model(network.image())[0].square().mean().backward()
 
 
 @row
@@ -668,58 +487,6 @@ def parametrized(network: Network):
 
 
 @row
-def pruned(network: Network):
-    """`torch.nn.utils.prune`, global, then `remove`: the zeros stay and count"""
-    from torch.nn.utils import prune
-
-    model = network.build()
-    convs = [(module, 'weight') for module in model.modules() if isinstance(module, nn.Conv2d)]
-    prune.global_unstructured(convs, prune.L1Unstructured, amount=0.5)
-    with torch.no_grad():
-        out = model(network.image())[0]
-    for conv in convs:
-        prune.remove(*conv)
-    with torch.no_grad():
-        assert_close(model(network.image())[0], out, rtol=1e-4, atol=1e-5)
-    zeros = sum((conv.weight == 0).sum() for conv, _ in convs)
-    assert abs(zeros / sum(conv.weight.numel() for conv, _ in convs) - 0.5) < 0.01
-
-
-@row
-def averaged(network: Network):
-    """`torch.optim.swa_utils.AveragedModel` and `update_bn`"""
-    model = network.build(training=True)
-    averaged = torch.optim.swa_utils.AveragedModel(model)
-    averaged.update_parameters(model)
-    torch.optim.swa_utils.update_bn([network.image()], averaged)
-    assert averaged.module.layer1[0].bn1.num_batches_tracked == 1
-
-
-@row
-def sync_bn(network: Network):
-    """`nn.SyncBatchNorm.convert_sync_batchnorm` and mmengine's `revert_sync_batchnorm`"""
-    from mmengine.model import revert_sync_batchnorm
-
-    model = network.build()
-    expected = model(network.image())[0]
-    count = sum(isinstance(module, nn.BatchNorm2d) for module in model.modules())
-    model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    assert count == sum(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    model = revert_sync_batchnorm(model)
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    assert_close(model(network.image())[0], expected)
-    model.train()
-    model(network.image())
-
-
-@row
-def quantized_dynamic(network: Network):
-    """`torch.ao.quantization.quantize_dynamic`"""
-    quantized = torch.ao.quantization.quantize_dynamic(network.build())
-    assert quantized(network.image())[0].isfinite().all()
-
-
-@row
 def quantized_fx(network: Network):
     """`torch.ao.quantization` in FX mode: prepare, calibrate, convert, run"""
     from torch.ao.quantization import get_default_qconfig_mapping
@@ -734,17 +501,6 @@ def quantized_fx(network: Network):
 
 
 @row
-def quantized_aware(network: Network):
-    """`torch.ao.quantization` in FX mode: quantization-aware training, a step"""
-    from torch.ao.quantization import get_default_qat_qconfig_mapping
-    from torch.ao.quantization.quantize_fx import prepare_qat_fx
-
-    prepared = prepare_qat_fx(network.build(training=True), get_default_qat_qconfig_mapping(), (network.image(),))
-    prepared(network.image())[0].square().mean().backward()
-    assert all(parameter.grad is not None for parameter in prepared.parameters())
-
-
-@row
 def counted(network: Network):
     """`torch.utils.flop_counter.FlopCounterMode`: counts by module"""
     from torch.utils.flop_counter import FlopCounterMode
@@ -754,33 +510,6 @@ def counted(network: Network):
         model(network.image())
     name = f'{type(model).__name__}.layer4'
     assert counter.get_total_flops() > sum(counter.get_flop_counts()[name].values()) > 0
-
-
-@row
-def profiled(network: Network):
-    """`torch.profiler` with shapes and FLOPs"""
-    model = network.build()
-    with torch.profiler.profile(with_flops=True, record_shapes=True) as profile:
-        model(network.image())
-    assert sum(event.flops for event in profile.key_averages()) > 0
-
-
-@row
-def optimizers(network: Network):
-    """`foreach` and `fused` optimizers, `clip_grad_norm_`, `parameters_to_vector`"""
-    for options in (dict(foreach=True), dict(fused=True)):
-        model = network.build(training=True)
-        optimizer = torch.optim.AdamW(model.parameters(), 1e-3, **options)
-        before = nn.utils.parameters_to_vector(model.parameters()).detach().clone()
-        for _ in range(2):
-            loss = model(network.image())[0].square().mean()
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 10.0, error_if_nonfinite=True)
-            optimizer.step()
-        assert (nn.utils.parameters_to_vector(model.parameters()) - before).isfinite().all()
-    vector = nn.utils.parameters_to_vector(model.parameters())
-    nn.utils.vector_to_parameters(vector, model.parameters())
 
 
 @row
@@ -817,37 +546,3 @@ def recomputed(network: Network):
     for gradients in found[1:]:
         for a, e in zip(gradients, found[0], strict=True):
             assert_close(a, e)
-
-
-@row
-def pruned_away(network: Network):
-    """A stage replaced by `nn.Identity`, and stages taken out as a `nn.Sequential`"""
-    model = network.build()
-    x = network.image(1, 32, 16, 16)
-    assert nn.Sequential(model.layer1, model.layer2)(x).shape == (1, 128, 8, 8)
-    model.layer4 = nn.Identity()
-    assert model(network.image())[0].shape == (2, 256, 4, 4)
-
-
-slow_row = rows_of('Processes', slow=True)
-
-
-@slow_row
-def processes(network: Network):
-    """`share_memory()` and a spawned process"""
-    import torch.multiprocessing as mp
-
-    model = network.build().share_memory()
-    context = mp.get_context('spawn')
-    queue = context.Queue()
-    process = context.Process(target=_infer, args=(model, network.image(), queue))
-    process.start()
-    actual = queue.get(timeout=60)
-    process.join()
-    assert_close(torch.tensor(actual), model(network.image())[0].mean().detach())
-
-
-def _infer(model, x, queue):
-    torch.set_num_threads(1)
-    with torch.no_grad():
-        queue.put(model(x)[0].mean().item())
