@@ -1,14 +1,16 @@
-"""What the set-up installs on which machine, and what OneDL's packages get wrong."""
+"""The packages that the set-up installs on each kind of machine, and faults of OneDL's packages."""
 
 import os
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 from helpers import ROOT, run_python
 
-# Stands for Python: makes a folder like a virtual environment and writes down what pip is asked for.
+# Replaces Python: makes a folder like a virtual environment and logs the calls of pip.
 PYTHON = """#!/bin/bash
 case "$*" in
     '-m venv --clear '*)
@@ -26,7 +28,7 @@ case "$*" in
         echo "$* $FORCE_CUDA" >>pip.log
         (cd "${*: -1}" && grep -r include . | sort) >>pip.log
         mkdir "${*: -2:1}" && touch "${*: -2:1}/mmcv.whl" ;;
-    '-m pip '*) echo "$*" >>pip.log ;;
+    '-m pip '*) echo "$* PIP_USER=$PIP_USER" >>pip.log ;;
     *) exec {real} "$@" ;;
 esac
 """
@@ -36,7 +38,7 @@ NVCC = 'Cuda compilation tools, release {}, V{}.131'
 
 @pytest.fixture
 def set_up(tmp_path):
-    """Runs the set-up where these programs print that, and returns what it says and what pip is asked for."""
+    """Runs the set-up where the named programs print a text; returns its output and the calls of pip."""
     (tmp_path / 'tools').mkdir()
     for path in [*(ROOT / 'tools').glob('requirements*.txt'), ROOT / 'tools' / 'setup.sh']:
         shutil.copy(path, tmp_path / 'tools')
@@ -44,12 +46,14 @@ def set_up(tmp_path):
     programs = tmp_path / 'programs'
     programs.mkdir()
 
-    def run(family=None, **prints):
+    def run(family=None, pip_user='', **prints):
         scripts = {name.replace('_', '-'): f"#!/bin/sh\necho '{text}'\n" for name, text in prints.items() if text}
         for name, script in {'python3.11': PYTHON.replace('{real}', sys.executable), **scripts}.items():
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
-        environment = dict(PATH=f'{programs}{os.pathsep}/usr/bin:/bin', HOME=str(tmp_path), CXX='true')
+        environment = dict(
+            PATH=f'{programs}{os.pathsep}/usr/bin:/bin', HOME=str(tmp_path), CXX='true', PIP_USER=pip_user
+        )
         if family is not None:
             environment['FAMILY'] = family
         done = subprocess.run(
@@ -118,6 +122,18 @@ def test_another_driver_exchanges_what_is_built_for_cuda(set_up):
     _, asked = set_up(nvidia_smi=SMI.format('12.8'))
     second = asked[asked.index('torch==2.10.0') :]
     assert second.index('--yes cupy-cuda13x') < second.index('cupy-cuda12x==')
+
+
+def test_a_users_choice_of_pip_user_does_not_stop_it(set_up):
+    done, asked = set_up(pip_user='1')
+    assert done.returncode == 0, done.stderr
+    assert 'install' in asked and 'PIP_USER=1' not in asked
+
+
+def test_mmcvs_operators_are_optimized():
+    """Without optimisation the library has std::forward as a function; with assertions, it calls __assert_fail."""
+    library = Path(find_spec('mmcv._ext').origin).read_bytes()
+    assert b'_ZSt7forward' not in library and b'__assert_fail' not in library
 
 
 def test_the_other_family_has_an_environment_of_its_own(set_up, tmp_path):

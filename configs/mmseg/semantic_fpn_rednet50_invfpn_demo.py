@@ -1,11 +1,11 @@
-# The Cityscapes config at the scale of the demo: scenes of 96 pixels that tools/make_demo_data.py renders, of three
-# classes and the background.
+# The Cityscapes config at the scale of the demo: the three classes that tools/make_demo_data.py renders, and the
+# background.
 _base_ = './semantic_fpn_rednet50_invfpn.py'
 
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
-    data_preprocessor=dict(size=(96, 96)),
-    backbone=dict(norm_cfg=norm_cfg),
+    data_preprocessor=dict(size=(64, 64)),
+    backbone=dict(norm_cfg=norm_cfg, init_cfg=None, frozen_stages=-1, norm_eval=False),
     neck=dict(involution_cfg=dict(norm_cfg=norm_cfg)),
     # Most pixels are background.
     decode_head=dict(num_classes=4, norm_cfg=norm_cfg, loss_decode=dict(class_weight=[0.2, 1, 1, 1])),
@@ -20,16 +20,18 @@ metainfo = dict(
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations'),
-    dict(type='RandomFlip', prob=0.5, direction=['horizontal', 'vertical', 'diagonal']),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.75, direction=['horizontal', 'vertical', 'diagonal']),
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(64, 64), keep_ratio=True),
     dict(type='LoadAnnotations'),
     dict(type='PackSegInputs'),
 ]
 train_dataloader = dict(
-    batch_size=4,
+    batch_size=8,
     num_workers=1,
     dataset=dict(
         type=dataset_type,
@@ -52,18 +54,19 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-train_cfg = dict(max_iters=800, val_interval=800)
+max_iters = 400
+train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     _delete_=True,
     type='OptimWrapper',
-    optimizer=dict(type='AdamW', lr=6e-4, weight_decay=0.05, fused=True),
+    optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.05, fused=True),
     clip_grad=dict(max_norm=10, norm_type=2),
 )
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
-    dict(type='PolyLR', eta_min=1e-6, power=0.9, begin=0, end=800, by_epoch=False),
+    dict(type='PolyLR', eta_min=1e-6, power=0.9, begin=0, end=max_iters, by_epoch=False),
 ]
 custom_hooks = [dict(type='mmrednet.ProgressBarHook')]
 default_hooks = dict(
-    logger=dict(interval=80), checkpoint=dict(interval=200, max_keep_ckpts=1), visualization=dict(interval=1)
+    logger=dict(interval=50), checkpoint=dict(interval=100, max_keep_ckpts=1), visualization=dict(interval=1)
 )
