@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# From nothing to a trained model: sets up .venv, renders a small data set, trains and tests a model on it, and draws what
-# it finds. `--task det` (the default): Faster R-CNN with RedNet-50 and the involution FPN; `--task seg`: Semantic FPN with
-# both; `--task cls`: RedNet-26. FAMILY=onedl takes the OneDL forks. It can be interrupted and run again at any time.
+# Sets up .venv, renders a small data set, trains a model on it, tests the model and draws its predictions.
+# `--task det` (the default) trains Faster R-CNN with RedNet-50 and the involution FPN, `--task seg` Semantic FPN with
+# both, and `--task cls` RedNet-26. FAMILY=onedl uses the OneDL forks. It can be interrupted and run again at any time.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,11 +11,11 @@ if [ $# -gt 0 ]; then
     [ $# = 2 ] && [ "$1" = --task ] || usage
     task=$2
 fi
-# OneDL's mim wants its distributions' names.
+# OneDL's mim needs the names of its distributions.
 case $task in
-    cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='3 minutes' ;;
-    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='11 minutes' ;;
-    seg) toolbox=mmseg fork=onedl-mmsegmentation config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='8 minutes' ;;
+    cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='1 minute' ;;
+    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='4 minutes' ;;
+    seg) toolbox=mmseg fork=onedl-mmsegmentation config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='2 minutes' ;;
     *) usage ;;
 esac
 [ -z "${FAMILY-}" ] || toolbox=$fork
@@ -24,7 +24,7 @@ work=work_dirs/demo_$task${FAMILY:+_$FAMILY}
 bash tools/setup.sh
 # shellcheck disable=SC1090
 source ".venv${FAMILY:+-$FAMILY}/bin/activate"
-# What mim and mmengine say of their own imports.
+# mim and mmengine warn about their own imports.
 export PYTHONWARNINGS='ignore:pkg_resources is deprecated'
 say() { printf '\n[demo] %s\n' "$*"; }
 
@@ -38,14 +38,14 @@ if [ ! -f "$work/done" ]; then
     mim train "$toolbox" "$config" --work-dir "$work" --resume
     touch "$work/done"
 fi
-# The name alone: the file holds an absolute path, which is wrong after the folder was moved.
+# The file holds an absolute path, which is wrong after the folder was moved, so only the name is used.
 checkpoint=$work/$(basename "$(cat "$work/last_checkpoint")")
 
-# testing COMMAND...: keeps what it prints for a file, of which a person needs the figures alone, unless it fails.
+# testing COMMAND...: writes the output to a file, and prints it only if the command fails.
 log=$work/test.log
 testing() { "$@" >>"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
 : >"$log"
-say "Testing $checkpoint on the validation images, and drawing what it finds (a minute; all that it prints is in $log)"
+say "Testing $checkpoint on the validation images and drawing its predictions (less than a minute; the log is $log)"
 if [ "$task" = det ]; then
     pictures=$work/detections.png
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work"
@@ -57,8 +57,8 @@ fi
 
 say 'On the validation images:'
 grep -E '^ ?(Average|[+|])|(accuracy/top1|mIoU): ' "$log" | sed 's/.*(test) *//'
-say "What it finds is drawn in $pictures
-Next, from here:
+say "The predictions are drawn in $pictures
+Next:
     source .venv${FAMILY:+-$FAMILY}/bin/activate
     python -m mmrednet predict YOUR_PHOTO.jpg --config $config --checkpoint $checkpoint --out predictions
-    README.md says how to train on COCO, Cityscapes and ImageNet, and how to use RedNet in a config of your own"
+README.md explains how to train on COCO, Cityscapes and ImageNet, and how to use RedNet in a config of your own"

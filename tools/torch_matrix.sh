@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Runs the tests of mmrednet.ops and mmrednet.layers, which need torch alone, on the versions of torch that are named:
+# Runs the tests of mmrednet.ops and mmrednet.layers, which need only torch, with the given versions of torch:
 #     bash tools/torch_matrix.sh 2.6.0 2.15.0
-# Each is installed whole (5 GB, minutes) in a temporary folder and removed again; PYTHON names the Python. Prints a row
-# of a table for each; exit status 1 where one fails.
+# Each version is installed in a temporary folder (5 GB, minutes) and removed again. PYTHON names the Python. Prints one
+# row of a table for each version. The exit status is 1 if a test fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -gt 0 ] || { echo 'usage: bash tools/torch_matrix.sh VERSION...' >&2; exit 2; }
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# Kernels that are compiled against a torch which goes away are not worth keeping.
+# The kernels are compiled for a torch that is removed again, so they do not go into the cache.
 export MMREDNET_CACHE_DIR=$folder/cache
 failed=0
 printf '| Python | torch | CUDA | NumPy | tests of ops and layers |\n| --- | --- | --- | --- | --- |\n'
@@ -17,7 +17,7 @@ for version; do
     "${PYTHON:-python3.11}" -m venv --clear "$folder/venv"
     python=$folder/venv/bin/python
     "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-cache-dir "torch==$version" numpy pytest
-    # The kernels for CUDA on the CPU, under sanitizers, are the same for every torch.
+    # The emulated CUDA kernels do not depend on torch.
     "$python" -m pytest -q -p no:cacheprovider tests/test_ops tests/test_layers \
         --ignore tests/test_ops/test_cuda_emulation.py >"$folder/log" 2>&1 || { failed=1; cat "$folder/log" >&2; }
     "$python" -c 'import sys, platform, numpy, torch

@@ -419,8 +419,9 @@ def inference_hooks(network: Network):
 
 @row
 def global_hooks(network: Network):
-    """A hook of all modules (`register_module_forward_hook`), in inference: it sees each convolution"""
-    model, seen = network.build(), set()
+    """A hook of all modules (`register_module_forward_hook`), in inference: it sees each convolution; RedNet with
+    `fused=False`"""
+    model, seen = network.build(**dict(fused=False) if network.name.startswith('RedNet') else {}), set()
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.add(module) and None)
     try:
         with torch.no_grad():
