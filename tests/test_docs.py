@@ -1,4 +1,4 @@
-"""The documents hold: their Python runs as it stands there, from top to bottom, and their links lead somewhere."""
+"""The documents' Python code runs from top to bottom, and their links have targets."""
 
 import re
 
@@ -27,5 +27,5 @@ def test_links_lead_somewhere(path):
         assert file.exists(), target
         if anchor:
             headings = re.findall(r'^#+ (.*)', file.read_text(), re.MULTILINE)
-            # As GitHub makes them: lower case, no punctuation, hyphens for spaces.
+            # GitHub's anchors: lower case, no punctuation, hyphens in the place of spaces.
             assert anchor in {re.sub(r'[^\w\- ]', '', h.lower()).replace(' ', '-') for h in headings}, target

@@ -1,4 +1,4 @@
-"""The tutorial's notebook runs from top to bottom, on a few images."""
+"""The tutorial's notebook runs from top to bottom, with a few images."""
 
 import os
 import sys
@@ -13,14 +13,14 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}')
     notebook = nbformat.read(ROOT / 'docs/tutorial.ipynb', as_version=4)
     scale = next(cell for cell in notebook.cells if 'parameters' in cell.metadata.get('tags', ()))
-    assert scale.source.count("800, 4, 'work_dirs/tutorial'") == 1
-    scale.source = scale.source.replace("800, 4, 'work_dirs/tutorial'", f'8, 1, {str(tmp_path)!r}')
-    # OneDL's mim wants the name of its distribution.
+    assert scale.source.count("800, 5, 'work_dirs/tutorial'") == 1
+    scale.source = scale.source.replace("800, 5, 'work_dirs/tutorial'", f'8, 1, {str(tmp_path)!r}')
+    # OneDL's mim needs the name of its distribution.
     (distribution,) = packages_distributions()['mmdet']
     for cell in notebook.cells:
         cell.source = cell.source.replace('mim train mmdet ', f'mim train {distribution} ')
     NotebookClient(notebook, timeout=600, resources={'metadata': {'path': ROOT / 'docs'}}).execute()
-    # A command that fails stops no notebook: its results are looked for.
+    # A command that fails does not stop the notebook, so its results are checked.
     outputs = [str(output) for cell in notebook.cells for output in cell.get('outputs', ())]
     assert any('Average Precision' in output for output in outputs)
     assert (tmp_path / 'curves.png').stat().st_size > 0
