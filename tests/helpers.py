@@ -161,3 +161,10 @@ def run_python(code):
     """Runs code in a process of its own."""
     result = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
+
+
+def mark_full(cases, quick):
+    """Returns a parameter for each case of a dict. All are marked full except those with a name in ``quick``."""
+    return [
+        pytest.param(case, id=name, marks=[] if name in quick else pytest.mark.full) for name, case in cases.items()
+    ]

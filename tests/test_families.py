@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,6 +19,8 @@ case "$*" in
         mkdir -p "$4/bin" "$installed" && cp "$0" "$4/bin/python" && touch "$installed/RECORD"
         echo "PATH=$PWD/$4/bin:\\$PATH" >"$4/bin/activate" ;;
     '-m pip --version') ;;
+    *'{fails}'*) exit 1 ;;
+    *'{hangs}'*) echo $$ >pid; exec sleep 60 ;;
     '-m pip download '*)
         echo "$*" >>pip.log
         sources=$(mktemp -d)
@@ -46,9 +49,10 @@ def set_up(tmp_path):
     programs = tmp_path / 'programs'
     programs.mkdir()
 
-    def run(family=None, pip_user='', **prints):
+    def run(family=None, pip_user='', fails='nothing', hangs='nothing', **prints):
         scripts = {name.replace('_', '-'): f"#!/bin/sh\necho '{text}'\n" for name, text in prints.items() if text}
-        for name, script in {'python3.11': PYTHON.replace('{real}', sys.executable), **scripts}.items():
+        python = PYTHON.replace('{real}', sys.executable).replace('{fails}', fails).replace('{hangs}', hangs)
+        for name, script in {'python3.11': python, **scripts}.items():
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
         environment = dict(
@@ -122,6 +126,21 @@ def test_another_driver_exchanges_what_is_built_for_cuda(set_up):
     _, asked = set_up(nvidia_smi=SMI.format('12.8'))
     second = asked[asked.index('torch==2.10.0') :]
     assert second.index('--yes cupy-cuda13x') < second.index('cupy-cuda12x==')
+
+
+def test_a_failed_download_stops_it_with_a_message(set_up):
+    done, _ = set_up(fails='requirements-openmmlab.txt')
+    assert done.returncode == 1 and 'The toolboxes were not installed' in done.stderr
+
+
+def test_a_failed_build_leaves_no_process_and_no_files(set_up, tmp_path):
+    done, _ = set_up(fails='pip wheel', hangs='requirements-openmmlab.txt')
+    assert done.returncode == 1
+    assert not list((tmp_path / '.cache' / 'mmrednet').iterdir())
+    with pytest.raises(ProcessLookupError):
+        for _ in range(100):  # it was told to end, and needs a moment
+            os.kill(int((tmp_path / 'pid').read_text()), 0)
+            time.sleep(0.1)
 
 
 def test_a_users_choice_of_pip_user_does_not_stop_it(set_up):

@@ -187,6 +187,7 @@ finds_wheels = pytest.mark.skipif('mmdet' not in packages_distributions()['mmdet
 
 
 @pytest.mark.parametrize('how', (pytest.param('as a wheel', marks=finds_wheels), 'in place'))
+@pytest.mark.full
 def test_mim_search(how, installed, tmp_path):
     command = '-m', 'mim', 'search', 'mmrednet', '--config', 'rednet50_in1k', 'mask_rcnn_rednet50_fpn'
     out = run(sys.executable, *command, cwd=tmp_path) if how == 'in place' else installed.run('python', *command)
@@ -195,6 +196,7 @@ def test_mim_search(how, installed, tmp_path):
 
 
 @finds_wheels
+@pytest.mark.full
 def test_mim_download(installed, paddle):
     installed.run('python', '-m', 'mim', 'download', 'mmrednet', '--config', 'rednet26_in1k', '--dest', '.')
     name = 'RedNet26_pretrained.pdparams'
@@ -203,6 +205,7 @@ def test_mim_download(installed, paddle):
 
 
 @finds_wheels
+@pytest.mark.full
 def test_mim_runs_a_tool_and_trains_a_config_on_ours(installed):
     installed.run('python', '-m', 'mim', 'run', 'mmrednet', 'make_demo_data', '--train', '8', '--val', '4')
     (installed.folder / 'mine.py').write_text(

@@ -5,10 +5,12 @@ import sys
 from importlib.metadata import packages_distributions
 
 import nbformat
+import pytest
 from helpers import ROOT
 from nbclient import NotebookClient
 
 
+@pytest.mark.full
 def test_the_tutorial_runs(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}')
     notebook = nbformat.read(ROOT / 'docs/tutorial.ipynb', as_version=4)

@@ -34,6 +34,9 @@ def run_tool(out, *arguments):
     return {record['configs'][0]: record for record in map(json.loads, out.read_text().splitlines())}, printed
 
 
+pytestmark = pytest.mark.full
+
+
 @pytest.fixture(scope='module')
 def records(tmp_path_factory):
     return run_tool(tmp_path_factory.mktemp('zoo') / 'results.jsonl', *SAMPLE)[0]

@@ -256,6 +256,7 @@ if get_rank() == 0:
 """
 
 
+@pytest.mark.full
 def test_what_processes_share_and_what_is_each_ones_own(config, tmp_path):
     backbone = dict(norm_cfg=dict(_delete_=True, type='SyncBN', requires_grad=True))
     path = write(config, tmp_path, model=dict(backbone=backbone, init_cfg=None), work_dir=str(tmp_path))

@@ -39,6 +39,9 @@ MAKE = {involution2d: make_arguments, fused_involution2d: make_fused_arguments}
 WRITTEN = {'involution2d': 'output', 'grad_input': 'input', 'grad_kernel': 'kernel'}
 
 
+pytestmark = pytest.mark.full
+
+
 def marks(name):
     missing = BUILDS[name].missing
     skip = pytest.mark.skipif(bool(missing), reason=f'needs {" and ".join(missing)}')
