@@ -1,4 +1,4 @@
-"""What mmengine and mmcv do with a model that they train, on two steps of a classifier."""
+"""Features of mmengine and mmcv, in two training steps of a classifier."""
 
 import copy
 
@@ -12,7 +12,7 @@ from test_compatibility.tasks import runner, save_start, task
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.testing import assert_close
 
-row = rows_of('Training with mmengine')
+row = rows_of('Training with mmengine', tier='full')
 
 NORM_OPTIONS = dict(affine=False, track_running_stats=False, momentum=None)
 
@@ -299,7 +299,7 @@ def layer_decay_mmseg(network: Network):
     groups(network, 'mmseg', constructor, decay_rate=0.9, decay_type='stage_wise', num_layers=12)
 
 
-row = rows_of('Hooks')
+row = rows_of('Hooks', tier='full')
 
 
 @row
@@ -371,7 +371,7 @@ def check_loss(network: Network):
     train(task(network, 'mmdet', custom_hooks=[dict(type=name) for name in names]))
 
 
-row = rows_of('Configs and files')
+row = rows_of('Configs and files', tier='full')
 
 BASE = """
 from mmpretrain.models import GlobalAveragePooling, ImageClassifier, LinearClsHead, ResNet

@@ -54,7 +54,7 @@ def render(found: dict[str, list[str]]) -> str:
     parts = [TEXT.format(versions=versions())]
     for section, rows in groupby(ROWS, key=lambda row: row.section):
         rows = list(rows)
-        heads = ['feature', *TYPES, *(['run on'] if rows[0].slow else [])]
+        heads = ['feature', *TYPES, *(['run on'] if rows[0].tier == 'slow' else [])]
         table = [heads, ['---'] * len(heads)]
         table += [[row.feature, *found.get(row.feature, ['not run'] * (len(heads) - 1))] for row in rows]
         parts.append(f'## {section}\n\n' + '\n'.join(f'| {" | ".join(line)} |' for line in table) + '\n')

@@ -62,7 +62,7 @@ class Row(NamedTuple):
     name: str
     feature: str
     use: Callable[[Network], str | None]
-    slow: bool
+    tier: str  # 'full' or 'slow', a marker of the tests, or ''
 
     def outcome(self, network: Network) -> str:
         """Returns the network's cell on the page."""
@@ -82,11 +82,11 @@ class Row(NamedTuple):
 ROWS: list[Row] = []
 
 
-def rows_of(section: str, slow: bool = False) -> Callable:
+def rows_of(section: str, tier: str = '') -> Callable:
     """Returns a decorator that makes a row of a function. Its docstring is the feature's name on the page."""
 
     def row(use: Callable[[Network], str | None]) -> Callable:
-        ROWS.append(Row(section, use.__name__, ' '.join((use.__doc__ or '').split()), use, slow))
+        ROWS.append(Row(section, use.__name__, ' '.join((use.__doc__ or '').split()), use, tier))
         return use
 
     return row

@@ -28,7 +28,7 @@ def cells(request):
 
 
 @pytest.mark.parametrize(
-    'row', [pytest.param(row, id=row.name, marks=[pytest.mark.slow] if row.slow else []) for row in ROWS]
+    'row', [pytest.param(row, id=row.name, marks=[getattr(pytest.mark, row.tier)] if row.tier else []) for row in ROWS]
 )
 @pytest.mark.filterwarnings('ignore')
 def test_rednet_does_what_resnet_does(row, cells, data, tmp_path, request):
@@ -40,7 +40,7 @@ def test_rednet_does_what_resnet_does(row, cells, data, tmp_path, request):
     resnet, rednet = outcomes
     assert rednet.startswith('works') or not resnet.startswith('works'), f'RedNet {rednet}'
     if request.config.getoption('--write-docs'):
-        cells[row.feature] = [*outcomes, *([str(date.today())] if row.slow else [])]
+        cells[row.feature] = [*outcomes, *([str(date.today())] if row.tier == 'slow' else [])]
     elif page.versions() in page.PATH.read_text():
         assert cells[row.feature][: len(TYPES)] == outcomes
 

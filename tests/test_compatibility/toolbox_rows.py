@@ -1,4 +1,4 @@
-"""What the toolboxes do with a config and a checkpoint, in a process that goes on."""
+"""Features of the toolboxes, called in this process."""
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from mmengine.registry import init_default_scope
 from test_compatibility.rows import Network, rows_of
 from test_compatibility.tasks import runner, save_start, task
 
-row = rows_of('Training and testing in each toolbox')
+row = rows_of('Training and testing in each toolbox', tier='full')
 
 
 def files(network, scope):
@@ -45,7 +45,7 @@ def mmseg_trains(network: Network):
 
 def augmented(network, scope):
     config = task(network, scope, load_from=save_start(network, scope))
-    # What the toolboxes' tools/test.py does for --tta.
+    # The toolboxes' tools/test.py does this for --tta.
     config.model = {**config.tta_model, 'module': config.model}
     loader = config.test_dataloader.dataset
     loader.pipeline = config.tta_pipeline
@@ -70,7 +70,7 @@ def mmseg_tta(network: Network):
     augmented(network, 'mmseg')
 
 
-row = rows_of('Inferencers and functions')
+row = rows_of('Inferencers and functions', tier='full')
 
 
 @row

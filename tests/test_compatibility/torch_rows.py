@@ -1,4 +1,4 @@
-"""What PyTorch does with a module."""
+"""Features of PyTorch that meet our operator, its layer or its backbone."""
 
 import copy
 import pickle
@@ -94,7 +94,7 @@ def penalty(network: Network):
     assert x.grad.isfinite().all() and x.grad.norm() > 0
 
 
-row = rows_of('Tracing and compiling')
+row = rows_of('Tracing and compiling', tier='full')
 
 
 def same(actual, model, x):
@@ -277,7 +277,7 @@ def compile_in_place(network: Network):
     torch._dynamo.reset()
 
 
-slow_row = rows_of('Compiling with inductor', slow=True)
+slow_row = rows_of('Compiling with inductor', tier='slow')
 
 
 @slow_row
