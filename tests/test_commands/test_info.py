@@ -98,7 +98,7 @@ def test_torch_alone(tmp_path):
     for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'CuPy', "mmcv's operators"):
         assert found[package] == dict(here='not installed', problem='')
     assert found['torch'] == dict(here=torch.__version__, problem='')
-    assert found['cache folder'] == dict(here=f'{cache}: not there yet', problem='')
+    assert found['cache folder'] == dict(here=f'{cache}: does not exist yet', problem='')
     assert found['backend torch on cpu']['here'] == 'works' and 'predict' not in found['commands']['problem']
 
 

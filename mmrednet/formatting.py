@@ -1,0 +1,62 @@
+"""Tables and records as text. It needs the standard library alone."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+
+FORMATS = ('markdown', 'csv', 'json')
+
+
+def rounded(value: float) -> str:
+    """Returns a number with three digits, or with all digits before the decimal point."""
+    return f'{value:.0f}' if value >= 100 else f'{value:#.3g}'
+
+
+def markdown_list(items: Mapping[str, object]) -> str:
+    """Returns a Markdown list with one line for each name and value."""
+    return '\n'.join(f'- {name}: {value}' for name, value in items.items())
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence], numbers: Sequence[int] = ()) -> str:
+    """Returns a Markdown table whose columns are padded to equal width.
+
+    Args:
+        header (Sequence[str]): The titles of the columns.
+        rows (Sequence[Sequence]): The cells.
+        numbers (Sequence[int]): Indices of the columns that are aligned to the right. Defaults to none.
+    """
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    lines = [
+        [cell.rjust(w) if i in numbers else cell.ljust(w) for i, (cell, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
+    ]
+    lines.insert(1, ['-' * (w - 1) + ':' if i in numbers else '-' * w for i, w in enumerate(widths)])
+    return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
+
+
+def format_records(records: Sequence[Mapping], markdown: str, style: str, about: Mapping[str, str] = {}) -> str:
+    """Formats records as Markdown, CSV or JSON.
+
+    Args:
+        records (Sequence[Mapping]): One or more records with the same fields. Their values are strings and numbers.
+        markdown (str): The text that Markdown shows instead of the records, such as a :func:`markdown_table`.
+        style (str): One of ``FORMATS``.
+        about (Mapping[str, str]): Facts that stand before the records: a list in Markdown, comments with '#' in CSV,
+            and in JSON entries beside 'results', the list of records. Defaults to nothing.
+
+    Raises:
+        ValueError: ``style`` is not one of ``FORMATS``.
+    """
+    if style not in FORMATS:
+        raise ValueError(f'format must be one of {FORMATS}, but is {style!r}')
+    if style == 'json':
+        return json.dumps({**about, 'results': records} if about else records, indent=2)
+    if style == 'csv':
+        text = io.StringIO()
+        writer = csv.DictWriter(text, records[0], lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(records)
+        return ''.join(f'# {name}: {value}\n' for name, value in about.items()) + text.getvalue().rstrip()
+    return f'{markdown_list(about)}\n\n{markdown}'.strip()
