@@ -1,1 +1,1 @@
-"""Parameters and FLOPs of models, counted as the paper counts them."""
+"""Parameters and FLOPs of models, counted by the convention of the paper."""

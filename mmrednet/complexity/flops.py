@@ -1,4 +1,4 @@
-"""FLOPs as the paper counts them."""
+"""FLOPs by the convention of the paper."""
 
 from collections.abc import Callable
 
@@ -9,11 +9,11 @@ from ..ops.flops import fused_multiply_adds, multiply_adds
 
 
 def count_flops(function: Callable, *args, **kwargs) -> int:
-    """Returns the FLOPs of ``function(*args, **kwargs)`` as the paper counts them.
+    """Returns the FLOPs of ``function(*args, **kwargs)`` by the convention of the paper.
 
-    Those are the multiply-adds of convolutions, linear layers and involutions, one per output for a bias, two for each
-    element of a normalised tensor, and one for each output of a ReLU and each input of a pooling. Nothing else counts.
-    With a model and tensors on the meta device nothing is computed, and any size takes no time and no memory.
+    They are the multiply-adds of convolutions, linear layers and involutions, one for each output of a layer with a
+    bias, two for each element of a normalised tensor, and one for each output of a ReLU and each input of a pooling.
+    Nothing else counts. On the meta device nothing is computed, so that any size takes no time and no memory.
 
     Args:
         function (Callable): A model or a function.
@@ -26,7 +26,7 @@ def count_flops(function: Callable, *args, **kwargs) -> int:
 
 
 class _Counter(TorchDispatchMode):
-    """Sees every operator below autograd, functional or in a module."""
+    """Counts each operator that runs below autograd, whether a function or a module calls it."""
 
     flops = 0
 
@@ -46,7 +46,7 @@ def _fused_involution(args, out) -> int:
 def _convolution(args, out) -> int:
     input, weight, bias = args[:3]
     transposed = args[6]
-    # A transposed convolution applies its taps once for every element of the input.
+    # A transposed convolution multiplies each element of the input by all of its taps.
     return (input if transposed else out).numel() * weight[0].numel() + (0 if bias is None else out.numel())
 
 
@@ -69,7 +69,7 @@ _NORMS = (
     _aten.native_layer_norm,
 )
 _FLOPS.update(dict.fromkeys(_NORMS, lambda args, out: 2 * out[0].numel()))
-# The average over all pixels is a mean.
+# Global average pooling is a mean.
 _POOLS = (
     _aten.max_pool2d_with_indices,
     _aten.avg_pool2d,

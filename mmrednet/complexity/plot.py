@@ -1,25 +1,25 @@
-"""The paper's Figure 2."""
+"""Figure 2 of the paper, with our counts."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from .tables import Complexity, Row
 
-# Colours that stay apart in grey and for the colour-blind.
+# The colours differ in grey, too, and for people who are colour-blind.
 _STYLES = {'RedNet': dict(color='#c8102e', marker='o'), 'ResNet': dict(color='#1f4e79', marker='s')}
 
 
 def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tuple[Path, Path]:
-    """Draws the paper's accuracy against our FLOPs and parameters of ResNet and RedNet (Figure 2), as PNG and SVG.
+    """Draws the paper's accuracy over our FLOPs and parameters of ResNet and RedNet (Figure 2), as PNG and SVG.
 
     Args:
-        results (Mapping): The rows of Table 1 and what they count.
-        path (str or Path): The picture's path; of its suffix the two are made.
+        results (Mapping): The rows of Table 1 and their parameters and FLOPs.
+        path (str or Path): The path of the picture. Its suffix is replaced by ``.png`` and ``.svg``.
 
     Returns:
         tuple[Path, Path]: The paths of the PNG and the SVG.
     """
-    # Not pyplot, whose figures and backend are the caller's.
+    # matplotlib.pyplot would change figures and the backend of the caller.
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -50,6 +50,6 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
         paths = Path(path).with_suffix('.png'), Path(path).with_suffix('.svg')
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            # Without a date the same figures give the same file.
+            # Without a date, equal values give equal files.
             figure.savefig(path, dpi=200, metadata={'Date': None} if path.suffix == '.svg' else None)
     return paths

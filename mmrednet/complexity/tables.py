@@ -1,4 +1,4 @@
-"""The rows of the paper's Tables 1, 3, 4, 5 and 6, and what our models and the toolboxes' ResNets count."""
+"""The rows of the paper's Tables 1, 3, 4, 5 and 6, and the parameters and FLOPs of our models and the toolboxes'."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,20 +15,20 @@ from ..models.rednet import RedNet
 from .flops import count_flops
 
 
-# Compared and hashed by identity: options are a dict.
+# Compared and hashed by identity, since a dict has no hash.
 @dataclass(frozen=True, eq=False)
 class Row:
     """A row of the paper.
 
     Args:
         table (str): The table's number: '1', '3', '4', '5', '6a', '6b' or '6c'.
-        model (str): The model as the paper calls it, with its backbone, neck and head.
-        params (float): The paper's parameters in millions, as printed.
-        flops (float): The paper's FLOPs in units of 10^9, as printed.
-        config (str): The model's config: a path in ``configs/``, or one of a toolbox as in ``_base_``.
-        options (Mapping): Entries that replace those of the config.
+        model (str): The paper's name of the model, with its backbone, neck and head.
+        params (float): The parameters that the paper prints, in millions.
+        flops (float): The FLOPs that the paper prints, in units of 10^9.
+        config (str): The model's config: a path in ``configs/``, or a toolbox's config as in ``_base_``.
+        options (Mapping): Entries that override the config.
         accuracy (float, optional): The paper's top-1 accuracy on ImageNet in percent (Table 1).
-        note (str): Why our figures are others.
+        note (str): Why our numbers differ from the paper's.
     """
 
     table: str
@@ -43,10 +43,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a model has and does.
+    """The size of a model and its work for an image.
 
     Args:
-        params (int): Parameters, as its table counts them.
+        params (int): The number of parameters, by the convention of the table.
         flops (int): FLOPs, as :func:`count_flops` counts them.
     """
 
@@ -62,10 +62,10 @@ _TABLE_1 = (
     (101, (44.6, 7.9, 78.5), (25.6, 4.7, 79.1)),
     (152, (60.2, 11.6, 79.3), (34.0, 6.8, 79.3)),
 )
-_RETINANET_NOTE = 'The paper prints 26.3 M, where its text gives 26.246 M.'
+_RETINANET_NOTE = 'The paper prints 26.3 M. Its description gives 26.246 M.'
 _MASK_NOTE = (
-    'The paper leaves out the deconvolution and the logits of the mask head, 6.7 G, '
-    'which its row with the involution head has.'
+    'The paper leaves out the deconvolution and the logits of the mask head, 6.7 G. '
+    'Its row with the involution head includes them.'
 )
 _KERNEL_GENERATION = 'model.backbone.kernel_generation'
 
@@ -151,11 +151,11 @@ def build_model(config: Config) -> nn.Module:
 
 
 def measure(row: Row) -> Complexity:
-    """Counts the parameters and FLOPs of a row's model as its table does.
+    """Counts the parameters and FLOPs of a row's model by the convention of its table.
 
-    Tables 1 and 6: images of 224x224. Table 3: 1280x800, 1000 proposals, 100 masks, and the parameters that are
-    trained, so without the stem and the first stage. Tables 4 and 5: 2048x1024, the parameters with an auxiliary
-    head's, the FLOPs of inference.
+    Tables 1 and 6: images of 224x224. Table 3: images of 1280x800, 1000 proposals, 100 masks; only parameters that are
+    trained, without the stem and the first stage. Tables 4 and 5: images of 2048x1024; the parameters include those of
+    an auxiliary head, the FLOPs are those of inference.
 
     Args:
         row (Row): One of ``ROWS``.
@@ -167,13 +167,13 @@ def measure(row: Row) -> Complexity:
 
 
 def measure_config(config: Config, height: int, width: int, frozen: tuple[str, ...] = ()) -> Complexity:
-    """Counts the parameters of a config's model and its FLOPs on an image as the paper counts them.
+    """Counts the parameters of a config's model and its FLOPs for an image, by the convention of the paper.
 
     Args:
         config (Config): A config of mmpretrain, mmdet or mmseg.
         height (int): Height of the image in pixels.
         width (int): Width of the image in pixels.
-        frozen (tuple[str]): Beginnings of the names of parameters that do not count. Defaults to ``()``.
+        frozen (tuple[str]): Prefixes of the names of parameters that are not counted. Defaults to ``()``.
     """
     model = build_model(config)
     params = sum(value.numel() for name, value in model.named_parameters() if not name.startswith(frozen))
@@ -182,7 +182,7 @@ def measure_config(config: Config, height: int, width: int, frozen: tuple[str, .
 
 
 def run_model(model: Any, images: Tensor) -> None:
-    """Runs a toolbox's model on images; a two-stage detector but for choosing boxes, which takes data."""
+    """Runs a toolbox's model on images. A two-stage detector gets 1000 boxes, since choosing them needs real images."""
     if not hasattr(model, 'roi_head'):
         model(images, mode='tensor')
         return
@@ -195,7 +195,7 @@ def run_model(model: Any, images: Tensor) -> None:
 
 
 def _shallow_resnet() -> type[nn.Module]:
-    """Returns mmpretrain's ResNet with the depths 26 and 38 of Table 1, which have RedNet's blocks in each stage."""
+    """Returns mmpretrain's ResNet with the depths 26 and 38 of Table 1. Their stages are as long as RedNet's."""
     from mmpretrain.models.backbones import ResNet
 
     block = ResNet.arch_settings[50][0]

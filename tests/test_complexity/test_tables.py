@@ -1,13 +1,7 @@
-import csv
-import io
-import json
-import subprocess
-import sys
 from decimal import ROUND_HALF_EVEN, Decimal
 
 import pytest
 import torch
-from helpers import ROOT, cells
 from torch import nn
 
 from mmrednet.complexity.flops import count_flops
@@ -60,29 +54,3 @@ def test_convention():
         # W0, its BatchNorm and ReLU, W1 with a bias, then the operator.
         layer = Involution(8, 3, group_channels=4).eval()
     assert count_flops(layer, x) == 36 * (8 * 2 + 3 * 2 + 18 * (2 + 1) + 8 * 9)
-
-
-@pytest.mark.parametrize('style', ('markdown', 'csv', 'json'))
-def test_tool(style):
-    command = [sys.executable, ROOT / 'tools' / 'complexity.py', '--table', '5', '--format', style]
-    out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    if style == 'markdown':
-        assert ['5', 'UPerNet, RedNet-50', '56.38'] in [row[:3] for row in cells(out)] and '224x224' in out
-    else:
-        records = json.loads(out) if style == 'json' else list(csv.DictReader(io.StringIO(out)))
-        assert [float(record['paper_flops']) for record in records] == [1894.5, 1825.6]
-
-
-def test_tool_counts_a_config():
-    config = ROOT / 'configs' / 'mmpretrain' / 'rednet26.py'
-    run = subprocess.run(
-        [sys.executable, ROOT / 'tools' / 'complexity.py', '--config', config, '--shape', '224', '224'],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    row = next(row for row in ROWS if row.model == 'RedNet-26')
-    assert (
-        run.stdout
-        == f'{measure(row).params / 1e6:.3f} M parameters, {measure(row).flops / 1e9:.2f} G FLOPs at 224x224\n'
-    )
