@@ -1,1 +1,1 @@
-"""A report on a GPU: whether the operator is correct there, and how fast it is."""
+"""A report on a GPU: whether the operator is right there, and how fast the operator and RedNet are."""

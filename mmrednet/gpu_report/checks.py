@@ -1,6 +1,6 @@
-"""Whether an operator's backend is right on a device: against plain PyTorch in float64, and on streams and in graphs.
+"""Checks of a backend on a device, against plain PyTorch in float64, on streams and in graphs.
 
-It needs torch alone, so that a report can be made on a machine that has nothing else.
+They need torch alone, so that a machine without the toolboxes can run them.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,16 +11,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..benchmark.candidates import Case
+from ..benchmark.cases import Case
 from ..benchmark.timing import captured
 from ..ops import fused_involution2d, involution2d
 from ..ops.tolerances import FUSED, SECOND_ORDER, TOLERANCE
 
-# mixed: the input channels-last, all else contiguous; sliced: all are parts of larger tensors
+# mixed: the input is channels-last, the others are contiguous. sliced: all are parts of larger tensors.
 LAYOUTS = ('contiguous', 'channels-last', 'mixed', 'sliced')
-REDUCED = 6  # channels that the fused operator's kernels are made from
+REDUCED = 6  # channels R from which the fused operator generates its kernels
 
-# What goes wrong in a kernel, goes wrong at one of these, the likeliest first: name, batch size, case.
+# Shapes that are hard for kernels, the most important first: name, batch size, case.
 PROBLEMS = (
     ('a stage of RedNet', 2, Case(64, (56, 56), groups=4)),
     ('a small map', 3, Case(64, (7, 7), groups=4)),
@@ -37,11 +37,11 @@ PROBLEMS = (
     ('two strides and dilations', 1, Case(12, (8, 11), (3, 5), (2, 1), 3, (1, 2))),
     ('stride 3, window 1x7', 1, Case(4, (6, 8), (1, 7), (3, 3), 4)),
 )
-QUICK = 6  # of them
+QUICK = 6  # the number of problems in a quick report
 
 
 class Tensors(NamedTuple):
-    """What the operators are given, and the gradient of their output."""
+    """The arguments of the operators, and the gradient of their output."""
 
     input: Tensor
     kernel: Tensor
@@ -63,8 +63,8 @@ def make_tensors(
     Args:
         batch (int): Batch size.
         case (Case): The involution.
-        dtype (torch.dtype): Type of all tensors.
-        device (str or torch.device): Where they lie.
+        dtype (torch.dtype): The dtype of all tensors.
+        device (str or torch.device): The device of all tensors.
         layout (str): One of ``LAYOUTS``. Defaults to 'contiguous'.
     """
     generator = torch.Generator().manual_seed(0)
@@ -90,12 +90,12 @@ def make_tensors(
 
 
 def run(tensors: Tensors, case: Case, backend: str) -> dict[str, Tensor]:
-    """Returns the operator's result and gradients, those of its gradients, and the fused operator's result."""
+    """Returns the output of the operator, its gradients, second derivatives, and the output of the fused operator."""
     input, kernel, features, weight, bias, grad = tensors.map(lambda t: t.detach().requires_grad_())
     geometry: dict[str, Any] = dict(stride=case.stride, dilation=case.dilation, backend=backend)
     output = involution2d(input, kernel, **geometry)
     grad_input, grad_kernel = torch.autograd.grad(output, (input, kernel), grad, create_graph=True)
-    # Weighed by the tensors themselves: all terms of the sums stay positive where these are.
+    # The tensors are the weights, so that all terms of the sums are positive if the tensors are.
     second = torch.autograd.grad((grad_input, grad_kernel), (input, kernel, grad), (input.detach(), kernel.detach()))
     with torch.no_grad():
         fused = fused_involution2d(input, features, weight, bias, case.kernel_size, **geometry)
@@ -107,19 +107,19 @@ def run(tensors: Tensors, case: Case, backend: str) -> dict[str, Tensor]:
 def errors(
     batch: int, case: Case, dtype: torch.dtype, device: str | torch.device, layout: str, backend: str
 ) -> dict[str, float]:
-    """Returns the largest error of each result of :func:`run`, in units of what is allowed: up to 1 is right.
+    """Returns the largest error of each result of :func:`run`, divided by the error that is allowed: up to 1 is right.
 
-    Allowed is ``TOLERANCE`` times the sum of the absolute values of the terms that an element sums; three times that
-    for the fused operator and twice for second derivatives, which are sums of sums. The truth is plain PyTorch in
-    float64 on the same device, of the same values.
+    The allowed error of an element is ``TOLERANCE`` times the sum of the absolute values of its terms. For the fused
+    operator and for second derivatives, which are sums of sums, it is larger by ``FUSED`` and ``SECOND_ORDER``. The
+    truth is plain PyTorch in float64 on the same device with the same values.
 
     Args:
         batch (int): Batch size.
         case (Case): The involution.
-        dtype (torch.dtype): Type of the tensors.
-        device (str or torch.device): Where they lie.
+        dtype (torch.dtype): The dtype of the tensors.
+        device (str or torch.device): The device of the tensors.
         layout (str): One of ``LAYOUTS``.
-        backend (str): What is tried.
+        backend (str): The backend that is checked.
     """
     tensors = make_tensors(batch, case, dtype, device, layout)
     actual = run(tensors, case, backend)
@@ -130,7 +130,7 @@ def errors(
         if value.shape != exact[name].shape or value.dtype != dtype:
             raise ValueError(f'{name} has the shape {tuple(value.shape)} and dtype {value.dtype}')
         factor = FUSED if name == 'fused' else SECOND_ORDER if name.startswith('second') else 1
-        # Where no tap is inside, zero must come out.
+        # An output without a tap inside the input must be zero.
         allowed = (TOLERANCE[dtype] * factor * scale[name]).clamp(min=1e-300)
         error = ((value.double() - exact[name]).abs() / allowed).nan_to_num(nan=torch.inf)
         found[name] = error.max().item() if error.numel() else 0.0
@@ -138,18 +138,18 @@ def errors(
 
 
 class Check(NamedTuple):
-    """Something that is right or not."""
+    """A check with a yes or no result."""
 
     name: str
     run: Callable[[], str | None]  # returns what is wrong, or None
 
 
 def behaviour(device: str | torch.device, backend: str, case: Case = PROBLEMS[0][2], batch: int = 8) -> Iterator[Check]:
-    """Yields checks of what the figures of a single call do not show.
+    """Yields checks that compare several calls: repeated runs, streams, graphs, other devices.
 
     Args:
-        device (str or torch.device): Where the operator runs.
-        backend (str): What is tried.
+        device (str or torch.device): The device on which the operator runs.
+        backend (str): The backend that is checked.
         case (Case): The involution. Defaults to the first of ``PROBLEMS``.
         batch (int): Its batch size. Defaults to 8.
     """
@@ -188,7 +188,7 @@ def _repeated(tensors: Tensors, case: Case, backend: str) -> str | None:
 
 
 def _on_a_stream(tensors: Tensors, case: Case, backend: str) -> str | None:
-    """The values arrive late, on the stream: a kernel on another one would see what was there before."""
+    """Fills the tensors late, on a stream of its own. A kernel on another stream would read the old values."""
     expected = run(tensors, case, backend)
     late = tensors.map(torch.zeros_like)
     stream = torch.cuda.Stream(tensors.input.device)
@@ -222,7 +222,7 @@ def _traced(tensors: Tensors, case: Case, backend: str) -> str | None:
 
 
 def _wide(device: torch.device, backend: str) -> str | None:
-    """A kernel whose offsets do not fit into 32 bits: its last rows against the reference's of the same values."""
+    """Compares the last rows of an involution whose offsets do not fit into 32 bits with the reference."""
     side, rows = 6700, 8
     needed = 49 * side * side * 2 * 1.3
     free, _ = torch.cuda.mem_get_info(device)

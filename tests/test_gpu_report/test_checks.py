@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers import TOLERANCE
 
-from mmrednet.benchmark.candidates import Case, rednet_cases
+from mmrednet.benchmark.cases import Case, rednet_cases
 from mmrednet.gpu_report import checks
 from mmrednet.gpu_report.checks import LAYOUTS, PROBLEMS, behaviour, errors
 from mmrednet.ops import involution2d

@@ -1,7 +1,6 @@
 """The report on a GPU, as far as a CPU can make one: its parts, their processes, and what is written."""
 
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -11,9 +10,12 @@ from helpers import cells, hide, run_python
 
 from mmrednet.__main__ import main
 from mmrednet.benchmark import timing
-from mmrednet.benchmark.candidates import Case
-from mmrednet.commands import gpu_report
-from mmrednet.commands.gpu_report import describe, format_report, operator, run_parts, wrong
+from mmrednet.benchmark.cases import Case
+from mmrednet.gpu_report import parts, report, workers
+from mmrednet.gpu_report.parts import networks, operator
+from mmrednet.gpu_report.report import describe, find_faults, format_report, make_report
+from mmrednet.gpu_report.workers import run_parts
+from mmrednet.workers import TIME_IS_UP
 
 CPU = torch.device('cpu')
 
@@ -27,13 +29,13 @@ def test_without_a_gpu(tmp_path, capsys):
 def test_it_needs_torch_alone():
     run_python(
         hide('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'matplotlib') + 'import torch\n'
-        'from mmrednet.commands import gpu_report\n'
+        'from mmrednet.gpu_report import parts, report\n'
         "device = torch.device('cpu')\n"
-        "name, measure = gpu_report.correctness('float32', device, 'torch')[1]\n"
+        "name, measure = parts.correctness('float32', device, 'torch')[1]\n"
         "assert max(measure()['errors'].values()) <= 1, name\n"
-        "assert 'cpu' not in gpu_report.describe(device) and gpu_report.operator(device, 'torch')\n"
+        "assert 'cpu' not in report.describe(device) and parts.operator(device, 'torch')\n"
         'try:\n'
-        "    gpu_report.networks(device, 'torch')\n"
+        "    parts.networks(device, 'torch')\n"
         'except ImportError as error:\n'
         "    assert 'the networks need mmpretrain' in str(error)\n"
         'else:\n'
@@ -46,8 +48,8 @@ def written(tmp_path_factory):
     """The report of the parts that check, which run on the CPU in processes of their own."""
     out = tmp_path_factory.mktemp('report') / 'report.md'
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(gpu_report, 'PLAN', ((('float32', 'memcheck', 'behaviour'), 1.0), (('compiled',), 1.0)))
-        assert gpu_report.make_report(out, CPU, quick=True) == []
+        patch.setattr(report, 'PLAN', ((('float32', 'memcheck', 'behaviour'), 1.0), (('compiled',), 1.0)))
+        assert make_report(out, CPU, True, {'command': 'python -m mmrednet gpu-report'}) == []
     return out
 
 
@@ -60,12 +62,13 @@ def test_the_files(written, outcomes):
     assert [(o['part'], o['end'], o['left_out']) for o in outcomes] == [('float32', '', []), ('behaviour', '', [])]
     assert len(outcomes[0]['items']) == 24 and len(outcomes[1]['items']) == 3
     about = json.loads(written.with_suffix('.json').read_text())['about']
+    assert about['command'] == 'python -m mmrednet gpu-report'
     assert written.read_text() == format_report(about, outcomes) and 'All 27 checks' in written.read_text()
 
 
 def test_a_part_whose_time_is_over_is_ended():
     (outcome,) = run_parts(('float64',), 0.2, 'cpu')
-    assert outcome['end'] == gpu_report.OVER and outcome['items'] == {} and wrong([outcome]) == []
+    assert outcome['end'] == TIME_IS_UP and outcome['items'] == {} and find_faults([outcome]) == []
 
 
 def test_what_is_done_is_written_when_the_rest_is_cut_off(outcomes, tmp_path, monkeypatch):
@@ -74,10 +77,10 @@ def test_what_is_done_is_written_when_the_rest_is_cut_off(outcomes, tmp_path, mo
             raise SystemExit(143)
         return outcomes[:1]
 
-    monkeypatch.setattr(gpu_report, 'PLAN', ((('float32',), 0.5), (('operator',), 1.0)))
-    monkeypatch.setattr(gpu_report, 'run_parts', run_one)
+    monkeypatch.setattr(report, 'PLAN', ((('float32',), 0.5), (('operator',), 1.0)))
+    monkeypatch.setattr(report, 'run_parts', run_one)
     with pytest.raises(SystemExit):
-        gpu_report.make_report(tmp_path / 'r.md', CPU)
+        make_report(tmp_path / 'r.md', CPU)
     assert 'All 24 checks' in (tmp_path / 'r.md').read_text()
     assert json.loads((tmp_path / 'r.json').read_text())['parts'] == outcomes[:1]
 
@@ -87,8 +90,8 @@ def test_no_process_of_a_part_outlives_it(tmp_path, monkeypatch):
     tool = tmp_path / 'compute-sanitizer'
     tool.write_text(f'#!/bin/sh\nsleep 300 &\necho $! >{tmp_path}/pid\nwait\n')
     tool.chmod(0o700)
-    monkeypatch.setattr(gpu_report.shutil, 'which', lambda name, path: str(tool))
-    assert run_parts(('racecheck',), 3, 'cpu')[0]['end'] == gpu_report.OVER
+    monkeypatch.setattr(workers.shutil, 'which', lambda name, path: str(tool))
+    assert run_parts(('racecheck',), 3, 'cpu')[0]['end'] == TIME_IS_UP
     # Nobody may be there to ask how it ended, but it no longer runs.
     status = Path('/proc', (tmp_path / 'pid').read_text().strip(), 'status')
     assert not status.exists() or '(zombie)' in status.read_text()
@@ -98,7 +101,7 @@ def test_under_a_sanitizer(tmp_path, monkeypatch):
     """One that is not there is said to be so; one that is gets its tool and file, and what it counts is read."""
     monkeypatch.setenv('CUDA_HOME', str(tmp_path))
     monkeypatch.setenv('PATH', str(tmp_path))
-    monkeypatch.setattr(gpu_report.shutil, 'which', lambda name, path: None)
+    monkeypatch.setattr(workers.shutil, 'which', lambda name, path: None)
     assert run_parts(('memcheck',), 1, 'cpu')[0]['end'] == 'no compute-sanitizer is installed'
     tool = tmp_path / 'compute-sanitizer'
     tool.write_text(
@@ -108,15 +111,15 @@ def test_under_a_sanitizer(tmp_path, monkeypatch):
         'printf \'{"errors"\'\nexit 86\n'
     )
     tool.chmod(0o700)
-    monkeypatch.setattr(gpu_report.shutil, 'which', lambda name, path: str(tool))
+    monkeypatch.setattr(workers.shutil, 'which', lambda name, path: str(tool))
     (outcome,) = run_parts(('racecheck',), 30, 'cpu')
     assert outcome['items'] == {'a': {'errors': {'forward': 0.5}}} and outcome['left_out'] == ['b']
-    assert outcome['end'] == 'exit status 86' and wrong([outcome]) == ['racecheck: ERROR SUMMARY: 2 errors']
+    assert outcome['end'] == 'exit status 86' and find_faults([outcome]) == ['racecheck: ERROR SUMMARY: 2 errors']
     # Not every virtual machine lets it: then nothing that happened there counts.
     tool.write_text(tool.read_text().replace('ERROR SUMMARY', 'Error: Device not supported\\n========= ERROR SUMMARY'))
     (outcome,) = run_parts(('racecheck',), 30, 'cpu')
     assert outcome['end'] == 'compute-sanitizer: Error: Device not supported'
-    assert outcome['items'] == {} and outcome['left_out'] == ['a', 'b'] and wrong([outcome]) == []
+    assert outcome['items'] == {} and outcome['left_out'] == ['a', 'b'] and find_faults([outcome]) == []
 
 
 def test_what_is_wrong():
@@ -126,7 +129,7 @@ def test_what_is_wrong():
         'y; mixed; float32': {'errors': {'forward': float('nan')}},
         'z; mixed; float32': {'failed': 'RuntimeError: no'},
     }
-    found = wrong(
+    found = find_faults(
         [
             {'part': 'float32', 'items': items, **part},
             {'part': 'behaviour', 'items': {'streams': {'wrong': 'other bits'}, 'graphs': {'wrong': None}}, **part},
@@ -155,28 +158,28 @@ def measured(part, items):
 
 def test_the_report(outcomes, monkeypatch):
     monkeypatch.setattr(timing, 'BLOCK', 1e-9)  # one call a sample
-    monkeypatch.setattr(gpu_report, 'ROUNDS', (3, 3))
+    monkeypatch.setattr(parts, 'ROUNDS', (3, 3))
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # Inductor takes minutes
-    monkeypatch.setattr(gpu_report, 'NETWORKS', ('ResNet-50', 'RedNet-50'))
+    monkeypatch.setattr(parts, 'NETWORKS', ('ResNet-50', 'RedNet-50'))
     cases = [(Case(32, (8, 8), (3, 3), groups=2), 2), (Case(16, (6, 5), (3, 3)), 1)]
-    parts = [
+    found = [
         *outcomes,
         measured('operator', operator(CPU, 'cpu', True, cases)),
         measured('compiled', operator(CPU, 'cpu', True, cases, compiled=True)),
-        measured('networks', gpu_report.networks(CPU, 'cpu', True, 2, (32, 32))[::2]),
+        measured('networks', networks(CPU, 'cpu', True, 2, (32, 32))[::2]),
     ]
-    parts[2]['left_out'], parts[2]['end'] = ['a row'], gpu_report.OVER
-    parts[1]['items']['more than 2^31 elements'] = {'skipped': 'not enough memory'}
+    found[2]['left_out'], found[2]['end'] = ['a row'], TIME_IS_UP
+    found[1]['items']['more than 2^31 elements'] = {'skipped': 'not enough memory'}
     about = describe(CPU)
-    text = format_report(about, json.loads(json.dumps(parts)))
+    text = format_report(about, json.loads(json.dumps(found)))
     assert all(f'- {name}: {value}' in text for name, value in about.items())
     assert torch.__version__ in about['versions'] and 'commit' in about['mmrednet']
     assert '**All 27 checks that ran are right.** 1 did not run.' in text
-    assert '- operator: a row (its time was over)' in text and '- more than 2^31 elements: not enough memory' in text
+    assert '- operator: a row (its time was up)' in text and '- more than 2^31 elements: not enough memory' in text
     rows = cells(text)
     errors = {row[0]: float(row[1]) for row in rows if row[0] in ('a stage of RedNet', 'an empty batch')}
     assert 0 < errors['a stage of RedNet'] <= 1 and errors['an empty batch'] == 0
-    heads = [row for row in rows if row[0] in ('shape', 'way')]
+    heads = [row for row in rows if row[0] in ('shape', 'mode')]
     # Float32 and bfloat16 of each, and networks.
     assert [('unfold' in head, 'compiled taps' in head) for head in heads] == [(True, False)] * 2 + [(False, True)] + [
         (False, False)
@@ -186,20 +189,6 @@ def test_the_report(outcomes, monkeypatch):
     moved = 4 * 2 * (32 * 64 * 2 + 2 * 9 * 64)
     assert float(row['GB/s']) == pytest.approx(moved / float(row['cpu']) / 1e6, rel=0.02)
     assert float(row['% of a copy']) == pytest.approx(100 * float(row['copy']) / float(row['cpu']), abs=1)
-    networks = [dict(zip(heads[-1], row, strict=True)) for row in rows if row[0] == 'eager']
-    assert [row['pass'] for row in networks] == ['inference', 'training']
-    assert all(float(row['RedNet-50']) > 0 and float(row['ResNet-50']) > 0 for row in networks)
-
-
-def test_two_gpus_are_told_apart(tmp_path, monkeypatch):
-    """nvidia-smi is asked for the GPU that torch uses, and its answer is read by name."""
-    tool = tmp_path / 'nvidia-smi'
-    tool.write_text(
-        '#!/bin/sh\n[ "$3" = --id=GPU-12ab ] || exit 3\n'
-        'echo "570.1, 1980 MHz, 1980 MHz, 2619 MHz, 2619 MHz, 700.00 W, 33, Enabled"\n'
-    )
-    tool.chmod(0o700)
-    monkeypatch.setenv('PATH', f'{tmp_path}{os.pathsep}{os.environ["PATH"]}')
-    found = gpu_report._driver('12ab')
-    assert found['driver'] == '570.1' and found['clocks'].startswith('clocks.sm 1980 MHz, clocks.max.sm 1980 MHz, ')
-    assert 'does not say' in gpu_report._driver('99')['driver']
+    rows = [dict(zip(heads[-1], row, strict=True)) for row in rows if row[0] == 'eager']
+    assert [row['pass'] for row in rows] == ['inference', 'training']
+    assert all(float(row['RedNet-50']) > 0 and float(row['ResNet-50']) > 0 for row in rows)

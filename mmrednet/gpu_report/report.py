@@ -1,0 +1,197 @@
+"""The report: its parts in their order and time, what is wrong, and the text."""
+
+import json
+import platform
+import re
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from ..benchmark.timing import Result, by_case
+from ..environment import commit, describe_gpu, describe_machine
+from ..files import replacing
+from ..formatting import markdown_list, markdown_table, rounded
+from .parts import CHECKS, DTYPES, SANITIZERS
+from .workers import run_parts
+
+SECONDS, SECONDS_QUICK = 450, 150  # for the whole report
+# The parts in their order: those that run side by side, and their share of the time that is left by then.
+PLAN: Sequence[tuple[tuple[str, ...], float]] = (
+    (CHECKS, 0.4),
+    (('operator',), 0.4),
+    (('networks',), 0.5),
+    (('compiled',), 1.0),
+)
+NOT_QUICK = (*SANITIZERS, 'compiled')
+TITLES = {'floor': 'copy', 'reference': 'unfold'}
+
+
+def make_report(out: Path, device: torch.device, quick: bool = False, about: Mapping[str, str] = {}) -> list[str]:
+    """Makes the report on a device.
+
+    Args:
+        out (Path): The Markdown file. All measurements are written beside it as JSON.
+        device (torch.device): A GPU.
+        quick (bool): Whether to leave out what is less important. Defaults to False.
+        about (Mapping[str, str]): Facts that stand first in the report, such as the command. Defaults to nothing.
+
+    Returns:
+        list[str]: What is wrong.
+    """
+    facts = {**about, **describe(device)}
+    begin, seconds = time.monotonic(), SECONDS_QUICK if quick else SECONDS
+    outcomes: list[dict] = []
+    for names, share in PLAN:
+        names = tuple(name for name in names if not (quick and name in NOT_QUICK))
+        limit = share * (seconds - (time.monotonic() - begin))
+        if names:
+            print(f'mmrednet gpu-report: {", ".join(names)}, at most {limit:.0f} s', file=sys.stderr, flush=True)
+            outcomes += run_parts(names, limit, str(device), quick)
+            # After each part, so that an interrupted report has the parts that were finished.
+            facts['took'] = f'{time.monotonic() - begin:.0f} s, of at most {seconds}'
+            data = json.dumps({'about': facts, 'parts': outcomes}, indent=1) + '\n'
+            for path, text in ((out.with_suffix('.json'), data), (out, format_report(facts, outcomes))):
+                with replacing(path) as part:
+                    part.write_text(text)
+    return find_faults(outcomes)
+
+
+def describe(device: torch.device) -> dict[str, str]:
+    """Returns the facts that a reader needs to repeat the report on a device."""
+    version = __version__ + (f', commit {commit()}' if commit() else '')
+    gpu = describe_gpu(device) if device.type == 'cuda' else {}
+    return {**describe_machine(device), 'mmrednet': version, **gpu, 'system': platform.platform()}
+
+
+def find_faults(outcomes: Sequence[Mapping]) -> list[str]:
+    """Returns what is wrong in the parts that check: errors beyond the tolerance, failures and crashes."""
+    faults = []
+    for outcome in outcomes:
+        part, checks = outcome['part'], outcome['part'] in CHECKS
+        for item, result in outcome['items'].items():
+            if checks and 'failed' in result:
+                faults.append(f'{item}: {result["failed"]}')
+            for name, error in result.get('errors', {}).items():
+                if not error <= 1:  # NaN, too
+                    faults.append(f'{item}: {name} has {error:.3g} times the error that is allowed')
+            if result.get('wrong'):
+                faults.append(f'{item}: {result["wrong"]}')
+        # A sanitizer changes the exit status. Its log counts instead.
+        if checks and part not in SANITIZERS and re.match(r'SIG|exit status', outcome['end']):
+            faults.append(f'{part}: ended by {outcome["end"]}')
+        # If its time was up there is no summary, and the lines of its log count.
+        lines = [outcome.get('summary', ''), *outcome.get('sanitizer', ())]
+        if fault := next((line for line in lines if re.search(r'SUMMARY: [1-9]|^Invalid |Race reported', line)), None):
+            faults.append(f'{part}: {fault}')
+    return faults
+
+
+def format_report(about: Mapping[str, str], outcomes: Sequence[Mapping]) -> str:
+    """Returns the report in Markdown.
+
+    Args:
+        about (Mapping[str, str]): What :func:`describe` returns.
+        outcomes (Sequence[Mapping]): What :func:`run_parts` returns, for all parts.
+    """
+    parts = {outcome['part']: outcome for outcome in outcomes}
+    text = ['# mmrednet on a GPU', markdown_list(about), '## Is it right?', *_verdicts(parts)]
+    for name, title in (('operator', '## How fast is the operator?'), ('compiled', '## Beside `torch.compile`')):
+        if name in parts and (tables := _operator_tables(parts[name]['items'].values())):
+            text += [
+                title,
+                'Milliseconds. GB/s and the percentage of the speed of a copy are those of the first column.',
+                *tables,
+            ]
+    if 'networks' in parts:
+        text += ['## How fast are networks?', _networks_table(parts['networks'])]
+    left_out = '\n'.join(f'- {line}' for line in _left_out(outcomes))
+    return '\n\n'.join([*text, '## What was left out', left_out or 'Nothing.']) + '\n'
+
+
+def _verdicts(parts: Mapping[str, Mapping]) -> Iterator[str]:
+    """Yields the paragraphs on whether the operator is right."""
+    faults = find_faults([*parts.values()])
+    checking = {name: parts[name] for name in CHECKS if name in parts}
+    checks = [result for outcome in checking.values() for result in outcome['items'].values()]
+    ran = sum('skipped' not in result for result in checks)
+    rest = len(checks) - ran + sum(len(outcome['left_out']) for outcome in checking.values())
+    verdict = f'{len(faults)} faults in {ran} checks' if faults else f'All {ran} checks that ran are right'
+    yield f'**{verdict if ran or faults else "Nothing was checked"}.**' + (f' {rest} did not run.' if rest else '')
+    if faults:
+        yield '\n'.join(f'- {fault}' for fault in faults)
+    if dtypes := {name: parts[name]['items'] for name in DTYPES if name in parts}:
+        yield (
+            'The largest error of output, gradients, second derivatives and the fused operator in four layouts, '
+            'against plain PyTorch in float64, divided by the error that is allowed (1 is the largest allowed):'
+        )
+        yield _correctness_table(dtypes)
+    if 'behaviour' in parts:
+        results = parts['behaviour']['items'].items()
+        keys = ('failed', 'skipped', 'wrong')
+        rows = [(name, next((found[k] for k in keys if found.get(k)), 'right')) for name, found in results]
+        yield markdown_table(('check', 'result'), rows)
+    for name in SANITIZERS:
+        if name in parts:
+            summary = parts[name].get('summary', parts[name]['end'])
+            yield f'compute-sanitizer, {name}, on {len(parts[name]["items"])} checks: {summary}.'
+
+
+def _left_out(outcomes: Sequence[Mapping]) -> Iterator[str]:
+    for outcome in outcomes:
+        if outcome['end']:
+            yield f'{outcome["part"]}: {", ".join(outcome["left_out"]) or "nothing"} ({outcome["end"]})'
+    for outcome in outcomes:
+        for item, result in outcome['items'].items():
+            if 'skipped' in result:
+                yield f'{item}: {result["skipped"]}'
+            if 'failed' in result and outcome['part'] not in CHECKS:  # in a check it is a fault
+                yield f'{item}: {result["failed"]}'
+            for name, error in result.get('missing', {}).items():
+                yield f'{item}: {name}: {error}'
+
+
+def _correctness_table(items: Mapping[str, Mapping[str, Mapping]]) -> str:
+    cells: dict[str, dict[str, float]] = {}
+    for dtype, found in items.items():
+        for item, result in found.items():
+            if 'skipped' not in result:
+                worst = max(result['errors'].values()) if 'errors' in result else float('inf')
+                row = cells.setdefault(item.partition(';')[0], {})
+                row[dtype] = max(worst, row.get(dtype, 0.0))
+    rows = [(name, *(f'{row[dtype]:.2f}' if dtype in row else '' for dtype in items)) for name, row in cells.items()]
+    return markdown_table(('problem', *items), rows, range(1, 1 + len(items)))
+
+
+def _operator_tables(found: Iterable[Mapping]) -> list[str]:
+    tables: dict[str, list[dict[str, str]]] = {}
+    for case in by_case([Result(**r) for one in found for r in one.get('results', ())]):
+        labels, times = case[0].labels, {r.candidate: r for r in case}
+        backend = case[0]  # the candidate that all others are compared with
+        row = {name: str(labels[name]) for name in ('shape', 'batch', 'pass')}
+        row |= {TITLES.get(name, name): rounded(r.median) for name, r in times.items()}
+        row['GB/s'] = rounded((backend.bytes or 0) / backend.median / 1e6)
+        if floor := times.get('floor'):
+            row['% of a copy'] = f'{100 * floor.median / backend.median:.0f}'
+        tables.setdefault(f'{labels["dtype"]}, {labels["layout"]}', []).append(row)
+    return [f'**{title}**\n\n{_uneven_table(rows, 3)}' for title, rows in tables.items()]
+
+
+def _networks_table(outcome: Mapping) -> str:
+    rows = []
+    for case in by_case([Result(**r) for one in outcome['items'].values() for r in one.get('results', ())]):
+        row = {name: str(value) for name, value in case[0].labels.items()} | {'unit': case[0].unit}
+        medians = {r.candidate: r.median for r in case}
+        row |= {name: rounded(value) for name, value in medians.items()}
+        row['RedNet-50 / ResNet-50'] = rounded(medians['RedNet-50'] / medians['ResNet-50'])
+        rows.append(row)
+    return _uneven_table(rows, 6) if rows else f'They were not measured: {outcome["end"] or "all failed"}.'
+
+
+def _uneven_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
+    """Returns a table of rows that may lack columns. The first ``words`` columns hold words, the others numbers."""
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    return markdown_table(header, [[row.get(name, '') for name in header] for row in rows], range(words, len(header)))
