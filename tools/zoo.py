@@ -32,7 +32,7 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 
-from mmrednet.benchmark.report import markdown_table
+from mmrednet.formatting import markdown_table
 from mmrednet.models.rednet import Bottleneck, RedNet
 from mmrednet.requirements import TOOLBOXES
 

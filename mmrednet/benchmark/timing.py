@@ -1,19 +1,17 @@
-"""The time of functions, measured in turns, and the memory that they take at most."""
+"""The time of functions, measured in turns."""
 
 import random
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from multiprocessing import get_context
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-BLOCK = 2e-3  # seconds of a sample on the CPU, at least
+BLOCK = 2e-3  # the shortest duration of a sample on the CPU, in seconds
 
 Step = Callable[[], object]
 Name = TypeVar('Name', bound=Hashable)
@@ -24,11 +22,11 @@ class Result:
     """What was measured of one candidate.
 
     Args:
-        labels (Mapping): What was measured: 'shape', 'batch' and so on.
-        candidate (str): Whose figures these are: a backend or a model, for example.
+        labels (Mapping): The setting of the measurement: 'shape', 'batch' and so on.
+        candidate (str): What was measured: a backend or a model, for example.
         unit (str): 'ms' or 'MiB'.
-        samples (tuple[float, ...]): The figures, in the order in which they were taken.
-        bytes (int, optional): What an involution has to read and write in this case. Defaults to None, not known.
+        samples (tuple[float, ...]): The values, in the order in which they were measured.
+        bytes (int, optional): The bytes that an involution has to read and write. Defaults to None, not known.
     """
 
     labels: Mapping[str, str | int]
@@ -38,22 +36,28 @@ class Result:
     bytes: int | None = None
 
     def quantile(self, q: float) -> float:
-        """Returns what a part ``q`` of the samples is below, interpolated linearly."""
+        """Returns the quantile ``q`` of the samples, interpolated linearly."""
         return torch.tensor(self.samples, dtype=torch.float64).quantile(q).item()
 
     @property
     def median(self) -> float:
-        """The samples' median."""
+        """The median of the samples."""
         return self.quantile(0.5)
 
     @property
     def iqr(self) -> float:
-        """The samples' interquartile range: the middle half of them is that wide."""
+        """The interquartile range of the samples: the width of the interval that holds their middle half."""
         return self.quantile(0.75) - self.quantile(0.25)
 
 
+def labels_of(batch: int, dtype: torch.dtype, channels_last: bool, phase: str) -> dict[str, str | int]:
+    """Returns the labels of a :class:`Result` in this setting."""
+    layout = 'channels-last' if channels_last else 'contiguous'
+    return {'batch': batch, 'pass': phase, 'dtype': str(dtype).removeprefix('torch.'), 'layout': layout}
+
+
 def by_case(results: Sequence[Result]) -> list[list[Result]]:
-    """Returns the results with equal labels together, which are those of the candidates in one case."""
+    """Groups results by their labels. A group holds the candidates that were measured in the same setting."""
     cases: dict[tuple, list[Result]] = {}
     for result in results:
         cases.setdefault(tuple(result.labels.items()), []).append(result)
@@ -66,26 +70,28 @@ def time_in_turns(
     budget: float = 20.0,
     rounds: tuple[int, int] = (7, 100),
 ) -> dict[Name, list[float]]:
-    """Times functions round by round, so that a machine that slows down or speeds up does so for all of them.
+    """Times functions in rounds, so that a change in the machine's speed affects all of them.
 
-    Each is called twice beforehand, to compile, tune and allocate. In a round each has its turn, in an order that is
-    drawn anew, since a function finds the caches as the one before has left them. On the CPU a sample is the average of
-    as many calls as take 2 ms. On a GPU it is one call between two events, after the caches were overwritten.
+    First each function is called twice, to compile, tune and allocate. In a round each function has one turn. Their
+    order is random in each round, since a function also depends on what the previous one left in the caches. A
+    sample is the average of as many calls as take 2 ms. With CUDA a sample is one call, timed by two events after the
+    caches were overwritten.
 
     Args:
-        steps (Mapping[str, Callable]): The functions, by name.
-        device (str or torch.device): Where they run. Defaults to 'cpu'.
-        budget (float): Seconds after which no further round begins. Defaults to 20.
-        rounds (tuple[int, int]): Rounds at least, whatever they take, and at most. Defaults to (7, 100).
+        steps (Mapping[Hashable, Callable]): The functions, by name.
+        device (str or torch.device): The device that they use. Defaults to 'cpu'.
+        budget (float): Seconds after which no new round begins. Defaults to 20.
+        rounds (tuple[int, int]): The smallest number of rounds, whatever their time, and the largest. Defaults to
+            (7, 100).
 
     Returns:
-        dict[Hashable, list[float]]: The seconds of a call, one sample a round.
+        dict[Hashable, list[float]]: Seconds for a call of each function, one sample for each round.
     """
     device = torch.device(device)
     calls = {}
     for name, step in steps.items():
         _seconds(step, 1, device)
-        calls[name] = ceil(BLOCK / _seconds(step, 1, device)) if device.type == 'cpu' else 1
+        calls[name] = ceil(BLOCK / _seconds(step, 1, device)) if device.type != 'cuda' else 1
     samples: dict[Name, list[float]] = {name: [] for name in steps}
     spent, order = 0.0, random.Random(0)
     while (done := len(next(iter(samples.values())))) < rounds[1] and (done < rounds[0] or spent < budget):
@@ -96,16 +102,32 @@ def time_in_turns(
     return samples
 
 
+def time_results(
+    steps: Mapping[str, Step],
+    labels: Mapping[str, str | int],
+    device: str | torch.device = 'cpu',
+    budget: float = 20.0,
+    rounds: tuple[int, int] = (7, 100),
+    bytes: int | None = None,
+) -> Iterator[Result]:
+    """Times functions as :func:`time_in_turns` does, and yields a :class:`Result` in milliseconds for each."""
+    for candidate, samples in time_in_turns(steps, device, budget, rounds).items():
+        yield Result(labels, candidate, 'ms', tuple(1e3 * seconds for seconds in samples), bytes)
+
+
 def _seconds(step: Step, calls: int, device: torch.device) -> float:
-    """Returns the time that some calls take together."""
-    if device.type == 'cpu':
+    """Returns the total time of some calls, in seconds."""
+    if device.type != 'cuda':
+        synchronize = getattr(torch, device.type).synchronize
+        synchronize()
         begin = time.perf_counter()
         for _ in range(calls):
             step()
+        synchronize()
         return time.perf_counter() - begin
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # Meanwhile the host runs ahead, so that the events enclose the kernels and not their launches.
+        # The GPU is busy while the host launches the calls. So the events measure the kernels, not the launches.
         for _ in range(8):
             _scratch(device).zero_()
         torch.cuda._sleep(2_000_000)  # cycles: about 1 ms
@@ -118,11 +140,11 @@ def _seconds(step: Step, calls: int, device: torch.device) -> float:
 
 
 def captured(step: Step, device: str | torch.device = 'cuda') -> Step:
-    """Returns a function that replays a function as a CUDA graph, after three calls to warm up.
+    """Captures a function in a CUDA graph, after three warm-up calls, and returns a function that replays it.
 
     Args:
-        step (Callable): The function, which reads and writes the same tensors at each call.
-        device (str or torch.device): Its GPU. Defaults to 'cuda', the current one.
+        step (Callable): The function. It must read and write the same tensors in each call.
+        device (str or torch.device): The GPU. Defaults to 'cuda', the current one.
     """
     with torch.cuda.device(device):
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
@@ -138,44 +160,5 @@ def captured(step: Step, device: str | torch.device = 'cuda') -> Step:
 
 @cache
 def _scratch(device: torch.device) -> Tensor:
-    """Returns a tensor that is larger than the caches of a GPU."""
+    """Returns a tensor that is larger than the caches of any GPU."""
     return torch.empty(1 << 28, dtype=torch.uint8, device=device)
-
-
-def peak_memory(build: Callable[[], Step], warm_up: Callable[[], Step], device: str | torch.device = 'cpu') -> int:
-    """Returns the bytes that a function takes at most while it runs, its result included, its model and inputs not.
-
-    On a GPU they are those of torch's allocator. On the CPU they are the growth of the resident set of a process that
-    runs nothing else, from ``/proc``, which Linux has.
-
-    Args:
-        build (Callable): Returns the function; on the CPU it must be picklable.
-        warm_up (Callable): Returns a small one of its kind, which loads the code that it needs.
-        device (str or torch.device): Where it runs. Defaults to 'cpu'.
-    """
-    device = torch.device(device)
-    if device.type == 'cpu':
-        with ProcessPoolExecutor(1, get_context('spawn')) as process:
-            return process.submit(_peak_resident, build, warm_up, torch.get_num_threads()).result()
-    warm_up()()
-    step = build()
-    torch.cuda.reset_peak_memory_stats(device)
-    before = torch.cuda.memory_allocated(device)
-    step()
-    return torch.cuda.max_memory_allocated(device) - before
-
-
-def _peak_resident(build: Callable[[], Step], warm_up: Callable[[], Step], threads: int) -> int:
-    torch.set_num_threads(threads)
-    warm_up()()
-    step = build()
-    with open('/proc/self/clear_refs', 'w') as file:
-        file.write('5')  # the peak is what there is now
-    before = _status('VmRSS')
-    step()
-    return _status('VmHWM') - before
-
-
-def _status(field: str) -> int:
-    with open('/proc/self/status') as file:
-        return next(int(line.split()[1]) << 10 for line in file if line.startswith(field))

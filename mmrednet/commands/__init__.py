@@ -1,15 +1,17 @@
-"""What ``python -m mmrednet`` can do: one module for each command, which is imported when the command is called.
+"""The commands of ``python -m mmrednet``. Each has a module, which is imported when the command is called.
 
-A module has ``add_arguments(parser)`` and ``run(args)``, which returns the exit status (None: 0).
+A module has ``add_arguments(parser)`` and ``run(args)``. ``run`` returns the exit status; None means 0. Its errors are
+exceptions: :func:`mmrednet.__main__.main` prints them.
 """
 
 COMMANDS: dict[str, str] = {
+    'benchmark': 'measures the time and memory of the operator and of networks on this machine',
+    'complexity': "counts parameters and FLOPs, of the paper's models or of your config",
     'config': "prints the path of a config, or all configs' names",
     'export': 'writes a model for ONNX Runtime, OpenVINO or torch alone, and checks it',
-    'gpu-report': 'checks and times the operator and networks on a GPU, and writes it down',
-    'info': 'prints what works here and what does not, for a bug report',
+    'gpu-report': 'checks and times the operator and networks on a GPU, and writes a report',
+    'info': 'prints what works on this machine and what does not, for a bug report',
     'predict': 'classifies, detects or segments what photographs show',
-    'profile': 'measures an involution of your own, or all those of a network',
     'visualize': 'draws the kernels that an involution generates for images',
 }
 

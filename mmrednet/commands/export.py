@@ -3,7 +3,6 @@
 import argparse
 
 from ..requirements import require
-from ..toolboxes import build_model, quiet, read_config
 from .common import to_count, to_path
 
 
@@ -31,6 +30,7 @@ def run(args: argparse.Namespace) -> None:
     """Exports, checks, and prints the differences and both run times."""
     require('mmengine')
     from ..export import DTYPES, ExportableModel, check_format, export_checked
+    from ..toolboxes import build_model, quiet, read_config
 
     # Building a model can take minutes.
     check_format(args.format, args.out)

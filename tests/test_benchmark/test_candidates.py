@@ -3,35 +3,14 @@ import subprocess
 
 import pytest
 import torch
-from torch import nn
 
 from mmrednet.benchmark import naive_cuda
-from mmrednet.benchmark.candidates import (
-    CANDIDATES,
-    RUNTIMES,
-    Case,
-    fpn_case,
-    network_step,
-    operator_step,
-    rednet_cases,
-    runtime_step,
-    stage_cases,
-    sum_of_taps,
-)
-from mmrednet.models.rednet import RedNet
+from mmrednet.benchmark.candidates import CANDIDATES, Problem, operator_step, sum_of_taps
+from mmrednet.benchmark.cases import Case
 from mmrednet.ops.arguments import output_size
-from mmrednet.ops.backends import reference
+from mmrednet.ops.backends import TABLE, reference
 
 SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)
-
-
-def test_cases_are_those_of_the_model():
-    cases = rednet_cases()
-    assert len(cases) == 8
-    assert cases[:2] == [Case(32, (112, 112), (3, 3), groups=2), Case(64, (56, 56), groups=4)]
-    assert Case(512, (14, 14), stride=(2, 2), groups=32) in cases and Case(512, (7, 7), groups=32) in cases
-    assert stage_cases() == [case for case in cases if case.kernel_size == (7, 7) and case.stride == (1, 1)]
-    assert fpn_case((800, 1280)) == Case(256, (200, 320), groups=16)
 
 
 @pytest.fixture(scope='module')
@@ -56,7 +35,7 @@ def test_naive_candidate_does_the_same_work(monkeypatch, naive_on_cpu, phase):
     ran = {}
     monkeypatch.setattr(naive_cuda, '_run', run)
     torch.manual_seed(0)
-    operator_step('naive', SMALL, 2, phase=phase)()
+    operator_step('naive', Problem(SMALL, 2, phase=phase))()
     torch.manual_seed(0)
     kernel, x, y = (torch.randn(2, n, *size) for n, size in ((98, (5, 6)), (32, (9, 12)), (32, (5, 6))))
     x.requires_grad_(), kernel.requires_grad_()
@@ -75,18 +54,18 @@ def test_candidates_compute_the_same_shapes():
     shapes = []
     for candidate in ('depthwise', 'reference'):
         for phase in ('backward', 'training'):
-            assert len(operator_step(candidate, SMALL, 2, phase=phase)()) == 2
-        out = operator_step(candidate, SMALL, 2)()
+            assert len(operator_step(candidate, Problem(SMALL, 2, phase=phase))()) == 2
+        out = operator_step(candidate, Problem(SMALL, 2))()
         shapes.append(out.shape)
         assert not out.requires_grad
     assert shapes == [(2, 32, 5, 6)] * 2
 
 
-def test_apart_and_fused_compute_the_same():
+def test_unfused_and_fused_compute_the_same():
     outs = []
-    for candidate in ('apart', 'fused'):
+    for candidate in ('unfused', 'fused'):
         torch.manual_seed(0)
-        outs.append(operator_step(candidate, SMALL, 2)())
+        outs.append(operator_step(candidate, Problem(SMALL, 2))())
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
 
 
@@ -106,8 +85,8 @@ def test_dilation_reaches_every_candidate():
     case = Case(32, (9, 12), (3, 3), (2, 1), groups=2, dilation=(2, 3))
     assert str(case) == '32x9x12, K = 3, stride 2x1, dilation 2x3' and case.padding == (2, 3)
     shapes = {
-        name: operator_step(name, case, 2)().shape
-        for name in CANDIDATES
+        name: operator_step(name, Problem(case, 2))().shape
+        for name in ('reference', *TABLE, *CANDIDATES)
         if name not in ('floor', 'naive', 'cuda', 'compiled unfold', 'compiled taps')
     }
     assert set(shapes.values()) == {(2, 32, *case.output_size)} and case.output_size == (5, 12)
@@ -116,61 +95,13 @@ def test_dilation_reaches_every_candidate():
 def test_floor_moves_each_tensor_once():
     case = Case(16, (8, 8))
     image, kernel = 16 * 64, 49 * 64
-    forward, backward = (operator_step('floor', case, phase=phase)().numel() for phase in ('forward', 'backward'))
+    forward, backward = (
+        operator_step('floor', Problem(case, phase=phase))().numel() for phase in ('forward', 'backward')
+    )
     assert 2 * forward == image + kernel + image
     assert 2 * backward == image + kernel + image + image + kernel
 
 
 def test_unknown_candidate():
     with pytest.raises(ValueError, match="candidate must be one of .*'floor'.* but is 'tpu'"):
-        operator_step('tpu', SMALL)
-
-
-def test_network_in_mixed_precision():
-    network_step('RedNet-26', 2, torch.bfloat16, channels_last=True, phase='training', size=(64, 64))()
-
-
-def test_unknown_network_and_phase():
-    with pytest.raises(ValueError, match="model must be one of .* but is 'RedNet-51'"):
-        network_step('RedNet-51')
-    with pytest.raises(ValueError, match="phase must be one of .* but is 'test'"):
-        network_step('RedNet-26', phase='test')
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('runtime', RUNTIMES)
-def test_runtimes(runtime):
-    package = {'ONNX Runtime': 'onnxruntime', 'OpenVINO': 'openvino'}.get(runtime.partition(',')[0])
-    if package:
-        pytest.importorskip('onnxscript')
-        pytest.importorskip(package)
-    try:
-        step = runtime_step('RedNet-26', runtime, 2, (64, 64))
-    except RuntimeError as error:
-        if 'headers' not in str(error):
-            raise
-        pytest.skip(str(error))
-    step()
-
-
-def test_unknown_runtime():
-    with pytest.raises(ValueError, match="runtime must be one of .* but is 'NCNN'"):
-        runtime_step('RedNet-26', 'NCNN')
-
-
-def test_norms_are_folded_but_for_those_after_an_involution():
-    fuse_conv_bn = pytest.importorskip('mmcv.cnn').fuse_conv_bn
-    model, images = RedNet(26), torch.randn(2, 3, 64, 64)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            # Takes the statistics of the next batch.
-            module.momentum = None
-            nn.init.uniform_(module.bias)
-    with torch.no_grad():
-        model.train()(images)
-    model.eval()
-    with torch.no_grad():
-        (expected,), (folded,) = model(images), fuse_conv_bn(model)(images)
-    torch.testing.assert_close(folded, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
-    left = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
-    assert left == ['stem.2', *(f'layer{i + 1}.{j}.bn2' for i, n in enumerate((1, 2, 4, 1)) for j in range(n))]
+        operator_step('tpu', Problem(SMALL))

@@ -5,8 +5,10 @@ import pytest
 import torch
 from helpers import cells
 
-from mmrednet.benchmark.report import FORMATS, describe_machine, format_results
+from mmrednet.benchmark.report import format_results
 from mmrednet.benchmark.timing import Result
+from mmrednet.environment import describe_machine
+from mmrednet.formatting import FORMATS
 
 RESULTS = [
     Result({'shape': shape, 'batch': 8, 'pass': phase}, candidate, 'ms', samples)

@@ -1,12 +1,8 @@
-from functools import partial
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from mmrednet.benchmark import timing
-from mmrednet.benchmark.candidates import Case, operator_step
-from mmrednet.benchmark.timing import Result, peak_memory, time_in_turns
+from mmrednet.benchmark.timing import Result, time_in_turns
 
 
 @pytest.mark.parametrize(
@@ -47,14 +43,3 @@ def test_budget(monkeypatch, budget, rounds, expected):
     fake_clock(monkeypatch, 1.0)
     samples = time_in_turns(dict(a='a', b='b', c='c'), budget=budget, rounds=rounds)
     assert {name: len(taken) for name, taken in samples.items()} == dict(a=expected, b=expected, c=expected)
-
-
-@pytest.mark.skipif(not Path('/proc/self/clear_refs').exists(), reason='needs Linux')
-def test_peak_memory_shows_the_windows_of_unfold():
-    case, small = Case(64, (56, 56), groups=4), Case(32, (9, 12), stride=(2, 2), groups=2)
-    windows = 49 * 64 * 56 * 56 * 4
-    reference, lean = (
-        peak_memory(*(partial(operator_step, backend, c) for c in (case, small))) for backend in ('reference', 'torch')
-    )
-    assert windows < reference < 4 * windows
-    assert lean < windows

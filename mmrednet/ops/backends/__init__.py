@@ -29,8 +29,8 @@ class Backend(Protocol):
     - ``fused_involution2d(out, input, features, weight, bias, kernel_size, *geometry)`` applies the kernels that a 1x1
       convolution generates, without writing them to memory.
     - ``describe(batch, channels, size, kernel_size, stride, padding, dilation, groups, dtype, device, channels_last)``
-      returns lines of text about the kernels that run for such an involution. ``python -m mmrednet profile`` prints
-      them.
+      returns lines of text about the kernels that run for such an involution. ``python -m mmrednet benchmark
+      involution`` prints them.
     - ``answer_dispatcher()`` registers kernels of the backend in torch's dispatcher. It is called when the backend was
       chosen for a call without a named backend.
     """
@@ -68,8 +68,9 @@ TABLE = {  # by name, best first
 BACKENDS = ('reference', *TABLE)
 
 
-def check_backend(name: str | None, names: Sequence[str] = BACKENDS) -> None:
-    """Raises ValueError where ``name`` is neither None nor one of ``names``."""
+def check_backend(name: str | None, names: Sequence[str] | None = None) -> None:
+    """Raises ValueError where ``name`` is neither None nor one of ``names``, by default 'reference' and ``TABLE``."""
+    names = names or ('reference', *TABLE)
     if name is not None and name not in names:
         raise ValueError(f'backend must be None or one of {tuple(names)}, but is {name!r}')
 

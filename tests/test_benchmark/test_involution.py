@@ -1,0 +1,91 @@
+"""The report on one involution: its backends, their kernels, and times."""
+
+import sys
+from types import ModuleType
+
+import pytest
+from helpers import cells
+
+from mmrednet.benchmark import involution
+from mmrednet.benchmark.candidates import Problem
+from mmrednet.benchmark.cases import Case
+from mmrednet.benchmark.involution import benchmark_involution, make_case
+from mmrednet.benchmark.operator import benchmark_operator
+from mmrednet.benchmark.report import format_results
+from mmrednet.diagnosis import backend_probes
+from mmrednet.ops import backends
+from mmrednet.ops.backends import TABLE, Row, pytorch
+
+
+def test_an_involution():
+    case = make_case(32, (9, 12), (3, 5), (2, 1), (1, 2))
+    text = benchmark_involution(Problem(case, 2), budget=0)
+    rows = cells(text)
+    assert '32x9x12, K = 3x5, stride 2x1, dilation 1x2, 2 groups, batch 2, output of 5x12 pixels' in text
+    assert ['cuda', 'is for tensors on cuda'] in rows and sum('is used' in row[1] for row in rows) == 1
+    times = {(row[0], row[1]): row[2:] for row in rows if row[0] in ('forward', 'backward')}
+    names = {'a copy of the bytes', 'backend torch', 'reference (unfold)', 'depthwise convolution'}
+    for phase, passes in (('forward', 1), ('backward', 2)):
+        assert names <= {name for p, name in times if p == phase}
+        moved = 4 * 2 * (passes * (32 * 9 * 12 + 2 * 15 * 60) + 32 * 60)
+        assert f'{phase}: at least {moved / 2**20:.1f} MiB' in text
+        ms, _, rate, percent = times[phase, 'backend torch']
+        assert float(rate) == pytest.approx(moved / float(ms) / 1e6, rel=0.02)
+        assert float(percent) == pytest.approx(100 * float(times[phase, 'a copy of the bytes'][0]) / float(ms), abs=1)
+        ordered = [float(row[2]) for row in rows if row[0] == phase]
+        assert ordered == sorted(ordered)
+        assert times[phase, 'depthwise convolution'][2:] == ['', '']  # it moves other bytes
+
+
+def test_what_would_take_too_much_memory_is_left_out(monkeypatch):
+    monkeypatch.setattr(involution, 'LARGEST', 16 * 49 * 36 * 4 - 1)
+    text = benchmark_involution(Problem(Case(16, (6, 6))), budget=0)
+    assert 'reference was left out: its windows take' in text
+    assert not any('reference' in cell for row in cells(text) for cell in row)
+
+
+@pytest.fixture
+def toy(monkeypatch):
+    """A backend that consists of one module and one row."""
+    module = ModuleType('toy_backend')
+    for name in ('load', 'involution2d', 'grad_input', 'grad_kernel'):
+        setattr(module, name, getattr(pytorch, name))
+    module.describe = lambda *problem: [f'a toy for {problem[0]} images of {problem[1]} channels']
+    rest = dict(TABLE)
+    monkeypatch.setitem(sys.modules, 'toy_backend', module)
+    for name in rest:
+        monkeypatch.delitem(TABLE, name)
+    monkeypatch.setitem(TABLE, 'toy', Row('toy_backend', ('cpu',)))
+    for name, row in rest.items():
+        monkeypatch.setitem(TABLE, name, row)
+    backends._load.cache_clear()
+    yield
+    backends._load.cache_clear()
+
+
+def test_a_new_backend_is_timed_described_and_probed(toy):
+    problem = Problem(Case(16, (6, 6)), 2)
+    text = benchmark_involution(problem, budget=0)
+    assert ['toy', 'is used: the first that works'] in cells(text)
+    assert 'a toy for 2 images of 16 channels' in text
+    assert sum(row[1] == 'backend toy' for row in cells(text)) == 2
+    results = list(benchmark_operator([problem.case], budget=0))
+    header = cells(format_results(results, 'markdown'))[0]
+    assert {'toy', 'toy / floor', 'reference / toy'} <= {*header}
+    probes = dict(backend_probes())
+    assert probes['backend toy on cpu']() == ('works', '')
+
+
+@pytest.mark.parametrize(
+    ('sizes', 'message'),
+    [
+        (dict(groups=3), 'groups must divide the number of channels, 16, but is 3'),
+        (dict(channels=18), 'channels, 18, is not a multiple of 16'),
+        (dict(stride=(1, 2, 3)), 'stride must be an int or a pair of ints'),
+        (dict(dilation=0), 'dilation must be at least 1'),
+        (dict(kernel_size=(3, 4)), r'kernel_size must be odd, .* but is \(3, 4\)'),
+    ],
+)
+def test_sizes_that_are_not_possible(sizes, message):
+    with pytest.raises(ValueError, match=message):
+        make_case(**{'channels': 16, 'size': (6, 6), **sizes})
