@@ -1,5 +1,5 @@
-// The straightforward kernels, one thread an element of the result, to time the backend's against. All tensors are
-// contiguous; ELEMENT is float or double.
+// Straightforward kernels, with one thread for each element of the result, for comparison with the backend's kernels.
+// All tensors are contiguous. ELEMENT is float or double.
 
 typedef ELEMENT T;
 

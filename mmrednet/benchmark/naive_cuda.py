@@ -1,4 +1,4 @@
-"""The straightforward CUDA kernels, one thread an element of the result, to time the backend against."""
+"""Straightforward CUDA kernels, with one thread for each element of the result, for comparison with the backend."""
 
 from functools import cache
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The CUDA backend: what can be known without a GPU, and, marked so, what takes one."""
+"""The CUDA backend: plans and compilation, which need no GPU, and tests that are skipped without one."""
 
 import itertools
 import re
@@ -23,14 +23,14 @@ DTYPES = (*HALF, torch.float32, torch.float64)
 HOT = Specialisation(torch.float32, (7, 7), (1, 1), (1, 1), wide=False, phase=3)
 PIXELS = replace(HOT, kernels='pixels', phase=0)
 BANDS = replace(PIXELS, kernels='bands')
-# What CuPy adds to the options of a module.
+# Options that CuPy adds to those of a module.
 CUPY = ('-ftz=true', '--device-as-default-execution-space')
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 
 def specialisations():
-    """Those of RedNet, of its necks and heads, and of the paper's ablations; large windows and tensors."""
+    """Yields those of RedNet, of its necks and heads, and of the paper's ablations; large windows and tensors."""
     for dtype, size, stride in itertools.product(DTYPES, (3, 7), (1, 2)):
         same = {'dtype': dtype, 'kernel_size': (size, size), 'stride': (stride, stride)}
         yield replace(HOT, **same, phase=size // 2)
@@ -42,14 +42,7 @@ def specialisations():
         yield replace(PIXELS, dtype=dtype, kernel_size=(9, 9))
     for dtype, size in itertools.product(DTYPES, (7, 9)):
         same = {'dtype': dtype, 'kernel_size': (size, size)}
-        yield replace(
-            HOT,
-            dtype=dtype,
-            kernel_size=(size, size),
-            kernels='narrow',
-            phase=0,
-            narrow=narrow.MOST_PIXELS[dtype.itemsize],
-        )
+        yield replace(HOT, **same, kernels='narrow', phase=0, narrow=narrow.MOST_PIXELS[dtype.itemsize])
     for dtype, size in itertools.product(HALF, ((3, 3), (7, 7), (9, 5))):
         yield replace(BANDS, dtype=dtype, kernel_size=size)
     yield replace(HOT, wide=True)
@@ -58,7 +51,7 @@ def specialisations():
 
 
 def compile_for(architecture, source, options):
-    """Compiles to machine code as CuPy does; returns what the compiler says of each function."""
+    """Compiles to machine code as CuPy does, and returns the compiler's report on each function."""
     nvrtc = pytest.importorskip('cupy', reason='needs CuPy').cuda.nvrtc
     program = nvrtc.createProgram(source, 'kernels.cu', (), ())
     try:
@@ -69,17 +62,47 @@ def compile_for(architecture, source, options):
     return dict(re.findall(r"Compiling entry function '(\w+)'(.*?)(?=Compiling|$)", log, re.DOTALL))
 
 
-def test_compiles_for_every_architecture():
+def families(dtype, size):
+    """Yields a specialisation of each family for a square window, and the oldest architecture that the family needs."""
+    plain = replace(HOT, dtype=dtype, kernel_size=(size, size), phase=size // 2)
+    yield plain, 0
+    yield replace(plain, kernels='narrow', narrow=7), 0
+    yield replace(plain, kernels='pixels', phase=0), 0
+    if dtype in HALF:
+        yield replace(plain, kernels='bands', phase=0), 80
+
+
+def check_architectures(*specialisations):
+    """Compiles the source for every architecture that NVRTC has and on which it can be chosen."""
     nvrtc = pytest.importorskip('cupy', reason='needs CuPy').cuda.nvrtc
     architectures = nvrtc.getSupportedArchs()
     assert {80, 90} <= set(architectures)
     for architecture in architectures:
-        for dtype in (torch.float32, torch.bfloat16):
-            hot = replace(HOT, dtype=dtype)
-            assert compile_for(architecture, hot.source(*FUNCTIONS), hot.options).keys() == set(FUNCTIONS)
-        for dtype in naive_cuda.DTYPES:
-            compiled = compile_for(architecture, naive_cuda.SOURCE.read_text(), naive_cuda.options(dtype))
-            assert compiled.keys() == set(FUNCTIONS)
+        for specialisation, oldest in specialisations:
+            if architecture >= oldest:
+                source, options = specialisation.source(*FUNCTIONS), specialisation.options
+                assert compile_for(architecture, source, options).keys() == set(FUNCTIONS)
+
+
+def test_compiles_for_every_architecture():
+    """The families' smallest kernels. On sm_75, ``start_copy`` has another form than from sm_80 on."""
+    tiled = next(families(torch.float64, 2))
+    _, *others = families(torch.bfloat16, 2)
+    check_architectures(tiled, *others)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('dtype', DTYPES)
+def test_compiles_a_window_of_7x7_for_every_architecture(dtype):
+    check_architectures(*families(dtype, 7))
+
+
+@pytest.mark.parametrize('dtype', naive_cuda.DTYPES)
+def test_compiles_the_naive_kernels_for_every_architecture(dtype):
+    nvrtc = pytest.importorskip('cupy', reason='needs CuPy').cuda.nvrtc
+    for architecture in nvrtc.getSupportedArchs():
+        compiled = compile_for(architecture, naive_cuda.SOURCE.read_text(), naive_cuda.options(dtype))
+        assert compiled.keys() == set(FUNCTIONS)
 
 
 @pytest.mark.parametrize('architecture', [80, 90])
@@ -94,7 +117,7 @@ def test_no_specialisation_spills(architecture):
 
 
 def test_cupy_flushes_subnormals(monkeypatch):
-    """What the backend's docstring says of them, from CuPy's own way to the compiler up to the driver."""
+    """The module is compiled by CuPy's own function, with the options that CuPy adds."""
     compiler = pytest.importorskip('cupy.cuda.compiler', reason='needs CuPy')
     loaded = []
     module = SimpleNamespace(load=loaded.append, _set_mapping=lambda mapping: None)
@@ -110,7 +133,7 @@ def test_cupy_flushes_subnormals(monkeypatch):
 
 @pytest.fixture
 def cupy(monkeypatch):
-    """CuPy on a GPU that is not there, with nothing loaded before or after."""
+    """Returns CuPy with an imitation of a GPU. Nothing is loaded before the test, and nothing stays loaded after it."""
     module = pytest.importorskip('cupy', reason='needs CuPy')
     caches = (backends._load, cuda.load, cuda._function, cuda._device)
     for cached in caches:
@@ -137,7 +160,7 @@ def test_a_compiler_or_driver_that_fails_leads_to_the_next_backend(cupy, monkeyp
         backends.find('cuda', torch.device('cuda'))
 
 
-def test_limits_have_names_that_cupy_knows(cupy):
+def test_limits_have_names_that_cupy_has(cupy):
     limits = cuda._device(0)
     assert limits.shared == 64 << 10 and limits.multiprocessors == 227 << 10 and limits.tensor_cores
     cupy.cuda.Device(0).compute_capability = '75'
@@ -145,7 +168,7 @@ def test_limits_have_names_that_cupy_knows(cupy):
     assert not cuda._device(0).tensor_cores
 
 
-def test_a_capture_asks_to_be_warmed_up(cupy, monkeypatch):
+def test_nothing_is_compiled_during_a_capture(cupy, monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_current_stream_capturing', lambda: True)
     assert backends.find(None, torch.device('cuda')) is cuda
     with pytest.raises(RuntimeError, match='forward .* once before capturing'):
@@ -210,7 +233,7 @@ def test_large_tensors_have_wide_indices():
 
 
 def test_steps_that_are_never_taken_may_be_of_any_size():
-    """As in the first image of a batch of which one has more than 2^31 elements."""
+    """The first image of a batch has such a step if an image has more than 2^31 elements."""
     image, k = torch.empty(1, 16, 20, 20, device='meta'), torch.empty(1, 1, 7, 7, 20, 20, device='meta')
     far = image.as_strided(image.shape, (1 << 31, *image.stride()[1:]))
     assert plan('forward', far, k).arguments == plan('forward', image, k).arguments
@@ -229,7 +252,7 @@ def test_works_on_another_stream():
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        # The stream is busy for long enough that a kernel on another one would read x before it is written.
+        # The stream is busy for so long that a kernel on another stream would read x before it is written.
         torch.cuda._sleep(10_000_000)
         late = x.detach() * 2
         y = involution2d(late, k.detach(), backend='cuda')

@@ -1,7 +1,11 @@
-// As much of CUDA as the kernels use, on the CPU: the threads of a block are fibers that take turns, one by one,
-// in an order that the caller picks, and hand over at __syncthreads() alone, or in a warp where its threads work
-// together. Nothing runs in between, so what a missing barrier breaks is broken every time; each block starts with
-// shared memory full of NaN; and the address sanitizer sees every access beyond the bytes that were asked for.
+// The part of CUDA that the kernels use, on the CPU. The threads of a block are fibers: one runs at a time, in an order
+// that the caller chooses, until it reaches __syncthreads() or an operation of its whole warp. So a missing barrier
+// gives a wrong result in every run. Each block starts with shared memory full of NaN. The address sanitizer reports
+// every access outside the bytes of a tensor or of the shared memory that the launch has.
+//
+// The operations of tensor cores, copies to shared memory and the conversions of float16 are written again for the CPU
+// here. BLOCKING_COPIES chooses the form of start_copy that GPUs before sm_80 run, where a copy is done when it
+// returns.
 #pragma once
 
 #include <sanitizer/asan_interface.h>
@@ -14,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <utility>
 #include <vector>
 
@@ -96,16 +101,17 @@ struct Fiber {
   static constexpr size_t STACK = 256 << 10;
   std::vector<Copy> copies;  // started, not waited for
   ucontext_t context;
-  std::vector<char> stack = std::vector<char>(STACK);
+  std::unique_ptr<char[]> stack{new char[STACK]};  // not initialised, which would take longer than a kernel
   void* fake_stack = nullptr;
-  bool finished, in_warp;  // whether it waits for its warp alone
-  unsigned words[6];       // what it shows to its warp
+  bool finished, in_warp;  // in_warp: it waits for the other threads of its warp
+  unsigned words[6];       // that the other threads of its warp can read
 };
 
-inline std::vector<Fiber> fibers(1024);
+inline std::vector<Fiber> fibers;  // one for each thread of a block
 inline ucontext_t scheduler;
 inline const void* scheduler_stack;
 inline size_t scheduler_stack_size;
+inline int64_t fault;  // the number of the planted fault that is active, or 0
 inline void (*kernel)(void*);
 inline void* captured;
 
@@ -127,12 +133,12 @@ inline void resume(unsigned thread) {
   Fiber& fiber = fibers[thread];
   threadIdx.x = thread;
   void* fake_stack;
-  __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.data(), Fiber::STACK);
+  __sanitizer_start_switch_fiber(&fake_stack, fiber.stack.get(), Fiber::STACK);
   swapcontext(&scheduler, &fiber.context);
   __sanitizer_finish_switch_fiber(fake_stack, nullptr, nullptr);
 }
 
-// Runs the threads up to their next barrier or their end. Those that wait for their warp go on when all of it does.
+// Runs the threads up to their next barrier or their end. A warp goes on when all its threads wait for each other.
 inline void resume_all(std::vector<unsigned> turns) {
   while (!turns.empty()) {
     std::vector<unsigned> waiting;
@@ -153,14 +159,14 @@ inline void resume_all(std::vector<unsigned> turns) {
   }
 }
 
-// Returns when all of the warp is there.
+// Returns when all threads of the warp have called it.
 inline void wait_for_warp() {
   Fiber& fiber = fibers[threadIdx.x];
   fiber.in_warp = true;
   leave(fiber);
 }
 
-// Shows words to the warp, and returns when it can see those of all others.
+// Gives words to the warp, and returns when those of all its threads can be read.
 template <size_t N>
 void show(const unsigned (&words)[N]) {
   std::copy(words, words + N, fibers[threadIdx.x].words);
@@ -187,14 +193,15 @@ void multiply(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2], L
   wait_for_warp();
 }
 
-// Launches `what` and waits. Order 0 runs the threads upwards, 1 downwards, any other shuffles them after every
-// barrier.
+// Runs all blocks of a launch. Order 0 runs the threads of a block upwards, 1 downwards, and any other number shuffles
+// them after every barrier.
 template <typename Function>
 void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Function what) {
   kernel = [](void* function) { (*(Function*)function)(); };
   captured = &what;
   gridDim.x = grid;
   blockDim.x = block;
+  fibers = std::vector<Fiber>(block);
   std::vector<unsigned> turns(block);
   for (unsigned turn = 0; turn < block; ++turn) turns[turn] = order == 1 ? block - 1 - turn : turn;
   for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
@@ -206,7 +213,7 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
       fiber.finished = fiber.in_warp = false;
       fiber.copies.clear();
       getcontext(&fiber.context);
-      fiber.context.uc_stack = {fiber.stack.data(), 0, Fiber::STACK};
+      fiber.context.uc_stack = {fiber.stack.get(), 0, Fiber::STACK};
       makecontext(&fiber.context, body, 0);
     }
     for (unsigned finished = 0; finished < block;) {
@@ -229,7 +236,8 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
 
 inline void __syncthreads() { emulation::leave(emulation::fibers[threadIdx.x]); }
 
-// Copies happen as late as they may.
+#ifndef BLOCKING_COPIES
+// A copy happens as late as it may: when the thread waits for it.
 template <int SIZE>
 void start_copy(void* to, const void* from, int bytes) {
   static_assert(SIZE == 4 || SIZE == 8 || SIZE == 16);
@@ -244,6 +252,7 @@ inline void wait_for_copies() {
   }
   emulation::fibers[threadIdx.x].copies.clear();
 }
+#endif
 
 template <class Element>
 void multiply(Element, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {

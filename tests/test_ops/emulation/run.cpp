@@ -1,6 +1,6 @@
-// Runs a launch of a CUDA kernel on the CPU: run CASE RESULT. CASE is a row of 64-bit integers (function, grid,
-// block, shared bytes, order, which tensor is written, bytes of struct Launch), the struct, then x, k and y, each its
-// size in bytes and its bytes. What the function writes goes to RESULT.
+// Runs a launch of a CUDA kernel on the CPU: run CASE RESULT. CASE has eight 64-bit integers (function, grid, block,
+// shared bytes, order, number of the tensor that is written, number of the active fault, bytes of struct Launch), the
+// struct, and the size in bytes and the bytes of each of x, k and y. RESULT gets the tensor that is written.
 #include "cuda_shim.h"
 //
 #include CUDA_SOURCE
@@ -12,12 +12,13 @@ constexpr int TENSORS = 3;
 
 int main(int, char** argv) {
   FILE *file = fopen(argv[1], "rb"), *result = fopen(argv[2], "wb");
-  int64_t head[7];
+  int64_t head[8];
   Launch launch;
-  if (fread(head, sizeof head, 1, file) != 1 || head[6] != sizeof launch) abort();
+  if (fread(head, sizeof head, 1, file) != 1 || head[7] != sizeof launch) abort();
   if (fread(&launch, sizeof launch, 1, file) != 1) abort();
+  emulation::fault = head[6];
   int64_t bytes[TENSORS];
-  std::unique_ptr<char[]> tensors[TENSORS];  // each an allocation of its own and of its exact size
+  std::unique_ptr<char[]> tensors[TENSORS];  // each is allocated by itself, with its exact size
   T* t[TENSORS];
   for (int i = 0; i < TENSORS; ++i) {
     if (fread(bytes + i, 8, 1, file) != 1) abort();

@@ -1,16 +1,17 @@
-// Kernels for channels-last images of 2 bytes on tensor cores, where stride and dilation are 1 and a group has 16
-// channels at most. A warp owns WARP_ROWS rows of a strip of 8 pixels. In a row of the window, a strip of y reaches 16
-// pixels of x, and which tap joins the pixels q of x and p of y is a matrix, zero but for a band:
+// Kernels on tensor cores for channels-last images of 16-bit types, with stride and dilation 1 and at most 16 channels
+// a group. A warp computes WARP_ROWS rows of a strip of 8 pixels. For one row of the window, a strip of y reads 16
+// pixels of x. The taps that join a pixel q of x to a pixel p of y form a matrix that is zero except for a band:
 //
-//   forward      y[c,p] += sum_q x[c,q] band[q,p]    band[q,p] is the tap q - p of p where there is one
-//   grad_input   x[c,q] += sum_p y[c,p] band[q,p]    a strip of x meets 16 pixels of y
+//   forward      y[c,p] += sum_q x[c,q] band[q,p]    band[q,p] is the tap q - p of pixel p if there is one
+//   grad_input   x[c,q] += sum_p y[c,p] band[q,p]    a strip of x reads 16 pixels of y
 //   grad_kernel  band[q,p] = sum_c x[q,c] y[c,p]
 //
-// Of such an operand a thread holds two words of two values; windows are so narrow that one of them is zero. A zero of
-// the band times what is not finite is NaN, and so may be a tap outside the image: such results are made anew.
+// A thread holds two words of such a matrix, with two values each. Windows are so narrow that one of the words is zero.
+// A zero of the matrix times an infinity is NaN, and a tap outside the image may be NaN: such results are computed
+// again.
 
-#ifdef __CUDACC__  // elsewhere the host brings these
-// Adds the product of operands of 16 x 16 and 16 x 8 values, in the registers of a warp.
+#ifdef __CUDACC__  // the tests have these in C++
+// Adds the product of matrices of 16 x 16 and 16 x 8 values, which are in the registers of a warp.
 INLINE void multiply(Float16, float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2]) {
   asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 "
       "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
@@ -24,7 +25,7 @@ INLINE void multiply(BFloat16, float (&sum)[4], const unsigned (&a)[4], const un
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-// Loads an operand of 16 x 16 values, in four parts, by their columns: lane l points at column l % 8 of part l / 8.
+// Loads a matrix of 16 x 16 values in four parts, each by its columns: lane l points at column l % 8 of part l / 8.
 INLINE void load_transposed(unsigned (&parts)[4], const T* column) {
   asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                : "=r"(parts[0]), "=r"(parts[1]), "=r"(parts[2]), "=r"(parts[3])
@@ -35,25 +36,25 @@ INLINE void load_transposed(unsigned (&parts)[4], const T* column) {
 
 namespace kernels {
 constexpr int BLOCKS[] = {WIDE ? 5 : 7, 6, WIDE || KH > 7 ? 4 : 5};
-constexpr int SIDE = 8;  // rows and columns of the parts of an operand
-static_assert(KW < SIDE && STRIP == SIDE, "a band has more than a word of each thread");
+constexpr int SIDE = 8;  // rows and columns of the parts of a matrix
+static_assert(KW < SIDE && STRIP == SIDE, "a thread would hold more than one word of a band");
 
-// A thread's row in each part of an operand, and the first of its two columns.
+// A thread's row in each part of a matrix, and the first of its two columns.
 struct Lane {
   int row = threadIdx.x % 32 / 4, column = threadIdx.x % 4 * 2;
 };
 
-// The first row of a warp, in its unit of the block.
+// The strip, the first row and the unit of a warp, counted from the first of its block.
 INLINE Place find_warp(const Launch& launch) {
   const Index warp = threadIdx.x / 32, line = divide(warp, launch.strips), lines = launch.rows / WARP_ROWS;
   const Index plane = divide(line, lines);
   return {warp - line * launch.strips, (line - plane * lines) * WARP_ROWS, plane};
 }
 
-// Where the taps of a pixel of a block are staged, in its row.
+// Returns where the taps of column b are staged, in their row.
 INLINE Index find_slot(Index b) { return b * RUN_PITCH + (Count)b / STRIP * VECTOR; }
 
-// One value of y, or of x where GRADIENT, by the formula.
+// Computes one value of y by the formula, or with GRADIENT one of x.
 template <bool GRADIENT>
 INLINE Acc evaluate(const Image& read, const T* k, const Launch& launch, const Unit& unit, Index c, Index i, Index j) {
   const T* const channel = read.data + unit.n * read.n + unit.channel + c;
@@ -69,10 +70,11 @@ INLINE Acc evaluate(const Image& read, const T* k, const Launch& launch, const U
   return sum;
 }
 
-// forward, and grad_input where GRADIENT: there, x and y change places.
+// forward, or with GRADIENT grad_input, where x and y change places.
 template <bool GRADIENT>
 INLINE void sum(const Image& read, const T* k, T* written, const Image& result, const Launch& launch) {
-  // From a pixel of the result to the first that is read, and to the first whose taps are.
+  // The distance from a pixel of the result to the first pixel that is read, and to the first pixel whose taps are
+  // read.
   const Index above = GRADIENT ? launch.pad_h - (KH - 1) : -launch.pad_h, taps_above = GRADIENT ? above : 0;
   const Index before = GRADIENT ? launch.pad_w - (KW - 1) : -launch.pad_w, taps_before = GRADIENT ? before : 0;
   const Index taps_h = launch.rows + (GRADIENT ? KH - 1 : 0), taps_w = launch.strips * STRIP + (GRADIENT ? KW - 1 : 0);
@@ -80,7 +82,7 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
   const Lane lane;
   const Place warp = find_warp(launch);
   T *const tiles = (T*)shared_memory, *const kernels = tiles + launch.kernel_at;
-  // Lanes point at 8 pixels, from the 8th on at 8 more of their channels, from the 16th on at 8 more pixels.
+  // Lanes 0 to 7 point at 8 pixels, lanes 8 to 15 at 8 more channels of these, lanes 16 to 31 at 8 more pixels.
   const Index pixel = warp.strip * STRIP + threadIdx.x % 32 / 16 * SIDE + threadIdx.x % SIDE;
   const T* const my_tile = tiles + warp.plane * launch.plane_pitch + warp.row * launch.pitch +
                            pixel * launch.channel_pitch + threadIdx.x / SIDE % 2 * SIDE;
@@ -88,7 +90,8 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
   for (Index number = blockIdx.x; number < launch.blocks; number += gridDim.x) {
     const Place block = find_block(launch, number);
     const Index top = block.row, left = block.strip * STRIP;
-    Region region = {max(top + taps_above, Index(0)), max(left + taps_before, Index(0))};  // whose taps are staged
+    Region region = {max(top + taps_above, Index(0)),
+                     max(left + taps_before, Index(0))};  // the pixels whose taps are staged
     region.height = min(top + taps_above + taps_h, launch.out_h) - region.top;
     region.width = min(left + taps_before + taps_w, launch.out_w) - region.left;
     __syncthreads();  // [bands, tile is read]
@@ -99,7 +102,7 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
     for_each_run(launch, block, region, kernel_plane, RUN_PITCH / VECTOR,
                  [&](Index item, Index c, Index run, Index slot) {
                    const Index at = (run & ALIGNED) + item * VECTOR;
-                   // In the gradient, of a row of pixels some rows of taps meet the block.
+                   // In grad_input, only some rows of a pixel's taps reach the pixels of the block.
                    const Index first = GRADIENT ? top + launch.pad_h - region.top - c : 0;
                    const Index begin = run + max(first, Index(0)) * KW;
                    const Index end = run + (GRADIENT ? min(first + launch.rows, Index(KH)) : KH) * KW;
@@ -112,12 +115,12 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
     const Index i = top + warp.row, j = left + warp.strip * STRIP;
     if (block.plane + warp.plane >= launch.units || i >= result.height || j >= result.width) continue;
     const Unit unit = find_unit(launch, block.plane + warp.plane);
-    // The thread's word of the band that is not zero: two taps of a pixel, or of two pixels one tap each.
+    // The thread's word that is not zero holds two taps of one pixel, or in grad_input one tap of each of two pixels.
     const int v = GRADIENT ? lane.row - lane.column + KW - 1 : lane.column - lane.row;
     const bool second = GRADIENT ? v > KW : v < -1;
     const T* taps[2];
     Index runs[2];
-    unsigned word = 0x5410;  // which bytes of two values it takes: 2 is a zero
+    unsigned word = 0x5410;  // the bytes of two values that make the word, a digit each: 2 is a byte of zeros
 #pragma unroll
     for (int e = 0; e < 2; ++e) {
       const int tap = GRADIENT ? v - SIDE * second - e : v + SIDE * second + e;
@@ -156,7 +159,7 @@ INLINE void sum(const Image& read, const T* k, T* written, const Image& result, 
       if (c < unit.channels && i + r < result.height && j + p < result.width)  // [write of a value]
         use(c, p, out[c + r * result.h + p * result.w]);
     };
-    unsigned broken = 0;  // a bit for each result that is NaN
+    unsigned broken = 0;  // one bit for each result: whether it is NaN
 #pragma unroll
     for (int r = 0; r < WARP_ROWS; ++r)
 #pragma unroll
@@ -212,7 +215,7 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
     const Index i = block.row + warp.row, j = (block.strip + warp.strip) * STRIP;
     if (block.plane + warp.plane < launch.units && i < launch.out_h && j < launch.out_w) {
       const Unit unit = find_unit(launch, block.plane + warp.plane);
-      // A thread has two pixels of each row, and of every row of their windows one tap.
+      // A thread has two pixels of each row, and one tap of every row of their windows.
       const auto find_column = [&](int e) { return lane.row - lane.column - e & SIDE - 1; };
       const auto find_taps = [&](int r, int e) {
         const Index p = warp.strip * STRIP + lane.column + e,
@@ -229,7 +232,7 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
           taps[r][e] = find_taps(r, e);
           outputs[r][e] = read(my_y + r * grad_pitch + e * SIDE);
         }
-      float check[2] = {};  // NaN where a tap is
+      float check[2] = {};  // NaN if a tap is NaN
 #pragma unroll
       for (int t = 0; t < WARP_ROWS + KH - 1; ++t) {
         const T *const first = my_x + t * launch.pitch, *const last = first + SIDE * pitch;
@@ -248,7 +251,7 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
           }
         }
       }
-      // Of the taps outside the image, those are NaN whose y is not finite.
+      // A tap outside the image is NaN if its y is not finite.
       if (has_nan(check, 2))
 #pragma unroll 1
         for (int n = 0; n < WARP_ROWS * KH * 2; ++n) {

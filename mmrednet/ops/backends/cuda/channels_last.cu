@@ -1,9 +1,9 @@
-// What kernels for channels-last images share: images by whole vectors, and kernels of which a pixel's taps are a run.
-// Both go to shared memory as they are, pixels with the channels of a unit and pixels with their taps.
+// The part that pixels.cu and bands.cu share. The channels of a pixel can be read by whole vectors, and the taps of a
+// pixel are a run. Both are copied to shared memory as they are: pixels with the channels of a unit, pixels with taps.
 
 constexpr int ALIGNED = ~(VECTOR - 1);  // masks the elements of a vector
 
-// a / b of less than 2^20: half as many instructions as for any number.
+// Returns a / b for numbers below 2^20, with half as many instructions as the division of any integers.
 INLINE Index divide(Index a, Index b) { return __fdividef(a + .5f, b); }
 
 // Elements from row to row and from pixel to pixel.
@@ -11,9 +11,9 @@ struct Step {
   Index row, pixel;
 };
 
-// Calls use(item, b, c, from, to) for the items [0, count) of each pixel of a tile: b is the column and c the row, and
-// the others are where the pixel lies in two places. Neighbouring threads take neighbouring items. A thread keeps its
-// item of a column and goes down the rows, which takes two additions each.
+// Calls use(item, b, c, from, to) for the items [0, count) of each pixel of a tile. b is the column and c the row of
+// the pixel; from and to are its places in two tensors. Neighbouring threads take neighbouring items. A thread takes
+// the same item of the same column in one row after the other, so that it only adds to two places.
 template <class Use>
 INLINE void for_each_pixel(Index count, Index width, Index height, const Step& source, const Step& target, Use use) {
   const Index items = count * width, lanes = min(items, (Index)blockDim.x), step = divide(blockDim.x, lanes);
@@ -53,8 +53,8 @@ INLINE Region find_region(const Launch& launch, const Place& block) {
 }
 
 // Calls use(item, c, run, slot) for the items [0, count) of the taps of each pixel of a region, in each unit of a
-// block: c is the row, and the taps start at `run` in memory. In shared memory they lie from `slot` on as they do from
-// the vector on that holds the first; `plane` elements are from unit to unit.
+// block. c is the row of the pixel, and its taps start at element `run` of k. The vector of k that holds the first tap
+// is staged at `slot`, and the next vectors follow. `plane` is the number of elements from unit to unit.
 template <class Use>
 INLINE void for_each_run(const Launch& launch, const Place& block, const Region& region, Index plane, Index count,
                          Use use) {
@@ -67,7 +67,8 @@ INLINE void for_each_run(const Launch& launch, const Place& block, const Region&
   });
 }
 
-// Writes the staged taps of a block: the vectors that are all theirs, and the elements before and after these.
+// Writes the staged taps of a block. Vectors that belong to one pixel are written whole, the taps before and after them
+// one by one.
 INLINE void write_runs(T* k, const T* kernels, const Launch& launch, const Place& block) {
   const Region region = find_region(launch, block);
   const Index plane = launch.rows * launch.kernel_pitch;
@@ -86,7 +87,7 @@ INLINE void write_runs(T* k, const T* kernels, const Launch& launch, const Place
                });
 }
 
-// Starts to copy a vector of k, or zeros where it is not wanted.
+// Starts to copy a vector of k, or zeros if it is not wanted.
 INLINE void stage_vector(T* to, const T* k, Index at, Index extent, bool wanted) {
   start_copy<16>(to, k + at, wanted ? min(Index(VECTOR), extent - at) * sizeof(T) : 0);  // [copy of taps]
 }

@@ -1,11 +1,11 @@
-// Kernels for channels-last images. A thread owns VECTOR channels of a strip, or in grad_kernel one row of the window:
-// some threads share a strip's taps, so that many find room in a multiprocessor.
+// Kernels for channels-last images. A thread computes VECTOR channels of a strip, in grad_kernel one row of the window.
+// Several threads use the same staged taps of a strip, so that a multiprocessor has room for many threads.
 namespace kernels {
 constexpr int BLOCKS[] = {2, 2, 2};
-constexpr Index STRIP_PITCH = STRIP * RUN_PITCH + VECTOR;  // of staged taps
+constexpr Index STRIP_PITCH = STRIP * RUN_PITCH + VECTOR;  // from strip to strip of staged taps
 
-// A thread's part of a strip, and its place. Neighbours have the same strip, then the same column: they read the same,
-// or rows that meet in no bank.
+// A thread's part of a strip, and the strip's place. Neighbouring threads have the same strip and read the same
+// address, or the same column and read rows that lie in different banks.
 struct Thread {
   Index part;
   Place place;
@@ -18,19 +18,19 @@ INLINE Thread find_thread(const Launch& launch, Index parts) {
           {columns - plane * launch.strips, strips - columns * launch.rows, plane}};
 }
 
-// The pixel of x or y that a vector of shared memory holds.
+// Reads VECTOR channels of a pixel from shared memory.
 INLINE void read_vector(Acc (&pixel)[VECTOR], const T* from) {
   const Packed<VECTOR> packed = Packed<VECTOR>::read(from);
 #pragma unroll
   for (int i = 0; i < VECTOR; ++i) pixel[i] = packed.get(i);
 }
 
-// Calls use(v, s, pixel) with the VECTOR channels of x under each tap v of a row of the window and pixel s of a strip;
-// `at` is where the tile has the first of both.
+// Calls use(v, s, pixel) for each tap v of a row of the window and each pixel s of a strip, with VECTOR channels of x
+// there. `at` points at the pixel for the first of both.
 template <class Use>
 INLINE void visit_pixels(const T* at, Index pitch, Use use) {
 #pragma unroll
-  for (int i = 0; i < SPAN; ++i) {
+  for (int i = 0; i < USED; ++i) {
     Acc pixel[VECTOR];
     read_vector(pixel, at + i * pitch);
 #pragma unroll
@@ -99,7 +99,7 @@ INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
                        for (int c = 0; c < VECTOR; ++c) sum[s][c] += weight[v][s] * pixel[c];
                      });
       }
-      // A weight outside that is not finite shows in every channel.
+      // A value of k outside the image that is not finite makes every channel NaN, so that one channel is enough.
       Acc firsts[STRIP];
 #pragma unroll
       for (int s = 0; s < STRIP; ++s) firsts[s] = sum[s][0];
@@ -113,8 +113,8 @@ INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
   }
 }
 
-// Of each row of taps that meets the block's pixels, all that do are copied while the row before is used. A slot holds
-// the row of one pixel of y.
+// The rows of the window are used one after the other: while one is used, the next one is copied, for all pixels of y
+// that the pixels of the block need. A slot holds the row of one pixel of y.
 INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
@@ -171,7 +171,7 @@ INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
       const T* const taps = my_kernels + u % 2 * launch.planes * plane_pitch;
       const Index run = find_kernel(launch, unit, i, x0 + first) + u * KW;
 #pragma unroll
-      for (int at = 0; at < GRAD_SPAN; ++at) {
+      for (int at = 0; at < GRAD_USED; ++at) {
         Acc pixel[VECTOR];
         read_vector(pixel, my_tile + (i - y0) * launch.pitch + at * launch.channel_pitch);
         const T* const mine = taps + at * ROW_PITCH + (run + at * launch.kj & VECTOR - 1);
@@ -242,7 +242,7 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
       }
     }
     if (active) {
-      // Of the taps outside the image, those are NaN whose y is not finite.
+      // A tap outside the image is NaN if its y is not finite.
       if (has_nan(sum[0], count) || has_nan(sum[KW - 1], count))
         clear_outside(sum, image, i * SH - launch.pad_h + u * DH, j * SW - launch.pad_w);
       const Index run = find_kernel(launch, find_unit(launch, block.plane + thread.plane), i, j);

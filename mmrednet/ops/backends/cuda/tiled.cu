@@ -1,15 +1,15 @@
-// Kernels for any layout, best where rows lie in memory by vectors. A block stages a tile of up to CHUNK channels with
-// its halo. A thread owns a strip of neighbouring pixels of all these channels: every kernel value is loaded once, and
-// an input value serves all taps of a strip.
+// Kernels for any layout. They are fastest if the rows of images can be read by vectors. A block stages a tile of up to
+// CHUNK channels. A thread computes a strip in all these channels: it loads every value of k once, and uses a value of
+// x for all taps of the strip that need it.
 namespace kernels {
-constexpr int BLOCKS[] = {4 - LARGE, 3 - LARGE, LARGE ? 2 : 3};
+constexpr int BLOCKS[] = {4 - MANY_REGISTERS, 3 - MANY_REGISTERS, MANY_REGISTERS ? 2 : 3};
 
 template <int N>
 struct Size {
   static constexpr int VALUE = N;
 };
 
-// Calls use(Size<V>()) with the neighbours, `vector` at most and MOST at most, that are read or written at a time.
+// Calls use(Size<V>()), where V is the number of neighbours to read or write at a time: at most `vector` and MOST.
 template <int MOST, class Use>
 INLINE void by_vectors(Index vector, Use use) {
   if (vector >= MOST)
@@ -20,7 +20,7 @@ INLINE void by_vectors(Index vector, Use use) {
     use(Size<1>());
 }
 
-// Reads the N values from p + SKIP on, by the vectors of V that hold them: p is aligned.
+// Reads the N values from p + SKIP on. It reads all vectors of V elements that hold one of them; p is aligned.
 template <int V, int SKIP, int N>
 INLINE void read_row(Acc (&row)[N], const T* p) {
 #pragma unroll
@@ -32,8 +32,9 @@ INLINE void read_row(Acc (&row)[N], const T* p) {
   }
 }
 
-// Reads `wanted` strips, `pitch` apart, of `count` > 0 pixels, `step` apart, `vector` at a time. The others are zero;
-// what a strip has beyond the border repeats the last pixels, as nobody writes what becomes of it.
+// Reads `wanted` strips, `pitch` elements apart, of `count` > 0 pixels, `step` elements apart, `vector` pixels at a
+// time. The remaining strips are zero. Pixels of a strip outside the image repeat the last ones; their results are not
+// written.
 template <int N>
 INLINE void read_strips(Acc (&strips)[N][STRIP], const T* p, Index pitch, Index wanted, Index step, Index count,
                         Index vector) {
@@ -69,7 +70,7 @@ INLINE void write_strip(T* p, const Acc (&strip)[STRIP], Index step, Index count
   });
 }
 
-// Writes the channels of the pixels [first, count) of a strip, of which p is the pixel 0.
+// Writes the channels of the pixels [first, count) of a strip; p points at pixel 0.
 template <int CHANNELS, int PIXELS>
 INLINE void write_channels(T* p, const Acc (&strips)[CHANNELS][PIXELS], Index channels, Index first, Index count,
                            Index c, Index w, Index vector) {
@@ -88,19 +89,19 @@ INLINE void write_channels(T* p, const Acc (&strips)[CHANNELS][PIXELS], Index ch
       if (channel < channels && s >= first && s < count) p[channel * c + s * w] = Element::store(strips[channel][s]);
 }
 
-// The size of a part of an image in shared memory, and the elements from row to row and from channel to channel.
+// The size of a tile, and its elements from row to row and from channel to channel.
 struct Tile {
   Index height, width, pitch, channel_pitch;
 };
 
-// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours in memory at a time, which are all inside
-// the image or all outside, where the tile is zero.
+// Fills the tile of one unit with the pixels from (y0, x0) on, V neighbours at a time. These are all inside the image,
+// or all outside, where the tile is zero.
 //
-// A thread keeps its columns and goes down the lines, which are the rows of all channels: from line to line it adds to
-// two pointers, and what it asks for goes to shared memory by itself, but for single values of 2 bytes.
+// The lines of a tile are the rows of all its channels. A thread copies the same columns of one line after the other,
+// so that it only adds to two pointers. Single values of 2 bytes go through registers, as CUDA cannot copy them.
 template <int V>
 INLINE void stage_rows(T* to, const Tile& tile, const Image& image, const Unit& unit, Index y0, Index x0) {
-  constexpr int BATCH = 8;  // loads in flight of those
+  constexpr int BATCH = 8;  // values that a thread loads before it waits for the first
   const Index columns = (tile.width + V - 1) / V, lines = unit.channels * tile.height;
   const Index lanes = min(columns, (Index)blockDim.x), step = blockDim.x / lanes;
   const Index step_c = step / tile.height, step_y = step % tile.height, first = threadIdx.x / lanes;
@@ -139,17 +140,18 @@ INLINE void stage(T* to, const Tile& tile, const Image& image, const Unit& unit,
   by_vectors<STRIP>(vector, [&](auto size) { stage_rows<decltype(size)::VALUE>(to, tile, image, unit, y0, x0); });
 }
 
-// Calls use(v, s, value) with the value of x under each tap v0 + v of a row of the window and pixel s of a strip; `at`
-// is where the tile has the first of both.
+// Calls use(v, s, value) for each tap v0 + v of a row of the window and each pixel s of a strip, with the value of x
+// there. `at` points at the value for the first tap and pixel.
 template <class Use>
 INLINE void visit_taps(const T* at, int v0, Use use) {
-  Acc row[SPAN];
-  if (ROW) read_row<STRIP, SHIFT>(row, at);
+  Acc row[USED];
+  if (READ_ONCE) read_row<STRIP, SHIFT>(row, at);
 #pragma unroll
   for (int v = 0; v < TAPS; ++v) {
     if (KW % TAPS != 0 && v0 + v >= KW) break;
 #pragma unroll
-    for (int s = 0; s < STRIP; ++s) use(v, s, ROW ? row[s * SW + v * DW] : Element::load(at[SHIFT + s * SW + v * DW]));
+    for (int s = 0; s < STRIP; ++s)
+      use(v, s, READ_ONCE ? row[s * SW + v * DW] : Element::load(at[SHIFT + s * SW + v * DW]));
   }
 }
 
@@ -194,7 +196,7 @@ INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
           }
         }
       }
-      // A weight outside that is not finite shows in every channel.
+      // A value of k outside the image that is not finite makes every channel NaN, so that one channel is enough.
       if (clear || !has_nan(sum[0], count)) {
         write_channels(y + out, sum, unit.channels, 0, count, launch.yc, launch.yw, launch.vector_y);
         break;
@@ -203,9 +205,10 @@ INLINE void forward(const T* x, const T* k, T* y, const Launch& launch) {
   }
 }
 
-// Reads the values of TAPS taps that meet a strip of x, `wanted` of them, from a row of k of which `j` is the pixel
-// that tap 0 meets. What meets the strip under a tap are neighbours, but not from a whole vector on: all vectors that
-// have some of them are read. Outside the image they are zero.
+// Reads the values of k by which a strip of x is multiplied, for `wanted` of TAPS taps. A tap joins each pixel of x to
+// one pixel of y; `j` is the pixel of y for tap 0 and the first pixel of x. The pixels of y of one tap are neighbours
+// but may start within a vector, so that all vectors that hold one of them are read. Outside the image the values are
+// zero.
 INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launch& launch, Index wanted, Index j) {
   constexpr int MET = GRAD_STRIP / SW;
   Packed<2 * MET> packed[TAPS] = {};
@@ -231,13 +234,14 @@ INLINE void read_taps(Acc (&weight)[TAPS][GRAD_STRIP], const T* row, const Launc
         weight[v][s] = packed[v].get(((GRAD_PHASE - v * DW / SW) % MET + MET) % MET + (s - v * DW) / SW + v * DW / SW);
 }
 
-// Works in padded coordinates (a + p, b + p): there a pixel b of x meets the output pixel (b - v d) / s, and as strips
-// start at multiples of s, which taps meet which pixels of the strip is known when compiling.
+// The coordinates of x here include the padding: (a + p, b + p). So tap v joins pixel b of x to pixel (b - v d) / s of
+// y. As strips start at multiples of s, the pairs of taps and pixels of a strip that belong together are fixed at
+// compile time.
 INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
   constexpr int BACK = (KW - 1) * DW / SW;
   const Image image = {y, launch.yn, launch.yc, launch.yh, launch.yw, launch.out_h, launch.out_w};
   const Tile tile = {launch.tile_h, launch.tile_w, launch.pitch, launch.channel_pitch};
-  const Index origin = launch.pad_w / SW * SW;  // of the first strip
+  const Index origin = launch.pad_w / SW * SW;  // where the first strip starts
   const Place thread = find_thread(launch);
   const T* my_tile = (T*)shared_memory + thread.plane * launch.plane_pitch + thread.strip * (GRAD_STRIP / SW);
 
@@ -262,7 +266,7 @@ INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
     const Index kernel = find_kernel(launch, unit, 0, 0);
     Acc sum[GRAD_CHUNK][GRAD_STRIP] = {};
 
-    int u = 0;  // the first row of taps that meets the row of pixels
+    int u = 0;  // the first row of taps that joins the row of pixels to a row of y
     while (u < ROW_STEP && (a - u * DH) % SH != 0) ++u;
     if (u == ROW_STEP) u = KH;
     for (; u < KH; u += ROW_STEP) {
@@ -277,8 +281,8 @@ INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
         for (int c = 0; c < GRAD_CHUNK; ++c) {
           if (c >= unit.channels) break;
           const T* at = my_tile + c * tile.channel_pitch + (i - y0) * tile.pitch;
-          Acc value[GRAD_SPAN];
-          if (GRAD_ROW) read_row<GRAD_STRIP / SW, GRAD_SHIFT>(value, at);
+          Acc value[GRAD_USED];
+          if (GRAD_READ_ONCE) read_row<GRAD_STRIP / SW, GRAD_SHIFT>(value, at);
 #pragma unroll
           for (int v = 0; v < TAPS; ++v) {
             if (KW % TAPS != 0 && v0 + v >= KW) break;
@@ -287,7 +291,7 @@ INLINE void grad_input(T* x, const T* k, const T* y, const Launch& launch) {
               if ((s - v * DW) % SW != 0) continue;
               const int offset = (s - v * DW) / SW;
               const Acc pixel =
-                  GRAD_ROW ? value[offset + REACH] : Element::load(at[GRAD_SHIFT + BACK - v0 / SW * DW + offset]);
+                  GRAD_READ_ONCE ? value[offset + REACH] : Element::load(at[GRAD_SHIFT + BACK - v0 / SW * DW + offset]);
               sum[c][s] += weight[v][s] * pixel;
             }
           }
@@ -325,7 +329,7 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
         for (Index first = 0; first < launch.group_channels; first += launch.chunk) {
           const Unit unit = {mine.n, mine.group, mine.channel + first,
                              min(launch.chunk, launch.group_channels - first)};
-          // A group that fits in one chunk stays where it is for all taps.
+          // A group that fits in one chunk is staged once for all taps.
           if (!whole || (u == 0 && v0 == 0)) {
             __syncthreads();  // [grad_kernel, tile is read]
             for_each_unit(launch, block, [&](Index plane, const Unit& group) {
@@ -350,8 +354,7 @@ INLINE void grad_kernel(const T* x, T* k, const T* y, const Launch& launch) {
           }
         }
         if (!active) continue;
-        // Of the taps outside the image, which are the first or the last ones of a row, those are NaN whose y is not
-        // finite.
+        // A tap outside the image is NaN if its y is not finite. Such taps are the first or the last of a row.
         if (has_nan(sum[0], count) || has_nan(sum[TAPS - 1], count) || has_nan(sum[(KW - 1) % TAPS], count))
           clear_outside(sum, image, top + u * DH, left + v0 * DW);
 #pragma unroll
