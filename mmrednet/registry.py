@@ -1,4 +1,4 @@
-"""The scope ``mmrednet``: where ``type='mmrednet.RedNet'`` resolves from a config of any OpenMMLab toolbox."""
+"""The scope ``mmrednet``, in which any OpenMMLab config finds ``type='mmrednet.RedNet'``."""
 
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import MODELS as MMENGINE_MODELS

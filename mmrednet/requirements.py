@@ -15,28 +15,32 @@ MINIMUM = {
 
 
 class Toolbox(NamedTuple):
-    """What extends a toolbox, and the scopes of configs whose models are built on that toolbox's."""
+    """The module that extends a toolbox, and the scopes whose models are built on that toolbox."""
 
     module: str
     scopes: tuple[str, ...]
 
 
-# Best known first: where a config has no scope, the first that is installed counts.
+# The first that is installed serves all scopes that are not named here.
 TOOLBOXES = {
     'mmdet': Toolbox('mmrednet.models.detection', ('mmdet', 'mmdet3d', 'mmrotate', 'mmyolo')),
     'mmseg': Toolbox('mmrednet.models.segmentation', ('mmseg',)),
-    'mmpretrain': Toolbox('mmrednet.models.classification', ()),  # an FPN is nothing for classifiers
+    'mmpretrain': Toolbox('mmrednet.models.classification', ()),  # classifiers have no FPN
 }
 
 
 def require(package: str) -> None:
-    """Raises ImportError, with the command that mends it, unless ``package`` can be imported and is recent enough."""
+    """Checks that a package can be imported and is recent enough.
+
+    Raises:
+        ImportError: It cannot be imported, or is too old. The message names the command that installs it.
+    """
     from torch.torch_version import TorchVersion
 
     minimum = MINIMUM[package]
     mend = (
-        "in mmrednet's folder `bash tools/setup.sh` installs a set that works together, and `pip install "
-        "'.[openmmlab]'` OpenMMLab's packages or `pip install '.[onedl]'` the OneDL forks"
+        "in mmrednet's folder `bash tools/setup.sh` installs a set of versions that are tested together, `pip install "
+        "'.[openmmlab]'` installs OpenMMLab's packages, and `pip install '.[onedl]'` the OneDL forks"
     )
     if package == 'torch':
         mend = f"pip install 'torch>={minimum}'"

@@ -87,12 +87,23 @@ def test_a_broken_toolbox_is_said_and_stops_nobody_who_uses_another(fault, tmp_p
     )
 
 
-def test_a_scope_that_nobody_knows_is_named():
-    with (
-        DefaultScope.overwrite_default_scope('nowhere'),
-        pytest.raises(ValueError, match="mmseg.*'nowhere'.*_scope_"),
-    ):
-        MODELS.get('mmrednet.InvolutionFPN')([16], 16, 1)
+@pytest.mark.parametrize('scope', ('mmpose', 'mmocr', 'mmrotate'))
+def test_other_scopes_get_the_involution_fpn_of_mmdet(scope):
+    from mmdet.models.necks import FPN
+
+    with DefaultScope.overwrite_default_scope(scope):
+        assert isinstance(MODELS.get('mmrednet.InvolutionFPN')([16], 16, 1), FPN)
+
+
+@pytest.mark.parametrize('order', ('import mmrednet, mmengine.infer', 'import mmengine.infer, mmrednet'))
+def test_inferencers_of_any_toolbox_load_safely_after_importing_mmrednet(order):
+    """They read a checkpoint before they build the model, which would import the registry."""
+    run_python(
+        f'{order}\n'
+        'import torch\n'
+        'from mmengine.logging import HistoryBuffer\n'
+        'assert HistoryBuffer in torch.serialization.get_safe_globals()'
+    )
 
 
 def test_versions_are_those_that_the_distribution_names():

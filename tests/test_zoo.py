@@ -1,4 +1,4 @@
-"""A sample of what tools/zoo.py does with all of the zoos: what works with ResNet works with RedNet."""
+"""tests/zoo.py on a sample of the zoos: where ResNet works, RedNet works."""
 
 import json
 import subprocess
@@ -7,8 +7,8 @@ import sys
 import pytest
 from helpers import ROOT
 
-TOOL = ROOT / 'tools' / 'zoo.py'
-# Where ResNet is elsewhere than in model.backbone, is no ResNet-50, or has a use that test_configs.py does not know.
+TOOL = ROOT / 'tests' / 'zoo.py'
+# ResNet is not in model.backbone, is no ResNet-50, or has a use that test_configs.py does not try.
 SAMPLE = [
     'mmdet::centernet/centernet_r18_8xb16-crop512-140e_coco.py',
     'mmdet::detr/detr_r50_8xb2-150e_coco.py',

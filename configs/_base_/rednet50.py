@@ -1,13 +1,14 @@
-# The backbone of the dense-prediction configs. Where it starts from is `model.backbone.init_cfg.checkpoint`, here or
-# after `--cfg-options`: mmrednet://rednet50 (public ImageNet weights), a path or an address. None trains from scratch,
-# and RedNet then freezes nothing and says so.
+# The backbone of the dense-prediction configs. It starts from public ImageNet weights; others are given as
+# `--cfg-options model.backbone.init_cfg.checkpoint=FILE`.
 rednet50 = dict(
     type='mmrednet.RedNet',
     depth=50,
     stem_kernel_size=7,
     out_indices=(0, 1, 2, 3),
-    init_cfg=dict(type='Pretrained', checkpoint=None, prefix='backbone.'),
+    init_cfg=dict(type='Pretrained', checkpoint='mmrednet://rednet50'),
 )
 runner_type = 'mmrednet.Runner'
-# Comes before a base of mmseg's, which mmengine finds with OneDL's packages after this alone.
+# Inferencers read checkpoints before they build the model, so the types in them have to be known as safe before that.
+custom_imports = dict(imports=['mmrednet.registry'])
+# mmengine finds a base of mmseg's with OneDL's packages only after this, and reads bases before custom_imports.
 __import__('mmrednet.patches')

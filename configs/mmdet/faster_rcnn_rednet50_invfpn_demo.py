@@ -7,7 +7,8 @@ metainfo = dict(classes=('disc', 'triangle', 'star'))
 
 channels = 128  # of the pyramid, half of the COCO config's: a training step takes three quarters of the time
 model = dict(
-    backbone=dict(init_cfg=None, frozen_stages=-1, norm_eval=False),
+    # From random weights, so nothing is frozen.
+    backbone=dict(_delete_=True, type='mmrednet.RedNet', depth=50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
     neck=dict(out_channels=channels),
     # Anchors of 20, 40, 80, 160 and 320 pixels: the objects are 18 to 38 pixels wide.
     rpn_head=dict(in_channels=channels, feat_channels=channels, anchor_generator=dict(scales=[5])),

@@ -16,3 +16,5 @@ param_scheduler = [
 ]
 train_cfg = dict(max_epochs=130)
 runner_type = 'mmrednet.Runner'
+# Inferencers read checkpoints before they build the model: the types in them have to be known as safe by then.
+custom_imports = dict(imports=['mmrednet.registry'])

@@ -5,7 +5,15 @@ _base_ = './semantic_fpn_rednet50_invfpn.py'
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    backbone=dict(norm_cfg=norm_cfg, init_cfg=None, frozen_stages=-1, norm_eval=False),
+    # From random weights.
+    backbone=dict(
+        _delete_=True,
+        type='mmrednet.RedNet',
+        depth=50,
+        stem_kernel_size=7,
+        out_indices=(0, 1, 2, 3),
+        norm_cfg=norm_cfg,
+    ),
     neck=dict(involution_cfg=dict(norm_cfg=norm_cfg)),
     # Most pixels are background.
     decode_head=dict(num_classes=4, norm_cfg=norm_cfg, loss_decode=dict(class_weight=[0.2, 1, 1, 1])),

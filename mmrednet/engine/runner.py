@@ -10,11 +10,10 @@ from mmengine.dist import is_distributed
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
 from mmengine.runner import Runner as MMEngineRunner
-from mmengine.runner import find_latest_checkpoint
 from torch import nn
 
-from ..checkpoint import READ_HERE, load, missing
-from ..models.rednet import FROM_SCRATCH, RedNet
+from ..checkpoint import READ_HERE, missing
+from ..models.rednet import RedNet
 from ..registry import RUNNERS
 
 
@@ -46,15 +45,23 @@ class Runner(MMEngineRunner):
             connect_cpus()
         super().setup_env(env_cfg)
 
-    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps the model for distributed training as mmengine does; on CPUs without the GPU's number.
+    def train(self) -> nn.Module:
+        """Trains as mmengine does, after it has read the checkpoints that ``init_cfg`` of a RedNet names.
 
-        What a checkpoint fills may be frozen, and has to be before DistributedDataParallel looks for gradients.
+        mmengine reads them only when it has built the data sets, which takes minutes for large ones.
+
+        Raises:
+            OSError: A checkpoint is no file, or cannot be downloaded.
+            ImportError: A checkpoint's format needs a package that is not installed.
+            ValueError: A checkpoint cannot be read or does not fit.
         """
-        backbones = [module for module in model.modules() if isinstance(module, RedNet)]
-        if backbones and self._starts_from_checkpoint():
-            for backbone in backbones:
-                backbone.expect_checkpoint()
+        for module in self.model.modules():
+            if isinstance(module, RedNet):
+                module.check_checkpoints()
+        return super().train()
+
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
+        """Wraps the model for distributed training as mmengine does; on CPUs without the GPU's number."""
         if self.distributed and get_device() == 'cpu':
             model = self._without_sync_bn(model)
             unused = self.cfg.get('find_unused_parameters', False)
@@ -73,16 +80,6 @@ class Runner(MMEngineRunner):
                 level=WARNING,
             )
         return revert_sync_batchnorm(model)
-
-    def _starts_from_checkpoint(self) -> bool:
-        if not self._resume:
-            return self._load_from is not None
-        # A run that is resumed goes on as it began.
-        path = self._load_from or find_latest_checkpoint(self.work_dir)
-        if path is None:
-            return False
-        metadata = getattr(load(path)['state_dict'], '_metadata', {})
-        return not any(entry.get(FROM_SCRATCH) for entry in metadata.values())
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Loads a checkpoint as mmengine does, and from wherever :func:`mmrednet.checkpoint.load` reads one."""

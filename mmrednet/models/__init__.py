@@ -1,4 +1,4 @@
-"""The models: RedNet for every toolbox, and what extends a toolbox where that toolbox is installed."""
+"""The models: RedNet for every toolbox, and necks and heads for the toolboxes that are installed."""
 
 import warnings
 from importlib import import_module
@@ -19,5 +19,5 @@ for _name, _toolbox in TOOLBOXES.items():
         require(_name)
         import_module(_toolbox.module)
     except Exception as _error:
-        # Whatever is wrong with it, who uses another toolbox goes on.
-        warnings.warn(f'what mmrednet adds to {_name} is not there: {_error}', stacklevel=2)
+        # One broken toolbox must not stop the users of another.
+        warnings.warn(f'mmrednet cannot extend {_name}: {_error}', stacklevel=2)

@@ -1,4 +1,4 @@
-"""What mmpretrain's models by name lack: ``rednet50_in1k`` and the others, with public weights."""
+"""Adds RedNets to mmpretrain's models by name: ``rednet50_in1k`` and the others, with public weights."""
 
 from mmpretrain.apis import ModelHub
 

@@ -1,4 +1,4 @@
-"""What extends mmdet: the involution FPN and the involution heads (section 4.2)."""
+"""The involution FPN and the involution heads for mmdet (section 4.2)."""
 
 from mmdet.models.dense_heads import RPNHead
 from mmdet.models.necks import FPN
@@ -36,7 +36,7 @@ class InvolutionRPNHead(RPNHead):
     def _init_layers(self) -> None:
         super()._init_layers()
         if self.num_convs <= 1:
-            # mmdet applies the ReLU, and the released checkpoints name no sequence.
+            # mmdet applies the ReLU itself, and the released checkpoints have no Sequential here.
             self.rpn_conv = build_involution(
                 channels=self.feat_channels, in_channels=self.in_channels, **self.involution_cfg
             )

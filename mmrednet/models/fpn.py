@@ -1,4 +1,4 @@
-"""The involution FPN (section 4.2): what it is on any toolbox's FPN, and the choice of the toolbox."""
+"""The involution FPN (section 4.2), on the FPN of mmdet or mmseg."""
 
 from importlib import import_module
 from importlib.util import find_spec
@@ -7,14 +7,14 @@ from mmengine.registry import DefaultScope
 from torch import nn
 
 from ..registry import register_model
-from ..requirements import TOOLBOXES
+from ..requirements import TOOLBOXES, require
 from .involution import to_involution
 
 
 class InvolutionFPNMixin:
-    """Comes before a toolbox's FPN and makes its 3x3 output convolutions involutions; those of extra levels stay.
+    """Replaces the 3x3 output convolutions of a toolbox's FPN by involutions, but not those of extra levels.
 
-    Norm layers and activations that the toolbox puts behind those convolutions stay behind the involutions.
+    A class lists it before the toolbox's FPN. Norm layers and activations after the convolutions stay.
 
     Args:
         *args: As in the toolbox's FPN.
@@ -34,28 +34,24 @@ class InvolutionFPNMixin:
         super().__init__(*args, **kwargs)
         for level in range(len(self.lateral_convs)):
             layers = to_involution(self.fpn_convs[level], involution_cfg)
-            # Alone it has the released checkpoints' names.
+            # A single layer stands without Sequential, as in the released checkpoints.
             self.fpn_convs[level] = layers[0] if len(layers) == 1 else layers
 
 
 @register_model('InvolutionFPN')
 def build_involution_fpn(*args, **kwargs) -> nn.Module:
-    """Builds ``type='mmrednet.InvolutionFPN'`` on the FPN of the toolbox whose scope it is built in.
+    """Builds ``type='mmrednet.InvolutionFPN'``, in mmseg's scope on mmseg's FPN.
+
+    In any other scope, such as mmpose's, it is built on mmdet's FPN, or on mmseg's where mmdet is not installed.
 
     Raises:
-        ValueError: Nothing is known of that scope.
+        ImportError: Neither is installed.
     """
     scope = DefaultScope.get_current_instance()
     name = None if scope is None else scope.scope_name
-    toolbox: str | None
-    if name in (None, 'mmengine', 'mmrednet'):
-        toolbox = next((t for t, (_, scopes) in TOOLBOXES.items() if scopes and find_spec(t)), 'mmdet')
-    else:
-        toolbox = next((t for t, (_, scopes) in TOOLBOXES.items() if name in scopes), None)
-    if toolbox is None:
-        known = ', '.join(scope for _, scopes in TOOLBOXES.values() for scope in scopes)
-        raise ValueError(
-            f"InvolutionFPN extends a toolbox's FPN and knows the scopes {known}, but is built in {name!r}: "
-            "add the one to take it from to the neck's config, _scope_='mmdet' for example"
-        )
+    toolbox = next((toolbox for toolbox, (_, scopes) in TOOLBOXES.items() if name in scopes), None)
+    toolbox = toolbox or next(
+        (toolbox for toolbox, (_, scopes) in TOOLBOXES.items() if scopes and find_spec(toolbox)), 'mmdet'
+    )
+    require(toolbox)
     return import_module(TOOLBOXES[toolbox].module).InvolutionFPN(*args, **kwargs)

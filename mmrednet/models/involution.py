@@ -1,4 +1,4 @@
-"""The toolboxes' side of the layers: what ``norm_cfg``, ``act_cfg`` and ``conv_cfg`` of a config stand for."""
+"""Builds involution layers from configs: ``norm_cfg``, ``act_cfg``, ``conv_cfg`` and ``kernel_generation``."""
 
 from collections.abc import Callable
 from functools import partial
@@ -19,13 +19,18 @@ register_model()(LinearKernelGeneration)
 def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
     """Builds ``type='mmrednet.Involution'``.
 
+    With ``channels`` it builds a :class:`mmrednet.layers.Involution`, without it the layer for a ``conv_cfg``: see
+    :func:`mmrednet.layers.in_place_of_conv`.
+
     Args:
-        *args: Without ``channels`` those of :class:`torch.nn.Conv2d`, with which the toolboxes build a ``conv_cfg``:
-            see :func:`mmrednet.layers.in_place_of_conv`. Else those of :class:`mmrednet.layers.Involution`.
-        channels (int, optional): Channels of an :class:`mmrednet.layers.Involution`. Defaults to None.
-        **kwargs: Likewise, but in a toolbox's words: ``norm_cfg`` (dict, optional; groups of a GN that do not divide
-            the few channels inside become those that do) for ``norm_layer``, ``act_cfg`` (dict, optional) for
-            ``act_layer``, and ``kernel_generation`` (dict, optional).
+        *args: The other arguments of Involution, or without ``channels`` those of :class:`torch.nn.Conv2d`.
+        channels (int, optional): Channels of the Involution. Defaults to None.
+        **kwargs: The same by name, where ``norm_cfg`` (dict, optional) replaces ``norm_layer``, ``act_cfg`` (dict,
+            optional) replaces ``act_layer``, and ``kernel_generation`` is a config (dict, optional). A GN whose number
+            of groups does not divide the channels gets the largest number that divides both.
+
+    Raises:
+        KeyError: ``act_cfg`` or ``kernel_generation`` has no type, or ``kernel_generation`` has an unknown one.
     """
     kwargs = _translate(kwargs)
     return in_place_of_conv(*args, **kwargs) if channels is None else Involution(channels, *args, **kwargs)
@@ -55,22 +60,22 @@ def _kernel_generation(cfg: dict | Callable[..., nn.Module] | None):
     arguments = dict(cfg)
     name = _type_of('kernel_generation', arguments)
     del arguments['type']
-    # A bare name is looked up where the config's scope looks, as mmcv does with norm layers.
+    # A name without a scope is looked up in the config's scope, as mmcv looks up norm layers.
     with MMENGINE_MODELS.switch_scope_and_registry(None) as registry:
         phi = name if isclass(name) else registry.get(name)
     if phi is None:
-        raise KeyError(f'kernel_generation must name a registered module, but its type is {name!r}: register it')
+        raise KeyError(f'kernel_generation must have the type of a registered module, but has {name!r}: register it')
     return partial(phi, **_translate(arguments))
 
 
 def _type_of(argument: str, cfg: dict):
     if 'type' not in cfg:
-        raise KeyError(f"{argument} must be a dict with a 'type', but is {cfg}: name what is to be built")
+        raise KeyError(f"{argument} must be a dict with a 'type', but is {cfg}: add the type of the module")
     return cfg['type']
 
 
-# The toolboxes' words, the layers', and what brings the value of the one to the other's.
-WORDS = {
+# The name of an argument in configs, its name in the layers, and the function that converts its value.
+ARGUMENTS = {
     'norm_cfg': ('norm_layer', _norm_layer),
     'act_cfg': ('act_layer', _act_layer),
     'kernel_generation': ('kernel_generation', _kernel_generation),
@@ -80,24 +85,24 @@ WORDS = {
 def _translate(arguments: dict) -> dict:
     translated = {}
     for name, value in arguments.items():
-        new_name, translate = WORDS.get(name, (name, lambda unchanged: unchanged))
+        new_name, translate = ARGUMENTS.get(name, (name, lambda unchanged: unchanged))
         translated[new_name] = translate(value)
     return translated
 
 
 def to_involution(conv: ConvModule, involution_cfg: dict) -> nn.Sequential:
-    """Returns an involution in the place of the convolution in a ConvModule, then its norm layer and activation.
+    """Returns a ConvModule's layers with an involution in the place of its convolution.
 
     Args:
-        conv (ConvModule): A toolbox's convolution, whose channels the involution takes over.
+        conv (ConvModule): The convolution, norm layer and activation of a toolbox. The involution gets its channels.
         involution_cfg (dict): Arguments of :func:`build_involution`.
     """
     layers = [build_involution(channels=conv.out_channels, in_channels=conv.in_channels, **involution_cfg)]
     if conv.with_norm:
         layers.append(conv.norm)
     elif span := layers[0].last_convolution():
-        # No norm layer mends the scale: kernels of variance 1 / (Kh * Kw) keep it. Where a toolbox's module has an
-        # init_cfg for its convolutions, as FPN and RPNHead have, that has the last word, as in the released models.
+        # Without a norm layer, kernels of variance 1 / (Kh * Kw) keep the scale of the features. The init_cfg of a
+        # toolbox's module, such as FPN or RPNHead, overwrites these values, as it did in the released models.
         nn.init.normal_(span.weight, std=(2 / (span.in_channels * prod(layers[0].kernel_size))) ** 0.5)
     if conv.with_activation:
         layers.append(conv.activate)

@@ -1,4 +1,4 @@
-"""What extends mmseg: the involution FPN (Table 4)."""
+"""The involution FPN for mmseg (Table 4)."""
 
 from mmseg.models.necks import FPN
 

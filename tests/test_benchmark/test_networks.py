@@ -30,7 +30,7 @@ def test_networks(monkeypatch):
 
 def test_norms_are_folded_but_for_those_after_an_involution():
     fuse_conv_bn = pytest.importorskip('mmcv.cnn').fuse_conv_bn
-    model, images = RedNet(26), torch.randn(2, 3, 64, 64)
+    model, images = RedNet(26, zero_init_residual=False), torch.randn(2, 3, 64, 64)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             # Takes the statistics of the next batch.

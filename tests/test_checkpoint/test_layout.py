@@ -240,7 +240,26 @@ def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):
         pretrained(path, depth=50).init_weights()
     assert 'unexpected' not in str(error.value) and 'misshapen' not in str(error.value)
     with pytest.raises(ValueError, match="unexpected.*backbone.stem.0.conv.weight(.|\n)*'backbone.'"):
-        pretrained(path, prefix=None).init_weights()
+        pretrained(path, prefix='').init_weights()
+
+
+@pytest.mark.parametrize('prefix', ('', 'backbone.', 'module.backbone.', 'detector.backbone.'))
+def test_init_cfg_finds_the_prefix_and_needs_no_type(prefix, save):
+    released = old_checkpoint('mmpretrain/rednet26')['state_dict']
+    backbone = {name.removeprefix('backbone.'): v for name, v in released.items() if name.startswith('backbone.')}
+    path = save({prefix + name: value for name, value in backbone.items()})
+    model = RedNet(26, init_cfg=dict(checkpoint=path))
+    model.init_weights()
+    assert_holds(model, backbone)
+
+
+def test_init_cfg_lists_the_prefixes_where_there_are_several(save):
+    model = RedNet(26, base_channels=16, stem_channels=32)
+    path = save({f'{prefix}.{name}': v for prefix in ('student', 'teacher') for name, v in model.state_dict().items()})
+    init_cfg = dict(checkpoint=path)
+    with pytest.raises(ValueError, match=r"several backbones.*prefix.*\['student.', 'teacher.'\]"):
+        RedNet(26, base_channels=16, stem_channels=32, init_cfg=init_cfg).init_weights()
+    RedNet(26, base_channels=16, stem_channels=32, init_cfg=dict(init_cfg, prefix='teacher')).init_weights()
 
 
 @pytest.mark.parametrize('prefix', ('backbone', 'backbone.'))

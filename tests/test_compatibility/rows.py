@@ -45,7 +45,7 @@ class Network:
         """Returns the backbone alone. Its blocks do not start as identities."""
         models = registry(scope)
         torch.manual_seed(0)
-        model = models.build(self.config(**arguments))
+        model = models.build(self.config(**{'zero_init_residual': False, **arguments}))
         # The toolboxes' own train() returns nothing.
         model.train(training)
         return model

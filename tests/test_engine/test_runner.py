@@ -59,7 +59,7 @@ def test_trains_resumes_and_tests_with_safe_loading(config, tmp_path):
     runner = RUNNERS.build(config)
     runner.train()
     assert (runner.epoch, runner.iter) == (2, 4)
-    # It began with random weights, so it goes on without frozen ones.
+    # The demo trains from random weights, so it freezes nothing.
     assert all(parameter.requires_grad for parameter in runner.model.parameters())
     config.load_from, config.resume = str(tmp_path / 'epoch_2.pth'), False
     config.experiment_name += '-tested'
@@ -95,12 +95,10 @@ def test_two_processes_on_cpus(config, tmp_path):
 
 def test_load_from_freezes_also_in_two_processes_and_after_resuming(config, tmp_path):
     """DistributedDataParallel would wait in the second iteration for the gradients of what was frozen after it."""
-    assert (config.model.backbone.frozen_stages, config.model.backbone.norm_eval) == (1, True)
-    assert config.model.backbone.init_cfg.checkpoint is None
+    config.model.backbone.update(frozen_stages=1, norm_eval=True)
     config.train_dataloader.batch_size = 1
     config.val_dataloader = config.val_cfg = config.val_evaluator = None
     config.optim_wrapper.optimizer = dict(type='SGD', lr=0.01, weight_decay=0.1)
-    # The file says that it began from scratch; what starts from it does not.
     start = MODELS.build(config.model)
     config.load_from = str(tmp_path / 'start.pth')
     torch.save(dict(state_dict=start.state_dict()), config.load_from)
@@ -128,12 +126,49 @@ def parse(*options):
 )
 def test_where_a_dense_config_starts_from_is_an_option(checkpoint, config, monkeypatch):
     asked = []
-    monkeypatch.setattr('mmrednet.models.rednet.load', lambda path, _: asked.append(path) or dict(state_dict={}))
-    monkeypatch.setattr('mmrednet.models.rednet.missing', lambda path: False)
+    monkeypatch.setattr(
+        'mmrednet.checkpoint.pretrained.load', lambda path, _: asked.append(path) or dict(state_dict={})
+    )
     config.merge_from_dict(parse(f'model.backbone.init_cfg.checkpoint={checkpoint}'))
     with pytest.raises(ValueError, match='does not fit'):
         RUNNERS.build(config).model.init_weights()
     assert asked == [checkpoint]
+
+
+@pytest.mark.parametrize('name', ('mmdet/faster_rcnn_rednet50_invfpn', 'mmseg/semantic_fpn_rednet50_invfpn'))
+def test_weights_that_cannot_be_had_stop_training_before_the_data_sets_are_built(name, tmp_path, monkeypatch):
+    """A dense config as it is, on a machine without a network and without the data."""
+
+    def no_network(*_):
+        raise OSError('Name or service not known')
+
+    monkeypatch.setattr('mmrednet.checkpoint.files.fetch', no_network)
+    config = Config.fromfile(ROOT / 'configs' / f'{name}.py')
+    config.work_dir, config.experiment_name = str(tmp_path), tmp_path.name
+    init_default_scope(config.default_scope)
+    with pytest.raises(OSError, match='mmrednet://rednet50.*init_cfg.*Name or service not known') as error:
+        RUNNERS.build(config.copy()).train()
+    lines = [line.strip() for line in str(error.value).splitlines() if '--cfg-options' in line]
+    file, scratch, whole = (parse(*line.split()[1:]) for line in lines)
+    assert file == {'model.backbone.init_cfg.checkpoint': 'FILE'} and whole == {'model.backbone.init_cfg': None}
+    # As pasted, both ways lead past the checkpoint, here to the data that is missing.
+    for options in (scratch, whole):
+        pasted = config.copy()
+        pasted.merge_from_dict(options)
+        pasted.experiment_name += str(len(options))
+        runner = RUNNERS.build(pasted)
+        with pytest.raises(FileNotFoundError, match='data_root'):
+            runner.train()
+        runner.model.init_weights()
+        if options is scratch:
+            assert all(parameter.requires_grad for parameter in runner.model.parameters())
+
+
+def test_testing_needs_no_file_of_init_cfg(config, tmp_path):
+    config.model.backbone.init_cfg = dict(checkpoint='absent.pth')
+    config.load_from = str(tmp_path / 'start.pth')
+    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), config.load_from)
+    assert 'coco/bbox_mAP_50' in RUNNERS.build(config).test()
 
 
 def test_the_former_variable_is_refused(config):

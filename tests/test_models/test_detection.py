@@ -110,10 +110,10 @@ def load(name):
     return Config.fromfile(ROOT / 'configs' / 'mmdet' / f'{name}.py')
 
 
-# Table 3 counts what is trained where the stem and the first stage are frozen: the whole model here.
 @pytest.mark.parametrize('name', ('faster_rcnn_rednet50_fpn', 'faster_rcnn_rednet50_invfpn'))
 def test_config_builds_trains_and_predicts(name):
     config = load(name)
+    config.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
     config.model.test_cfg.rcnn.score_thr = 0
     model = MODELS.build(config.model)
     model.init_weights()
@@ -136,6 +136,7 @@ def test_recipe_of_the_paper():
     assert (warmup.type, warmup.start_factor, warmup.end) == ('LinearLR', 0.001, 2000)
     assert (steps.milestones, steps.end, config.train_cfg.max_epochs) == ([8, 11], 12, 12)
     assert (config.model.backbone.frozen_stages, config.model.backbone.norm_eval) == (1, True)
+    assert config.model.backbone.init_cfg == dict(type='Pretrained', checkpoint='mmrednet://rednet50')
     assert config.train_dataloader.dataset.data_root == 'data/coco/'
 
 

@@ -91,7 +91,6 @@ def test_builds_the_same_model(tmp_path, checkpoint, words, dumped):
     torch.manual_seed(1)
     backbone, expected = model.backbone.state_dict(), RedNet(26, base_channels=16).state_dict()
     assert all(torch.equal(backbone[name], value) for name, value in expected.items())
-    # The checkpoint is known as one, so that what is to be frozen is.
     assert not any(parameter.requires_grad for parameter in model.backbone.layer1.parameters())
     assert [type(layer).__name__ for layer in model.neck.fpn_convs] == ['Involution'] * 4
     assert type(model.bbox_head.cls_convs[0].conv).__name__ == 'Involution'

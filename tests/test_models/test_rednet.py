@@ -114,7 +114,7 @@ def test_activation_checkpointing_changes_no_gradient():
     gradients = []
     for with_cp in (False, True):
         torch.manual_seed(0)
-        model = RedNet(26, with_cp=with_cp)
+        model = RedNet(26, with_cp=with_cp, zero_init_residual=False)
         model.init_weights()
         model(x)[0].square().sum().backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -136,12 +136,63 @@ def test_norm_layers_without_weights(norm_cfg):
     assert model(torch.rand(2, 3, 64, 64))[0].isfinite().all()
 
 
-def test_blocks_start_as_identities():
+@pytest.mark.parametrize('initialised', (False, True))
+def test_blocks_start_as_identities(initialised):
+    """Also where a network is only constructed, as in plain PyTorch."""
     model = RedNet(26)
-    model.init_weights()
+    if initialised:
+        model.init_weights()
     blocks = [module for module in model.modules() if isinstance(module, Bottleneck)]
     assert len(blocks) == 8
     assert all((block.bn3.weight == 0).all() and (block.bn1.weight == 1).all() for block in blocks)
+
+
+def test_a_network_that_was_only_constructed_stays_finite_in_evaluation():
+    """Involution multiplies features: without zeroed residuals its running statistics gave NaN."""
+    torch.manual_seed(0)
+    model = RedNet(101, base_channels=16, stem_channels=32)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9)
+    x = torch.randn(4, 3, 32, 32)
+    for _ in range(4):
+        model.train()(x)[0].square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            assert model.eval()(x)[0].isfinite().all()
+
+
+def test_constructing_draws_no_more_random_numbers_than_the_layers_do():
+    """So that seeds give the weights that they gave before the constructor zeroed residuals."""
+    states = []
+    for zero in (False, True):
+        torch.manual_seed(0)
+        RedNet(26, zero_init_residual=zero)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
+
+
+def test_each_relu_serves_one_place():
+    """A hook for class activation maps on the last block's `relu` sees the block's output alone."""
+    model, shapes = RedNet(26), {}
+    for name, module in model.layer4[0].named_modules():
+        if isinstance(module, nn.ReLU):
+            module.register_forward_hook(lambda _, __, out, name=name: shapes.setdefault(name, []).append(out.shape))
+    (out,) = model(torch.rand(2, 3, 64, 64))
+    assert {name: [shape[1] for shape in found] for name, found in shapes.items() if '.' not in name} == {
+        'relu1': [512],
+        'relu2': [512],
+        'relu': [2048],
+    }
+    assert shapes['relu'] == [out.shape]
+
+
+def test_mmaction_gets_a_single_output_as_a_tensor():
+    from mmengine.registry import DefaultScope
+
+    with DefaultScope.overwrite_default_scope('mmaction'):
+        single, several = RedNet(26), RedNet(26, out_indices=(2, 3))
+    x = torch.rand(1, 3, 32, 32)
+    assert single(x).shape == (1, 2048, 1, 1) and len(several(x)) == 2
 
 
 @pytest.fixture
@@ -173,43 +224,72 @@ def test_freezes_what_a_checkpoint_filled(checkpoint):
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-@pytest.mark.parametrize('init_cfg', (None, dict(type='Pretrained', checkpoint=None, prefix='backbone.')))
-def test_never_freezes_random_weights_and_says_so(init_cfg, monkeypatch):
-    said = []
-    monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: said.append(text))
-    model = RedNet(26, frozen_stages=1, norm_eval=True, init_cfg=init_cfg)
+@pytest.fixture
+def warned(monkeypatch):
+    """Collects what RedNet warns about."""
+    texts = []
+    monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: texts.append(text))
+    return texts
+
+
+def assert_frozen(model):
+    """Holds what ``frozen_stages=1`` and ``norm_eval=True`` mean in the toolboxes' ResNet."""
+    trained = {name.split('.')[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {'layer2', 'layer3', 'layer4'}
+    assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
+
+
+def test_random_weights_are_frozen_too_and_one_warning_says_so(warned):
+    model = RedNet(26, frozen_stages=1, norm_eval=True)
+    assert_frozen(model)  # before any wrapper of the model looks for gradients
     model.init_weights()
-    model.train().train()
-    assert len(said) == 1 and 'init_cfg' in said[0] and 'frozen_stages=1' in said[0]
-    assert all(parameter.requires_grad for parameter in model.parameters())
-    assert all(module.training for module in model.modules())
+    assert_frozen(model.train().train())
+    assert len(warned) == 1
+    for words in ('frozen_stages=1', 'norm_eval=True', 'model.backbone.init_cfg.checkpoint', 'mmrednet://rednet26'):
+        assert words in warned[0]
 
 
-def test_a_start_from_scratch_is_told_where_a_checkpoint_has_its_place(monkeypatch):
-    said = []
-    monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: said.append(text))
+@pytest.mark.parametrize('arguments', (dict(frozen_stages=0), dict(norm_eval=True)))
+def test_each_of_the_two_is_warned_about(arguments, warned):
+    RedNet(26, **arguments).eval()
+    assert not warned
+    RedNet(26, **arguments).train()
+    assert len(warned) == 1
+
+
+def test_no_warning_where_nothing_is_frozen_or_a_checkpoint_was_loaded(warned, checkpoint):
     RedNet(26).train()
-    assert said == []
-    model = RedNet(26, init_cfg=dict(type='Pretrained', checkpoint=None)).train()
-    assert len(said) == 1 and 'model.backbone.init_cfg.checkpoint to mmrednet://rednet26' in said[0]
-    assert all(parameter.requires_grad for parameter in model.parameters())
-
-
-def test_freezes_what_any_loader_filled():
-    """Such as load_from, after init_weights, and also where training mode was set before."""
     start = {f'module.{name}': value for name, value in RedNet(26).state_dict().items()}
+    # As load_from loads, after init_weights.
     model = RedNet(26, frozen_stages=1, norm_eval=True)
     model.init_weights()
-    nn.ModuleDict(dict(module=model)).train().load_state_dict(start)
-    for _ in range(2):
-        trained = {name.split('.')[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
-        assert trained == {'layer2', 'layer3', 'layer4'}
-        assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
-        model.train()
-    # What holds no weight of it fills nothing.
-    other = RedNet(26, frozen_stages=1)
-    nn.ModuleDict(dict(backbone=other)).load_state_dict({'head.weight': torch.ones(1)}, strict=False)
-    assert all(parameter.requires_grad for parameter in other.train().parameters())
+    nn.ModuleDict(dict(module=model)).load_state_dict(start)
+    assert_frozen(model.train())
+    model = RedNet(26, frozen_stages=1, init_cfg=dict(checkpoint=str(checkpoint[0])))
+    model.init_weights()
+    model.train()
+    assert not warned
+    # A checkpoint without weights of the backbone.
+    model = RedNet(26, frozen_stages=1)
+    nn.ModuleDict(dict(backbone=model)).load_state_dict({'head.weight': torch.ones(1)}, strict=False)
+    model.train()
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize('prefix', ('', 'backbone.'))
+@pytest.mark.parametrize('network', ('ResNet', 'ResNetV1d'))
+def test_the_weights_of_a_resnet_are_refused_as_a_whole(network, prefix):
+    """mmengine's non-strict loading would fill the layers whose names and shapes agree."""
+    from mmengine.runner.checkpoint import load_state_dict
+    from mmpretrain.models import backbones
+
+    resnet = {prefix + name: value for name, value in getattr(backbones, network)(50).state_dict().items()}
+    model = RedNet(50)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    whole = nn.ModuleDict(dict(backbone=model)) if prefix else model
+    with pytest.raises(ValueError, match='ResNet.*layer1.0.conv2.weight.*load_from=None.*init_cfg=None'):
+        load_state_dict(whole, resnet, strict=False)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 class Network(BaseModel):
@@ -222,8 +302,10 @@ class Network(BaseModel):
 
 
 @pytest.mark.parametrize('kind', (Runner, FlexibleRunner), ids=lambda kind: kind.__name__)
-def test_a_run_from_scratch_goes_on_unfrozen_and_what_starts_from_it_does_not(kind, tmp_path):
-    def frozen(folder, epochs, **options):
+def test_every_run_freezes_what_the_config_says(kind, tmp_path):
+    """From scratch, resumed, and from a checkpoint."""
+
+    def train(folder, epochs, **options):
         runner = kind(
             Network(),
             work_dir=str(folder),
@@ -234,16 +316,16 @@ def test_a_run_from_scratch_goes_on_unfrozen_and_what_starts_from_it_does_not(ki
             **options,
         )
         runner.train()
-        return not any(parameter.requires_grad for parameter in runner.model.backbone.stem.parameters())
+        return torch.load(folder / f'epoch_{epochs}.pth')['state_dict']
 
-    assert not frozen(tmp_path / 'a', 1)
-    assert not frozen(tmp_path / 'a', 2, resume=True)
-    assert frozen(tmp_path / 'b', 1, load_from=str(tmp_path / 'a' / 'epoch_2.pth'))
-    assert frozen(tmp_path / 'b', 2, resume=True)
-    for start in (RedNet(26, frozen_stages=1), RedNet(26)):
-        by_hand = RedNet(26, frozen_stages=1)
-        by_hand.load_state_dict(start.train().state_dict())
-        assert not any(parameter.requires_grad for parameter in by_hand.train().stem.parameters())
+    first = train(tmp_path / 'a', 1)
+    second = train(tmp_path / 'a', 2, resume=True)
+    third = train(tmp_path / 'b', 1, load_from=str(tmp_path / 'a' / 'epoch_2.pth'))
+    for name, value in first.items():
+        if name.endswith('conv.weight') and name.startswith(('backbone.stem.', 'backbone.layer1.')):
+            assert torch.equal(second[name], value) and torch.equal(third[name], value), name
+    name = 'backbone.layer2.0.bn3.weight'
+    assert not torch.equal(first[name], second[name]) and not torch.equal(second[name], third[name])
 
 
 def constant(val, *layers, **kwargs):
@@ -294,7 +376,7 @@ def test_init_cfg_means_what_it_does_for_resnet(form, zero_init_residual, tmp_pa
 def test_a_missing_checkpoint_is_named(tmp_path):
     path = str(tmp_path / 'absent.pth')
     model = RedNet(26, init_cfg=dict(type='Pretrained', checkpoint=path))
-    with pytest.raises(FileNotFoundError, match='init_cfg.*absent.pth.*None'):
+    with pytest.raises(FileNotFoundError, match=r'absent.pth.*init_cfg(.|\n)*checkpoint=FILE(.|\n)*init_cfg=None'):
         model.init_weights()
 
 
@@ -355,7 +437,7 @@ def test_what_a_segmentor_hands_on_is_a_checkpoint(checkpoint):
 
 @pytest.mark.parametrize('training', (False, True))
 def test_torch_fx_traces_the_network(training):
-    model = RedNet(26, out_indices=(1, 3)).train(training)
+    model = RedNet(26, out_indices=(1, 3), zero_init_residual=False).train(training)
     traced = torch.fx.symbolic_trace(model)
     for size in ((64, 96), (65, 33)):
         x = torch.rand(2, 3, *size)
@@ -365,7 +447,7 @@ def test_torch_fx_traces_the_network(training):
 def test_torchvision_extracts_features():
     from torchvision.models.feature_extraction import create_feature_extractor
 
-    model = RedNet(26).eval()
+    model = RedNet(26, zero_init_residual=False).eval()
     x = torch.rand(1, 3, 65, 64)
     features = create_feature_extractor(model, ['layer2', 'layer4'])(x)
     expected = RedNet.forward(model, x)
@@ -374,7 +456,7 @@ def test_torchvision_extracts_features():
 
 
 def test_torch_jit_traces_for_a_fresh_process(tmp_path):
-    model = RedNet(26).eval()
+    model = RedNet(26, zero_init_residual=False).eval()
     x = torch.rand(1, 3, 64, 64)
     # With gradients recorded, as by default, and in the trace's own check not.
     torch.jit.trace(model, x).save(str(tmp_path / 'traced.pt'))
@@ -395,7 +477,7 @@ def test_group_norm_everywhere_as_in_resnet():
 def test_torch_compile_serves_all_sizes_that_the_strides_divide(training):
     """Others compile anew by the parity of their sizes, which PyTorch's own max pooling asks for."""
     torch._dynamo.reset()
-    model = RedNet(26).train(training)
+    model = RedNet(26, zero_init_residual=False).train(training)
     counter = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')
     compiled = torch.compile(model, backend=counter, fullgraph=True, dynamic=True)
     counts = []

@@ -1,7 +1,7 @@
-"""Puts RedNet in the place of every ResNet in the toolboxes' config zoos: a build, a loss and a prediction of each.
+"""Tries RedNet in the place of every ResNet in the toolboxes' config zoos: builds, computes a loss and predicts.
 
-What does not work is tried with its ResNet too. Results go to a file of JSON lines, and what is in it is not tried
-again; Markdown tables of them are printed.
+A model that fails is tried with its own ResNet, too. Each result is a line of JSON in a file, and a model that has a
+line is not tried again. The results are printed as Markdown tables.
 """
 
 import argparse
@@ -38,12 +38,12 @@ from mmrednet.requirements import TOOLBOXES
 
 WORKS = 'works'
 BACKBONES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNet_CIFAR')
-# ResNet-18 and -34 have blocks that do not widen: a narrow RedNet has their output channels.
+# The blocks of ResNet-18 and -34 do not widen: a narrow RedNet has the same output channels.
 DEPTHS = {18: 26, 34: 38}
 TAKEN = {*inspect.signature(RedNet).parameters} - {'depth', 'base_channels', 'pretrained', 'init_cfg', 'unknown'}
 # Two models that differ in nothing else count as one.
 ALIKE = {'init_cfg', 'pretrained', 'depth', 'num_classes', 'test_cfg', 'data_preprocessor'}
-# Pixels of an image's side; what needs a larger image to work gets twice and three times as many.
+# Pixels of an image's side. A model that fails is tried with twice and three times as many.
 SIDES = {'mmdet': 128, 'mmseg': 64, 'mmpretrain': 64}
 
 
@@ -117,9 +117,9 @@ def to_rednet(entry: dict) -> dict:
 
 
 def left_out(entry: dict) -> set[str]:
-    """Returns the arguments of a ResNet's entry that RedNet's has not."""
-    said_otherwise = {'type', 'depth', 'base_channels', 'expansion', 'init_cfg'}
-    return {key for key, value in entry.items() if value is not None} - TAKEN - said_otherwise
+    """Returns the arguments of a ResNet's entry that RedNet does not have."""
+    translated = {'type', 'depth', 'base_channels', 'expansion', 'init_cfg'}
+    return {key for key, value in entry.items() if value is not None} - TAKEN - translated
 
 
 def place_in(cfg: Config, path: tuple, entry: dict) -> None:
@@ -127,7 +127,7 @@ def place_in(cfg: Config, path: tuple, entry: dict) -> None:
     *parents, key = path
     parent = reduce(getitem, parents, cfg.model)
     if isinstance(parent, list):
-        # Which a child config replaces as a whole.
+        # A child config replaces a list as a whole.
         parent[key] = without(entry, {'_delete_'})
     else:
         cfg.merge_from_dict({'.'.join(map(str, ('model', *path))): entry})
@@ -148,7 +148,7 @@ def read(config: str, network: str, scale: int = 1) -> tuple[Config, int, set[st
             place_in(cfg, path, to_rednet(entry))
     model = without(cfg.model.to_dict(), {'pretrained', 'teacher_ckpt', 'batch_augments'})
     cap_proposals(model)
-    # As the runner does.
+    # The runner does this, too.
     model.setdefault('data_preprocessor', cfg.get('data_preprocessor'))
     side = scale * SIDES[cfg.default_scope]
     if cfg.default_scope == 'mmseg':
@@ -217,12 +217,12 @@ DATA = {'mmdet': detection_data, 'mmseg': segmentation_data, 'mmpretrain': class
 
 
 def build_and_run(config: str, network: str) -> dict:
-    """Builds a config's model and asks it for a loss and a prediction.
+    """Builds a config's model, computes a loss and predicts.
 
     Returns:
         dict: Under the network's name 'works' or the reason why not; under ``'left out'`` what :func:`read` left out.
     """
-    # Where a config names another, a teacher's, by its path.
+    # A config may name its teacher's config by a path from this folder.
     os.chdir(zoo(config.split('::')[0]).parent)
     outcome, omitted = '', set()
     for scale in (1, 2, 3):
@@ -252,13 +252,13 @@ def _run(cfg: Config, side: int, network: str) -> None:
     try:
         losses = model(**model.data_preprocessor(DATA[scope](cfg.model, side, True), True), mode='loss')
     except NotImplementedError:
-        # Trackers are put together from trained parts.
+        # Trackers consist of parts that were trained alone.
         losses = {}
     for name, value in losses.items():
         if not all(part.isfinite().all() for part in (value if isinstance(value, list) else [value])):
             raise RuntimeError(f'{name} is not finite')
     model.eval()
-    # What learns by itself has features, and a retriever needs a gallery.
+    # Self-supervised models give features only, and a retriever needs a gallery to predict.
     mode = 'predict' if hasattr(model, 'predict') and not hasattr(model, 'prototype') else 'tensor'
     with torch.no_grad():
         if not len(model(**model.data_preprocessor(DATA[scope](cfg.model, side, False), False), mode=mode)):
@@ -303,11 +303,11 @@ class Worker:
 def _work(connection) -> None:
     warnings.simplefilter('ignore')
     logging.disable(logging.ERROR)
-    # Which the process that asks closes when it has no more.
+    # The other process closes the connection at the end.
     with open(os.devnull, 'w') as sys.stdout, suppress(EOFError):
         while True:
             connection.send(build_and_run(*connection.recv()))
-            # Models refer to themselves, and would add up.
+            # Models hold references to themselves, so they would fill the memory.
             gc.collect()
 
 
@@ -355,7 +355,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Tries what is not yet in the file of results, and prints the tables."""
+    """Tries the models that are not yet in the file of results, and prints the tables."""
     args = parse_args()
     warnings.simplefilter('ignore')
     models = [[config] for config in args.configs] or [configs for name in TOOLBOXES for configs in find_models(name)]

@@ -1,0 +1,99 @@
+"""Initialisation from a checkpoint: the entries of RedNet's ``init_cfg`` that name one."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from mmengine.model import PretrainedInit, update_init_info
+from mmengine.registry import WEIGHT_INITIALIZERS
+from torch import nn
+
+from .files import load
+from .layout import check, widen
+
+WAYS_ON = """
+- start from a file of your own:
+  --cfg-options model.backbone.init_cfg.checkpoint=FILE
+- train from scratch:
+  --cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False
+- load_from or --resume loads the whole model:
+  --cfg-options model.backbone.init_cfg=None"""
+# Every RedNet and every ResNet has a parameter of this name.
+MARK = 'layer1.0.conv1.weight'
+
+
+def entries(init_cfg: dict | list | None) -> list[dict]:
+    """Returns the entries of an ``init_cfg``. An entry with a checkpoint and without a type becomes a Pretrained."""
+    listed = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
+    return [{'type': 'Pretrained', **entry} if 'checkpoint' in entry else entry for entry in listed]
+
+
+def is_pretrained(entry: dict) -> bool:
+    """Returns whether an entry of an ``init_cfg`` names a checkpoint."""
+    # The type is a name, a class or, in a new-style config that was dumped, the path of the class.
+    kind = entry.get('type')
+    return (WEIGHT_INITIALIZERS.get(kind) if isinstance(kind, str) else kind) is PretrainedInit
+
+
+class Pretrained(PretrainedInit):
+    """mmengine's initialiser from a checkpoint. The checkpoint may have any layout, and has to fit.
+
+    Args:
+        checkpoint (str): See :func:`mmrednet.checkpoint.load`.
+        prefix (str, optional): How the names of the backbone's parameters begin in the checkpoint. Defaults to None:
+            found in the checkpoint.
+        map_location (str, optional): As in mmengine.
+        may_differ (Sequence[str]): Beginnings of the backbone's names that may be missing in the checkpoint, unexpected
+            or of another shape; those parameters keep their initial values. Defaults to ``()``.
+    """
+
+    def __init__(self, *args, may_differ: Sequence[str] = (), **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        self.may_differ = tuple(may_differ)
+
+    def read(self, module: nn.Module) -> OrderedDict:
+        """Reads the checkpoint for a backbone, and changes nothing in the backbone.
+
+        Raises:
+            OSError: The checkpoint is no file, or cannot be downloaded.
+            ImportError: Its format needs a package that is not installed.
+            ValueError: It cannot be read, or does not fit the backbone.
+        """
+        path = str(self.checkpoint)
+        try:
+            loaded = load(path, self.map_location)['state_dict']
+        except Exception as error:
+            kind = type(error) if type(error) in (FileNotFoundError, OSError, ImportError) else ValueError
+            raise kind(
+                f'the backbone cannot start from {path}, which its init_cfg names: {error}\nWays on:{WAYS_ON}'
+            ) from error
+        prefix = self._find_prefix(loaded, path)
+        state_dict = OrderedDict(
+            (name.removeprefix(prefix), value) for name, value in loaded.items() if name.startswith(prefix)
+        )
+        remedy = (
+            "give init_cfg a RedNet's checkpoint of the same depth, stem and stem_kernel_size (or a smaller one, such "
+            "as classification's 3 for dense prediction's 7), and as prefix how its names begin, often 'backbone.', "
+            f'which is {prefix!r} here, or list as its may_differ how the names begin of parameters that may keep '
+            "their initial values: ['stem.0.'] for images of other channels"
+        )
+        # The checkpoint may have more stages than the backbone.
+        absent = [f'layer{i}.' for i in range(1, 5) if not hasattr(module, f'layer{i}')]
+        return check(module, widen(module, state_dict, path), path, remedy, [*absent, *self.may_differ])
+
+    def _find_prefix(self, loaded: dict, path: str) -> str:
+        if self.prefix:
+            # `load` has removed DataParallel's prefix.
+            return f'{self.prefix.removesuffix(".")}.'.removeprefix('module.')
+        found = {name.removesuffix(MARK) for name in loaded if f'.{name}'.endswith(f'.{MARK}')}
+        if self.prefix is None and len(found) > 1:
+            raise ValueError(
+                f'{path} holds several backbones: give init_cfg as prefix how the names of one begin, one of '
+                f'{sorted(found)}'
+            )
+        return found.pop() if self.prefix is None and found else ''
+
+    def __call__(self, module: nn.Module) -> None:
+        """Loads the checkpoint into a backbone, wholly or not at all."""
+        module.load_state_dict(self.read(module), strict=False)
+        if hasattr(module, '_params_init_info'):
+            update_init_info(module, init_info=self._get_init_info())

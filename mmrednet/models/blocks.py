@@ -1,0 +1,118 @@
+"""The parts of RedNet (section 4.1): its stems, its bottleneck block and its stages."""
+
+from collections.abc import Sequence
+
+from mmcv.cnn import ConvModule, build_norm_layer
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from .involution import build_involution
+
+
+class Bottleneck(BaseModule):
+    """ResNet's bottleneck block, whose 3x3 convolution is an involution.
+
+    Args:
+        in_channels (int): Channels of the input.
+        mid_channels (int): Channels of the involution; the output has ``expansion`` times as many.
+        stride (int): Stride of the involution. Defaults to 1.
+        downsample (nn.Module, optional): Brings the input to the output's shape. Defaults to None.
+        with_cp (bool): Whether to recompute activations in the backward pass. Defaults to False.
+        norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
+        involution_cfg (dict, optional): Arguments of :func:`.involution.build_involution`. Defaults to None.
+
+    Shape:
+        (N, in_channels, H, W) to (N, expansion * mid_channels, ceil(H / stride), ceil(W / stride)).
+    """
+
+    expansion = 4
+
+    def __init__(
+        self,
+        in_channels: int,
+        mid_channels: int,
+        stride: int = 1,
+        downsample: nn.Module | None = None,
+        with_cp: bool = False,
+        norm_cfg: dict = dict(type='BN'),
+        involution_cfg: dict | None = None,
+    ) -> None:
+        super().__init__()
+        out_channels = self.expansion * mid_channels
+        self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
+        self.bn1 = build_norm_layer(norm_cfg, mid_channels)[1]
+        self.conv2 = build_involution(channels=mid_channels, stride=stride, **(involution_cfg or {}))
+        self.bn2 = build_norm_layer(norm_cfg, mid_channels)[1]
+        self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
+        self.bn3 = build_norm_layer(norm_cfg, out_channels)[1]
+        # A module for each place, so that a hook sees one shape. `relu` gives the block's output.
+        self.relu1, self.relu2, self.relu = (nn.ReLU(inplace=True) for _ in range(3))
+        self.downsample = downsample
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Applies the block to ``x`` (N, in_channels, H, W)."""
+        if self.with_cp and x.requires_grad:
+            x = recompute(self._residual, x, use_reentrant=False)
+        else:
+            x = self._residual(x)
+        return self.relu(x)
+
+    def _residual(self, x: Tensor) -> Tensor:
+        identity = x if self.downsample is None else self.downsample(x)
+        out = self.relu1(self.bn1(self.conv1(x)))
+        out = self.relu2(self.bn2(self.conv2(out)))
+        return self.bn3(self.conv3(out)).add_(identity)
+
+
+def dilations_of_blocks(
+    blocks: Sequence[int], dilations: Sequence[int], contract_dilation: bool, multi_grid: Sequence[int] | None
+) -> list[list[int]]:
+    """Returns the dilation of each block of each stage."""
+    grids = [[dilation] * count for count, dilation in zip(blocks, dilations, strict=False)]
+    for grid in grids if contract_dilation else []:
+        grid[0] = max(grid[0] // 2, 1)
+    if multi_grid is not None:
+        grids[-1] = list(multi_grid[: blocks[-1]])
+    return grids
+
+
+def make_stem(
+    stem: str, in_channels: int, stem_channels: int, norm_cfg: dict, kernel_size: int, involution_cfg: dict
+) -> nn.Sequential:
+    """Makes a stem of stride 2, which the max pooling follows, 'involution' or 'conv'."""
+    if stem == 'conv':
+        return nn.Sequential(ConvModule(in_channels, stem_channels, 7, 2, 3, norm_cfg=norm_cfg))
+    mid_channels = stem_channels // 2
+    return nn.Sequential(
+        ConvModule(in_channels, mid_channels, 3, 2, 1, norm_cfg=norm_cfg),
+        build_involution(channels=mid_channels, kernel_size=kernel_size, **involution_cfg),
+        build_norm_layer(norm_cfg, mid_channels)[1],
+        nn.ReLU(inplace=True),
+        ConvModule(mid_channels, stem_channels, 3, padding=1, norm_cfg=norm_cfg),
+    )
+
+
+def make_stage(
+    in_channels: int,
+    mid_channels: int,
+    stride: int,
+    dilations: Sequence[int],
+    with_cp: bool,
+    norm_cfg: dict,
+    involution_cfg: dict,
+) -> nn.Sequential:
+    """Makes a block for each of ``dilations``. The first block has the stride."""
+    out_channels = Bottleneck.expansion * mid_channels
+    downsample = None
+    if stride != 1 or in_channels != out_channels:
+        downsample = nn.Sequential(
+            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), build_norm_layer(norm_cfg, out_channels)[1]
+        )
+    blocks = []
+    for dilation in dilations:
+        involution = dict(dilation=dilation, **involution_cfg)
+        blocks.append(Bottleneck(in_channels, mid_channels, stride, downsample, with_cp, norm_cfg, involution))
+        in_channels, stride, downsample = out_channels, 1, None
+    return nn.Sequential(*blocks)
