@@ -190,7 +190,7 @@ def test_mmaction_gets_a_single_output_as_a_tensor():
     from mmengine.registry import DefaultScope
 
     with DefaultScope.overwrite_default_scope('mmaction'):
-        single, several = RedNet(26), RedNet(26, out_indices=(2, 3))
+        single, several = RedNet(26).eval(), RedNet(26, out_indices=(2, 3)).eval()
     x = torch.rand(1, 3, 32, 32)
     assert single(x).shape == (1, 2048, 1, 1) and len(several(x)) == 2
 
