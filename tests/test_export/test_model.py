@@ -19,7 +19,8 @@ OPERATORS = {
 }
 BACKBONE = """
 backbone = dict(
-    type='mmrednet.RedNet', depth=26, base_channels=16, stem_channels=32, kernel_size=3, out_indices=(0, 1, 2, 3))
+    type='mmrednet.RedNet', depth=26, base_channels=16, stem_channels=32, kernel_size=3, out_indices=(0, 1, 2, 3),
+    zero_init_residual=False)
 neck = dict(type='mmrednet.InvolutionFPN', in_channels=[64, 128, 256, 512], out_channels=16, num_outs=4,
             involution_cfg=dict(kernel_size=3))
 """
