@@ -28,7 +28,7 @@ class _BeforeInferencers(MetaPathFinder):
             execute(module)
             import_module('mmrednet.registry')
 
-        spec.loader.exec_module = execute_and_import  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_import
         return spec
 
 
