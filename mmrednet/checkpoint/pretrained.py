@@ -24,7 +24,9 @@ MARK = 'layer1.0.conv1.weight'
 def entries(init_cfg: dict | list | None) -> list[dict]:
     """Returns the entries of an ``init_cfg``. An entry with a checkpoint and without a type becomes a Pretrained."""
     listed = [init_cfg] if isinstance(init_cfg, dict) else list(init_cfg or [])
-    return [{'type': 'Pretrained', **entry} if 'checkpoint' in entry else entry for entry in listed]
+    return [
+        {'type': 'Pretrained', **entry} if 'checkpoint' in entry and 'type' not in entry else entry for entry in listed
+    ]
 
 
 def is_pretrained(entry: dict) -> bool:

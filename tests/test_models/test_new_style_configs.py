@@ -95,7 +95,7 @@ def test_builds_the_same_model(tmp_path, checkpoint, words, dumped):
     assert [type(layer).__name__ for layer in model.neck.fpn_convs] == ['Involution'] * 4
     assert type(model.bbox_head.cls_convs[0].conv).__name__ == 'Involution'
     runner = config.runner_type
-    assert (RUNNERS.get(runner) if isinstance(runner, str) else runner).__module__ == 'mmrednet.engine'
+    assert (RUNNERS.get(runner) if isinstance(runner, str) else runner).__module__ == 'mmrednet.engine.runner'
     model.eval()
     with torch.no_grad():
         assert [len(level) for level in model(torch.rand(1, 3, 64, 64))] == [5, 5]
