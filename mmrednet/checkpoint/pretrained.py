@@ -66,7 +66,7 @@ class Pretrained(PretrainedInit):
         except Exception as error:
             kind = type(error) if type(error) in (FileNotFoundError, OSError, ImportError) else ValueError
             raise kind(
-                f'the backbone cannot start from {path}, which its init_cfg names: {error}\nWays on:{WAYS_ON}'
+                f'the backbone cannot start from {path}, which its init_cfg names: {error}\nDo one of these:{WAYS_ON}'
             ) from error
         prefix = self._find_prefix(loaded, path)
         state_dict = OrderedDict(
