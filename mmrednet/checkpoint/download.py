@@ -1,131 +1,100 @@
-"""Downloads to the folder of checkpoints that torch.hub and mmengine share, whole and checked or not at all."""
+"""Downloads of checkpoints, which are kept only if they can be read."""
 
-import errno
 import hashlib
-import os
+import socket
+from collections.abc import Callable
 from contextlib import suppress
 from http.client import HTTPException
-from logging import WARNING
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.error import URLError
 from urllib.parse import urlparse
-from urllib.request import Request, urlopen
-from uuid import uuid4
 
 import torch
 from mmengine.dist import barrier, get_rank
 from mmengine.logging import print_log
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-# Seconds without a byte.
+from ..files import replacing
+
+# Seconds without a byte after which a server counts as dead. torch.hub has no limit of its own.
 TIMEOUT = 60
 CHUNK = 1 << 20
-# Reasons for which another folder helps.
-OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+T = TypeVar('T')
 
 
-def fetch(address: str, sha256: str = '') -> Path:
-    """Returns the copy of a file in ``torch.hub.get_dir()``'s ``checkpoints``, downloaded where there is none.
+def fetch(url: str, sha256: str, read: Callable[[Path], T]) -> T:
+    """Reads a file from a URL, or its copy from an earlier call in the folder of checkpoints of ``torch.hub``.
 
-    Of several processes that run together, the first downloads. A file beside the copy, with ``.address`` at its
-    name's end, has the SHA-256 of its address: another run's file of the same name is not taken for it.
+    The name of the copy begins with a hash of the whole URL, since different URLs can have the same file name. In a
+    distributed run the first process downloads, and the others wait for it.
 
     Args:
-        address (str): An address with http or https.
-        sha256 (str): The beginning of the file's SHA-256, of at least 8 digits. A copy that does not have it is
-            downloaded anew. Defaults to ``''``: not checked.
+        url (str): A URL with http or https.
+        sha256 (str): The first digits of the file's SHA-256. A copy with another one is downloaded again. ``''``: the
+            SHA-256 is not checked.
+        read (Callable): Reads the file. The file is kept only if this raises no error.
+
+    Returns:
+        T: What ``read`` returns.
 
     Raises:
-        OSError: The file cannot be downloaded, not wholly, or not written.
-        ValueError: ``sha256`` is not the downloaded file's.
+        OSError: The file cannot be downloaded or written.
+        ValueError: The file has another SHA-256, or ``read`` raises it.
     """
-    path = Path(torch.hub.get_dir(), 'checkpoints', os.path.basename(urlparse(address).path))
+    # The URL itself is no part of the name, since it can hold a secret.
+    name = f'{hashlib.sha256(url.encode()).hexdigest()[:16]}-{PurePosixPath(urlparse(url).path).name[-100:]}'
+    path = Path(torch.hub.get_dir(), 'checkpoints', name)
     first = get_rank() == 0
     if not first:
         barrier()
     try:
-        fault = _fault(path, address, sha256) if path.is_file() else ''
-        if fault:
-            print_log(f'{path} {fault}, so it is downloaded anew', 'current', WARNING)
-        if fault or not path.is_file():
-            _download(address, path, sha256)
+        if path.is_file() and digest(path).startswith(sha256):
+            with suppress(ValueError):  # the disk has damaged it
+                return read(path)
+        return _download(url, path, sha256, read)
     finally:
-        # Also after an error: the others then run into it too, and do not wait for ever.
+        # After an error as well, since the others would wait for ever.
         if first:
             barrier()
-    return path
 
 
-def _fault(path: Path, address: str, sha256: str) -> str:
-    """Returns why a copy is not the file that is wanted, if it is not."""
-    if sha256:
-        return '' if _digest(path).startswith(sha256) else f'has not the SHA-256 {sha256}'
-    origin = _origin(path)
-    # Others keep their files here, and people.
-    known = not origin.is_file() or origin.read_text() == _digest_of_address(address)
-    return '' if known else 'is from another address'
-
-
-def _origin(path: Path) -> Path:
-    return path.with_name(f'{path.name}.address')
-
-
-def _digest_of_address(address: str) -> str:
-    return hashlib.sha256(address.encode()).hexdigest()  # addresses can hold keys
+def _download(url: str, path: Path, sha256: str, read: Callable[[Path], T]) -> T:
+    print_log(f'Downloading {url} to {path}', 'current')
+    timeout = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT)
+    try:
+        with replacing(path) as part:
+            torch.hub.download_url_to_file(url, str(part))
+            check_sha256(part, sha256, url)
+            return read(part)
+    except (URLError, ConnectionError, TimeoutError, HTTPException) as error:
+        raise OSError(
+            f'{url} could not be downloaded ({error}): check the URL and the network and start again, or download the '
+            'file by other means and give its path'
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f'{url} could not be downloaded to {path} ({error}): make room in {path.parent} and make sure that it can '
+            'be written, or set TORCH_HOME to another folder'
+        ) from error
+    finally:
+        socket.setdefaulttimeout(timeout)
 
 
 def check_sha256(path: Path, sha256: str, source: str) -> None:
     """Raises ValueError where a file's SHA-256 does not begin with ``sha256``."""
-    digest = _digest(path)
-    if not digest.startswith(sha256):
+    actual = digest(path)
+    if not actual.startswith(sha256):
         raise ValueError(
-            f'{source} was not loaded, since its SHA-256 is {digest} and should be {sha256}: the file is damaged or '
+            f'{source} was not loaded, since its SHA-256 is {actual} and should be {sha256}: the file is damaged or '
             'another one, so get it again from its publisher, or correct the SHA-256'
         )
 
 
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
+def digest(path: Path) -> str:
+    """Returns a file's SHA-256 in hexadecimal digits."""
+    value = hashlib.sha256()
     with open(path, 'rb') as file:
         while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _download(address: str, path: Path, sha256: str) -> None:
-    part = path.with_name(f'{path.name}.{uuid4().hex}.part')
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        expected, size = _write(address, part)
-        if expected is not None and size != expected:
-            raise ConnectionError(f'{size} of {expected} bytes arrived')
-        check_sha256(part, sha256, address)
-        part.replace(path)
-        _origin(path).write_text(_digest_of_address(address))
-    except (OSError, HTTPException) as error:
-        if getattr(error, 'errno', None) in OF_THE_DISK:
-            remedy = f'make room in {path.parent}, or set TORCH_HOME to a folder on another disk'
-        else:
-            remedy = (
-                'look at the address and the network and start again, or download it by other means and give its path'
-            )
-        raise OSError(f'{address} could not be downloaded to {path} ({error}): {remedy}') from error
-    finally:
-        with suppress(OSError):
-            part.unlink()
-
-
-def _write(address: str, part: Path) -> tuple[int | None, int]:
-    """Returns how many bytes the server announced, if it did, and how many came."""
-    columns = TextColumn('{task.description}', markup=False), BarColumn(), DownloadColumn(), TransferSpeedColumn()
-    request = Request(address, headers={'User-Agent': 'mmrednet'})
-    print_log(f'Downloads {address}', 'current')
-    with urlopen(request, timeout=TIMEOUT) as response, open(part, 'xb') as file:
-        length = response.headers.get('Content-Length')
-        total = None if length is None else int(length)
-        with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
-            task = progress.add_task(os.path.basename(address), total=total)
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                progress.advance(task, len(chunk))
-        return total, file.tell()
+            value.update(chunk)
+    return value.hexdigest()

@@ -1,18 +1,18 @@
-"""Reading checkpoints from files, addresses and public names, in three formats, and writing them in two.
+"""Reading checkpoints from files, URLs and public names, in three formats, and writing them in two.
 
 | ending | format |
 | --- | --- |
-| ``.pdparams`` | Paddle's, read only: :mod:`mmrednet.checkpoint.paddle` |
-| ``.safetensors`` | safetensors, with ``meta`` as JSON in the file's own metadata |
-| any other | PyTorch's, loaded with ``weights_only`` |
+| ``.pdparams`` | Paddle's format, which is only read: :mod:`mmrednet.checkpoint.paddle` |
+| ``.safetensors`` | safetensors, with ``meta`` as JSON in the file's metadata |
+| any other | PyTorch's format, read with ``weights_only`` |
 """
 
 import json
 import os
 import re
-import tempfile
 import warnings
-from functools import cache
+import zipfile
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlparse
@@ -20,40 +20,67 @@ from urllib.parse import urlparse
 import torch
 from mmengine.runner import CheckpointLoader
 
-from .. import patches  # noqa: F401  (names what mmengine's checkpoints hold as safe)
+from .. import patches  # noqa: F401  (registers the types in mmengine's checkpoints as safe)
+from ..errors import one_line, printable
+from ..files import replacing
 from . import paddle
 from .download import check_sha256, fetch
 from .layout import convert
 
 
 class PublicWeights(NamedTuple):
-    """Weights that others publish: the file's address, and the top-1 accuracy that its publisher states."""
+    """Weights that others publish: the URL of the file, and the top-1 accuracy that the publisher states."""
 
     address: str
     top1: float
 
 
-# PaddleClas' for ImageNet, which it says it converted from the authors'. It states no hash.
+# PaddleClas' weights for ImageNet, converted from the authors' according to PaddleClas. It publishes no hash.
 PADDLE = 'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph'
 IMAGENET = {
     f'rednet{depth}': PublicWeights(f'{PADDLE}/RedNet{depth}_pretrained.pdparams', top1)
     for depth, top1 in ((26, 75.95), (38, 77.47), (50, 78.33), (101, 78.94), (152, 79.17))
 }
-# The scheme of these names, as torchvision://resnet50 names torchvision's.
+# The scheme of these names, like torchvision://resnet50.
 NAMED = 'mmrednet://'
-# Before any path or address: has mmengine read it with this package.
+# In front of any path or URL, this makes mmengine read it with this package.
 READ_HERE = 'mmrednet::'
 STATED_HASH = '#sha256='
-# torch.hub's convention, as in resnet50-0676ba61.pth; a date is none.
+# The convention of torch.hub, as in resnet50-0676ba61.pth. A date such as 20210304 is no hash.
 HASH_IN_NAME = re.compile(r'-(?!20\d{6})([0-9a-f]{8})\.\w+$')
 # Formats that hold no code, or are read without running it.
 SAFE_ENDINGS = ('.pdparams', '.safetensors')
-# The first in which no hole of weights_only is known.
+# The first version without a known hole in weights_only.
 SAFE_TORCH = '2.10'
+# PyTorch stores its records uncompressed, so a zip archive that grows when it is unpacked is not its own.
+MOST_UNPACKED = 10
+# The first bytes of a file in each format, by ending.
+FIRST_BYTES = {'.pdparams': rb'\x80', '.safetensors': rb'.{5}\x00{3}\{', '': rb'PK|\x80\x02'}
+# The first bytes of files that people take for checkpoints, and what to do about each.
+NOT_CHECKPOINTS = {
+    rb'\Z': 'it is empty: copy or download it again',
+    rb'\s*<': 'it is a web page (HTML) and not a checkpoint: open its URL in a browser, which may need a login',
+    rb'version https://git-lfs': 'it is a pointer of Git LFS and not the file itself: run `git lfs pull` in its folder',
+    rb'PK': "it has PyTorch's format: rename it to end in .pth",
+    rb'.{5}\x00{3}\{': 'it has the format safetensors: rename it to end in .safetensors',
+    rb'\x80[\x03-\x05]': "it is a pickle that torch.save did not write: if it has Paddle's format, rename it to end in "
+    '.pdparams; otherwise read it with the program that wrote it, and save the parameters with torch.save',
+    rb'\x80\x02': "it is a pickle: if it has PyTorch's format, rename it to end in .pth",
+    rb'[\t\n\r -~\x80-\xff]{64}': 'it is a text file and not a checkpoint: give the file with the weights',
+}
+NOT_OURS = 'it is a zip archive that torch.save did not write: save `model.state_dict()` instead'
+# What an error's text contains, and what to do about it.
+REASONS = {
+    'TorchScript': 'it is a TorchScript program, not a state dict: save `model.state_dict()` instead',
+    'locating file data.pkl': NOT_OURS,
+    'not in a subdirectory': NOT_OURS,
+    'deserialize object on': 'its tensors are for a device that is not here: give map_location="cpu"',
+    'allocate memory': 'its tensors do not fit into memory, or their sizes are damaged',
+}
 
 
 def missing(source: str) -> bool:
-    """Returns whether ``source`` is a path where no file is. Addresses are not asked."""
+    """Returns whether ``source`` is a path where no file is. URLs are not looked up."""
     return '://' not in source and not os.path.isfile(os.path.expanduser(source.partition(STATED_HASH)[0]))
 
 
@@ -63,27 +90,29 @@ def load(source: str, map_location: str | None = 'cpu') -> dict:
 
 
 def read(source: str, map_location: str | None = 'cpu') -> dict:
-    """Reads a checkpoint in the layout that it has.
+    """Reads a checkpoint and leaves its layout as it is.
 
     Args:
-        source (str): A path, an address with http or https (which :func:`fetch` keeps), ``mmrednet://rednet50`` (see
-            ``IMAGENET``) or whatever else mmengine knows, such as ``s3://``. ``#sha256=`` and at least 8 digits at its
-            end state the file's SHA-256, which is then checked.
-        map_location (str): Where PyTorch's format puts tensors; the others are read to the CPU. Defaults to ``'cpu'``.
+        source (str): A path, a URL with http or https (see :func:`fetch`), ``mmrednet://rednet50`` (see ``IMAGENET``)
+            or another source that mmengine can read, such as ``s3://``. ``#sha256=`` and at least 8 digits at the end
+            state the file's SHA-256, which is then checked.
+        map_location (str): The device for the tensors of PyTorch's format. Tensors of the other formats are read to
+            the CPU. Defaults to ``'cpu'``.
 
     Returns:
-        dict: What :func:`convert` takes.
+        dict: The argument of :func:`convert`.
 
     Raises:
         FileNotFoundError: ``source`` is a path where no file is.
-        OSError: The file cannot be downloaded.
-        ValueError: The file has not the SHA-256 that was stated, is damaged or not a checkpoint, or holds code; or it
-            is a pickle from an address, and this version of PyTorch could run its code.
+        OSError: The file cannot be downloaded or opened.
+        ValueError: The file has another SHA-256, is damaged, is no checkpoint, or holds code. Or it is a pickle from a
+            URL, and this version of PyTorch can be made to run its code.
         ImportError: The file needs the package safetensors.
     """
     source = str(source).removeprefix(READ_HERE)
     location, stated, sha256 = source.partition(STATED_HASH)
-    if stated and not re.fullmatch('[0-9a-fA-F]{8,64}', sha256):
+    sha256 = sha256.lower()
+    if stated and not re.fullmatch('[0-9a-f]{8,64}', sha256):
         raise ValueError(f'the SHA-256 after {STATED_HASH} must have 8 to 64 hexadecimal digits, but is {sha256!r}')
     if location.startswith(NAMED):
         name = location.removeprefix(NAMED)
@@ -93,43 +122,28 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
     remote = location.startswith(('http://', 'https://'))
     if '://' in location and not remote:
         if stated:
-            raise ValueError(f'a SHA-256 is checked of files and of http(s) addresses only, and {source} is neither')
+            raise ValueError(f'a SHA-256 can be checked for files and http(s) URLs only, and {source} is neither')
         return CheckpointLoader.load_checkpoint(location, map_location)
     if missing(location):
-        raise FileNotFoundError(f'{location} is no file: give the path or address of a checkpoint')
+        raise FileNotFoundError(f'{location} is no file: give the path or URL of a checkpoint')
     name = urlparse(location).path if remote else location
     ending = os.path.splitext(name)[1]
     if ending not in SAFE_ENDINGS:
-        _ask_for_safe_torch(location, remote)
-    sha256 = sha256.lower()
+        _check_torch(location, remote)
+    parse = partial(_parse, ending=ending, source=location, map_location=map_location)
     if remote:
         if not sha256 and (in_name := HASH_IN_NAME.search(name)):
             sha256 = in_name[1]
-        path = fetch(location, sha256)
-    else:
-        path = Path(location).expanduser()
-        if sha256:
-            check_sha256(path, sha256, location)
-    try:
-        if ending == '.pdparams':
-            return dict(pdparams=paddle.read(path))
-        if ending == '.safetensors':
-            return _read_safetensors(path)
-        return torch.load(path, map_location=map_location, weights_only=True)
-    except ImportError:
-        raise
-    # A damaged file raises nearly anything.
-    except Exception as error:
-        remedy = f'delete the downloaded copy {path} and start again' if remote else 'copy or download it again'
-        raise ValueError(
-            f'nothing was loaded of {location}, which cannot be read ({_reason(error)}): if it is incomplete, '
-            f"{remedy}, if its ending is not its format's (.pdparams, .safetensors or .pth), rename it, if it "
-            'holds code, do not use it'
-        ) from error
+        return fetch(location, sha256, parse)
+    path = Path(location).expanduser()
+    if sha256:
+        check_sha256(path, sha256, location)
+    return parse(path)
 
 
-# How mmengine, and with it every toolbox, reads what only this package can. Where several patterns match, mmengine
-# takes the greatest as a text: `https?` is after its own `https:`, and `(?` before the `(\S` of object stores.
+# This is how mmengine, and so every toolbox, reads the formats that only this package can read. Where several patterns
+# match, mmengine takes the greatest as a text: `https?` is after its own `https:`, and `(?` is before the `(\S` of
+# object stores.
 @CheckpointLoader.register_scheme(
     [
         r'mmrednet:',
@@ -143,7 +157,7 @@ def load_from_mmrednet(filename: str, map_location: str | None = 'cpu') -> dict:
     return load(filename, map_location)
 
 
-def _ask_for_safe_torch(location: str, remote: bool) -> None:
+def _check_torch(location: str, remote: bool) -> None:
     if torch.__version__ >= SAFE_TORCH:
         return
     risk = (
@@ -152,9 +166,9 @@ def _ask_for_safe_torch(location: str, remote: bool) -> None:
     if remote:
         raise ValueError(
             f'{location} was not loaded: {risk}. Upgrade torch, take a .safetensors or .pdparams file, or download the '
-            'file yourself and give its path, if you trust who made it'
+            'file yourself and give its path, if you trust its author'
         )
-    _warn_once(f'{risk}. Load checkpoints of people whom you trust, upgrade torch, or take .safetensors files')
+    _warn_once(f'{risk}. Load only checkpoints of people whom you trust, upgrade torch, or take .safetensors files')
 
 
 @cache
@@ -162,10 +176,54 @@ def _warn_once(text: str) -> None:
     warnings.warn(text, stacklevel=4)
 
 
-def _reason(error: Exception) -> str:
-    # PyTorch's own text begins and ends with advice to load without safety.
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and 'weights_only' not in line]
-    return ': '.join([type(error).__name__, *(line.partition('. Please')[0].rstrip('.') for line in lines[:1])])
+def _parse(path: Path, ending: str, source: str, map_location: str | None) -> dict:
+    """Reads a file in the format of ``ending``. The errors name ``source``."""
+    try:
+        if ending == '.pdparams':
+            return dict(pdparams=paddle.read(path))
+        if ending == '.safetensors':
+            return _read_safetensors(path)
+        _check_unpacked_size(path)
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except (ImportError, PermissionError):
+        raise
+    except Exception as error:  # a damaged file raises errors of nearly any type
+        raise ValueError(
+            f'{source} cannot be read, and nothing of it was loaded: {_reason(error, path, ending)}'
+        ) from error
+
+
+def _check_unpacked_size(path: Path) -> None:
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(record.file_size for record in archive.infolist())
+        if unpacked > MOST_UNPACKED * path.stat().st_size:
+            raise ValueError(f'{unpacked} bytes when unpacked')
+
+
+def _reason(error: Exception, path: Path, ending: str) -> str:
+    """Returns why a file cannot be read, and what to do."""
+    text = str(error)
+    if isinstance(error, paddle.Refused):
+        return printable(f'{text}: do not use it, or get it again')
+    if named := re.search(r'GLOBAL (\S+)', text):  # torch's own text gives advice to load without safety
+        return (
+            f'it holds a whole object of class {printable(named[1])}, not a state dict, and loading it could run code: '
+            'save `model.state_dict()` with the program that made it, if you trust that'
+        )
+    for words, advice in REASONS.items():
+        if words in text:
+            return advice
+    with open(path, 'rb') as file:
+        start = file.read(64)
+    if not re.match(FIRST_BYTES.get(ending, FIRST_BYTES['']), start, re.DOTALL):
+        for pattern, advice in NOT_CHECKPOINTS.items():
+            if re.match(pattern, start.ljust(64) if start else start, re.DOTALL):
+                return advice
+    text = re.sub(r'\[enforce fail at \S+\] \. ', '', text.rpartition('WeightsUnpickler error:')[2])
+    lines = [line.strip(' .') for line in text.split('\n') if line.strip() and 'weights_only' not in line]
+    cause = printable(': '.join((type(error).__name__, *(line.partition('. ')[0] for line in lines[:1]))))
+    return f'it is damaged or incomplete ({cause}): get it again'
 
 
 def _safetensors():
@@ -185,44 +243,42 @@ def _read_safetensors(path: Path) -> dict:
 
 
 def save(checkpoint: dict, path: Path) -> list[str]:
-    """Writes a checkpoint, in the format of the path's ending, so that ``path`` is never half written.
+    """Writes a checkpoint whole or not at all, in the format of the path's ending.
 
     Args:
         checkpoint (dict): With ``state_dict`` and ``meta``, see :func:`convert`.
-        path (Path): The file; one that exists is replaced.
+        path (Path): The file to write. An existing file is replaced.
 
     Returns:
-        list: What the format has no place for, and the file therefore lacks.
+        list: The keys of ``checkpoint`` that the format has no place for. The file lacks them.
 
     Raises:
         OSError: The file cannot be written.
         ValueError: The ending is that of Paddle's format.
         ImportError: The file needs the package safetensors.
     """
+    path = Path(path).expanduser()
     if path.suffix == '.pdparams':
         raise ValueError(f"{path} has the ending of Paddle's format, which is read only: give .pth or .safetensors")
     left_out, data = [], None
     if path.suffix == '.safetensors':
         left_out = [key for key in checkpoint if key not in ('state_dict', 'meta')]
-        # Parameters that share memory, as views do, have each its own in this format.
+        # In this format, parameters cannot share memory as views do.
         tensors = {
             name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint['state_dict'].items()
         }
         metadata = dict(format='pt', meta=json.dumps(checkpoint['meta'], default=_as_json))
         data = _safetensors().torch.save(tensors, metadata)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-            part = Path(folder) / path.name
+        with replacing(path) as part:
             if data is None:
                 torch.save(checkpoint, part)
             else:
                 part.write_bytes(data)
-            part.replace(path)
-    # On a full disk PyTorch raises RuntimeError.
+    # PyTorch raises RuntimeError when the disk is full.
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f'{path} could not be written ({_reason(error)}): make room there or give another path'
+            f'{path} could not be written ({one_line(error)}): make room there or give another path'
         ) from error
     return left_out
 

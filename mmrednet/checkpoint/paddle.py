@@ -1,27 +1,33 @@
-"""Parameters in Paddle's format (``.pdparams``), read without running what a pickle may hold.
+"""Parameters in Paddle's format (``.pdparams``), read without running code from the file.
 
-Such a file is a pickle of a dict from names to NumPy arrays. Nothing that it names is imported or called: two classes
-and two immutable types here stand for what an array needs, and any other name is refused.
+Such a file is a pickle of a dict from names to NumPy arrays. The unpickler here imports and calls nothing that the file
+names. It has its own classes for the few names that an array needs, and it refuses all others.
 """
 
+import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 DTYPES = ('f2', 'f4', 'f8', 'i4', 'i8')
-# Paddle's table from a parameter's name to its internal one.
+# The name of Paddle's table from a parameter's name to its internal one.
 INTERNAL_NAMES = 'StructuredToParameterName@@'
 
 
+class Refused(pickle.UnpicklingError):
+    """The file holds something other than arrays by name."""
+
+
 class _DType:
-    """Stands for numpy.dtype, whose own state could claim that bytes are objects."""
+    """Replaces numpy.dtype, whose state in a file could declare bytes to be objects."""
 
     def __init__(self, code, *_) -> None:
         if code not in DTYPES:
-            raise pickle.UnpicklingError(f'it holds an array of the type {code!r}, and may hold those of {DTYPES}')
+            raise Refused(f'it holds an array of the type {code!r}, and may hold those of {DTYPES}')
         self.dtype = np.dtype(code)
 
     def __setstate__(self, state) -> None:
@@ -29,7 +35,7 @@ class _DType:
 
 
 class _Array:
-    """Stands for numpy.ndarray and for the function that makes an empty one, which its state then fills."""
+    """Replaces numpy.ndarray, and the function that makes an empty array, which its state then fills."""
 
     def __init__(self, *_) -> None:
         self.value: np.ndarray | None = None
@@ -39,32 +45,49 @@ class _Array:
         self.value = np.frombuffer(data, dtype.dtype).reshape(shape, order='F' if fortran else 'C')
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """Replaces _codecs.encode, by which pickles of protocol 2 write bytes."""
+    if encoding != 'latin1':
+        raise Refused(f'it holds bytes of the encoding {encoding!r}, and may hold those of latin1')
+    return text.encode('latin1')
+
+
 ALLOWED = {
     # NumPy 2 renamed the module.
     ('numpy.core.multiarray', '_reconstruct'): _Array,
     ('numpy._core.multiarray', '_reconstruct'): _Array,
     ('numpy', 'ndarray'): _Array,
     ('numpy', 'dtype'): _DType,
-    # How protocol 2 writes bytes: a text in Latin-1.
-    ('_codecs', 'encode'): bytes,
-    # How some versions of Paddle write an array with its name.
+    ('_codecs', 'encode'): _encode,
+    # Some versions of Paddle write an array together with its name.
     ('__builtin__', 'tuple'): tuple,
     ('builtins', 'tuple'): tuple,
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> type:
+# The one in C reserves as much memory as an index in the file says, and a few bytes can say 32 GB.
+class _Unpickler(pickle._Unpickler):
+    stack: list
+
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in ALLOWED:
-            raise pickle.UnpicklingError(f'it names {module}.{name}, which no array needs: this could run code')
+            raise Refused(f'it names {module}.{name}, which no array needs: this could run code')
         return ALLOWED[module, name]
+
+    def load_build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], _Array | _DType):
+            raise Refused(f'it changes an object of class {type(self.stack[-1]).__name__}')
+        self.stack[-1].__setstate__(state)
+
+    dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore
 
 
 def read(path: str | Path) -> dict[str, Tensor]:
     """Reads the parameters by the names that the file has.
 
-    Matrices become PyTorch's (out, in), where Paddle's linear layers have (in, out). Beside each ``_mean`` comes the
-    ``num_batches_tracked`` of PyTorch's norm layers, 0, which Paddle does not count.
+    Matrices get PyTorch's order (out, in), since Paddle's linear layers have (in, out). For each ``_mean`` there is a
+    ``num_batches_tracked`` of 0, which PyTorch's norm layers have and Paddle's do not.
 
     Args:
         path (str or Path): The file.
@@ -73,23 +96,28 @@ def read(path: str | Path) -> dict[str, Tensor]:
         dict: Tensors by name, on the CPU.
 
     Raises:
-        pickle.UnpicklingError: The file holds something else than arrays by name.
-        Exception: Whatever a broken pickle raises.
+        Refused: The file holds something other than arrays by name.
+        Exception: A damaged pickle raises errors of any type.
     """
     with open(path, 'rb') as file:
         entries = _Unpickler(file).load()
     if not isinstance(entries, dict):
-        raise pickle.UnpicklingError('it holds no dict of arrays')
+        raise Refused('it holds no dict of arrays')
+    entries.pop(INTERNAL_NAMES, None)
+    arrays = {name: _value(name, entry[-1] if isinstance(entry, tuple) else entry) for name, entry in entries.items()}
+    # Each is copied, and thousands of names can refer to the same bytes.
+    if sum(array.nbytes for array in arrays.values()) > os.path.getsize(path):
+        raise Refused('its arrays are larger than the file')
     parameters: dict[str, Tensor] = {}
-    for name, entry in entries.items():
-        if name == INTERNAL_NAMES:
-            continue
-        if isinstance(entry, tuple):
-            entry = entry[-1]
-        if not isinstance(entry, _Array) or entry.value is None:
-            raise pickle.UnpicklingError(f'its entry {name!r} is no array')
-        value = entry.value.T if entry.value.ndim == 2 else entry.value
+    for name, array in arrays.items():
+        value = array.T if array.ndim == 2 else array
         parameters[name] = torch.from_numpy(value.astype(value.dtype.newbyteorder('='), order='C'))
-        if str(name).endswith('._mean'):
+        if name.endswith('._mean'):
             parameters[name.removesuffix('_mean') + 'num_batches_tracked'] = torch.tensor(0)
     return parameters
+
+
+def _value(name: Any, entry: Any) -> np.ndarray:
+    if not isinstance(name, str) or not isinstance(entry, _Array) or entry.value is None:
+        raise Refused(f'its entry {name!r} is no array')
+    return entry.value

@@ -8,6 +8,7 @@ COMMANDS: dict[str, str] = {
     'benchmark': 'measures the time and memory of the operator and of networks on this machine',
     'complexity': "counts parameters and FLOPs, of the paper's models or of your config",
     'config': "prints the path of a config, or all configs' names",
+    'convert': 'rewrites a checkpoint of an older toolbox or of PaddleClas in the layout of mmengine',
     'export': 'writes a model for ONNX Runtime, OpenVINO or torch alone, and checks it',
     'gpu-report': 'checks and times the operator and networks on a GPU, and writes a report',
     'info': 'prints what works on this machine and what does not, for a bug report',

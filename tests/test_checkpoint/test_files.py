@@ -1,14 +1,17 @@
-"""Where checkpoints come from and in which formats: Paddle's, safetensors, addresses (a server on this machine)."""
+"""The sources of checkpoints and their formats: Paddle's, safetensors, URLs (from a server on this machine)."""
 
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import pickle
 import resource
 import subprocess
 import sys
+import tempfile
+import zipfile
 from collections import OrderedDict
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -24,10 +27,11 @@ from mmengine.registry import RUNNERS, init_default_scope
 from mmengine.runner import load_checkpoint
 from torch.torch_version import TorchVersion
 
+from mmrednet.__main__ import main
 from mmrednet.checkpoint import IMAGENET, files, load, read, save
 from mmrednet.models.rednet import RedNet
 
-TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
+CONVERT = (sys.executable, '-m', 'mmrednet', 'convert')
 # The names and shapes of a whole RedNet-26 of PaddleClas'.
 PADDLE = json.loads((DATA / 'paddle_rednet26_keys.json').read_text())
 
@@ -245,9 +249,9 @@ def test_every_way_takes_an_address(served, server, cache, tmp_path, capfd):
     """init_cfg, load_from and --checkpoint (one key of the config), mmengine's own loader, and the tool."""
     address, sha256 = served
     expected = load(address)['state_dict']
-    assert (cache / 'RedNet26_pretrained.pdparams').is_file()
-    # The bar, on the terminal's side.
-    assert 'RedNet26_pretrained.pdparams' in capfd.readouterr().err
+    (copied,) = cache.iterdir()
+    assert copied.name.endswith('-RedNet26_pretrained.pdparams') and address.split('/')[2] not in copied.name
+    assert '100%' in capfd.readouterr().err  # the progress bar
     stated = f'{address}#sha256={sha256[:16].upper()}'
     config = Config.fromfile(ROOT / 'configs' / 'mmpretrain' / 'rednet26.py')
     started = runner('mmpretrain', config, tmp_path, load_from=stated)
@@ -261,9 +265,8 @@ def test_every_way_takes_an_address(served, server, cache, tmp_path, capfd):
     backbone.init_weights()
     assert torch.equal(backbone.layer1[0].bn3.weight, expected['backbone.layer1.0.bn3.weight'])
     out = tmp_path / 'rednet26.pth'
-    run = subprocess.run([sys.executable, TOOL, stated, out], capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert 'pdparams.fc.weight -> state_dict.head.fc.weight\n' in run.stdout
+    assert main(['convert', stated, str(out)]) == 0
+    assert 'pdparams.fc.weight -> state_dict.head.fc.weight\n' in capfd.readouterr().out
     written = torch.load(out, weights_only=True)['state_dict']
     assert all(torch.equal(written[name], value) for name, value in expected.items())
     # Downloaded once.
@@ -278,17 +281,24 @@ def assert_kept_nothing(cache):
     ('name', 'words'),
     [
         ('absent.pdparams', ('404', 'give its path')),
-        ('short.pdparams', (' bytes arrived', 'start again')),
-        ('short.pth', (' bytes arrived', 'start again')),
+        ('short.pdparams', ('damaged or incomplete', 'get it again')),
+        ('short.pth', ('damaged or incomplete', 'get it again')),
+        ('page.pdparams', ('a web page', 'URL')),
+        ('page.pth', ('a web page', 'URL')),
+        ('page.safetensors', ('a web page', 'URL')),
         ('whole.pdparams#sha256=0123456789', ('0123456789', 'SHA-256', 'again')),
         ('resnet50-0676ba61.pth', ('0676ba61', 'SHA-256', 'again')),
         ('whole.pdparams#sha256=123', ("'123'", '8 to 64')),
     ],
 )
-def test_a_download_is_whole_and_right_or_not_kept(name, words, server, cache):
-    server.files.update(
-        {f'/{file}': b'data' for file in ('short.pdparams', 'short.pth', 'whole.pdparams', 'resnet50-0676ba61.pth')}
-    )
+def test_a_download_is_whole_and_right_or_not_kept(name, words, server, cache, tmp_path):
+    page = b'\n<!DOCTYPE html>\n<html><body>Please log in</body></html>'
+    server.files.update({f'/page.{ending}': page for ending in ('pdparams', 'pth', 'safetensors')})
+    server.files.update({f'/{file}': b'data' for file in ('whole.pdparams', 'resnet50-0676ba61.pth')})
+    # What is missing is one byte, which no server's header is needed to notice.
+    torch.save(dict(a=torch.ones(9)), tmp_path / 'short.pth')
+    server.files['/short.pth'] = (tmp_path / 'short.pth').read_bytes()[:-1]
+    server.files['/short.pdparams'] = pickle.dumps(dict(a=np.ones(9, np.float32)))[:-1]
     with pytest.raises((OSError, ValueError)) as error:
         load(f'{server.address}/{name}')
     for word in (name.partition('#')[0], *words):
@@ -303,15 +313,16 @@ def test_no_network(cache, monkeypatch):
     assert_kept_nothing(cache)
 
 
+class FullDisk(io.FileIO):
+    """A file on a disk without space."""
+
+    def write(self, data):
+        with open('/dev/full', 'wb', buffering=0) as file:
+            return file.write(data)
+
+
 def test_no_space_left_for_a_download(served, cache, monkeypatch):
-    class Full:
-        """open(), whose every new file lies on a device without space."""
-
-        def __call__(self, path, mode):
-            Path(path).touch()
-            return open('/dev/full', 'wb')
-
-    monkeypatch.setattr('mmrednet.checkpoint.download.open', Full(), raising=False)
+    monkeypatch.setattr(torch.hub, 'open', lambda path, mode: FullDisk(path, mode), raising=False)
     with pytest.raises(OSError, match='No space left on device.*TORCH_HOME') as error:
         load(served[0])
     assert error.value.__cause__.errno == errno.ENOSPC and str(cache) in str(error.value)
@@ -324,18 +335,17 @@ def test_files_of_one_name_are_told_apart(server, cache, tmp_path):
         server.files[f'/{run}/epoch_12.safetensors'] = (tmp_path / 'epoch_12.safetensors').read_bytes()
     for run in 'aabba':
         assert load(f'{server.address}/{run}/epoch_12.safetensors')['state_dict']['run'] == ord(run)
-    assert server.asked == [f'/{run}/epoch_12.safetensors' for run in 'aba']
+    assert server.asked == [f'/{run}/epoch_12.safetensors' for run in 'ab']
 
 
 def test_a_cached_file_of_another_hash_is_replaced(served, cache):
     address, sha256 = served
-    cache.mkdir(parents=True)
-    cached = cache / 'RedNet26_pretrained.pdparams'
-    cached.write_bytes(b'of another time')
-    with pytest.raises(ValueError, match='delete the downloaded copy .*RedNet26_pretrained.pdparams'):
-        load(address)
-    load(f'{address}#sha256={sha256}')
-    assert hashlib.sha256(cached.read_bytes()).hexdigest() == sha256
+    load(address)
+    (cached,) = cache.iterdir()
+    for source in (f'{address}#sha256={sha256}', address):
+        cached.write_bytes(b'damaged by the disk')
+        load(source)
+        assert hashlib.sha256(cached.read_bytes()).hexdigest() == sha256
 
 
 @pytest.mark.parametrize('name', ('a.pdparams', 'a.pth', 'a.safetensors'))
@@ -348,7 +358,7 @@ def test_truncated_files_are_named_and_nothing_is_loaded(name, paddle_file, tmp_
     os.truncate(path, path.stat().st_size // 2)
     model = RedNet(26, init_cfg=dict(type='Pretrained', checkpoint=str(path), prefix='backbone.'))
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    with pytest.raises(ValueError, match=rf'{name}.*cannot be read.*incomplete.*again'):
+    with pytest.raises(ValueError, match=rf'{name} cannot be read.*incomplete.*again'):
         model.init_weights()
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
@@ -374,15 +384,16 @@ def test_a_file_of_another_depth_is_refused(paddle_file):
 META = dict(dataset_meta=dict(classes=('disc', 'star'), palette=np.arange(6).reshape(2, 3)), epoch=12)
 
 
-def test_safetensors_there_and_back(tmp_path):
+def test_safetensors_there_and_back(tmp_path, capsys):
     """Read by the package itself as well, so that other programs can."""
     safetensors = pytest.importorskip('safetensors.torch')
     weight = torch.rand(2, 3, 5, 4).permute(0, 3, 1, 2)
     state_dict = OrderedDict(a=weight, b=weight[0], c=torch.tensor(3))
     source, out = tmp_path / 'in.pth', tmp_path / 'out.safetensors'
     torch.save(dict(state_dict=state_dict, meta=META, optimizer=dict(lr=0.1)), source)
-    run = subprocess.run([sys.executable, TOOL, source, out], capture_output=True, text=True)
-    assert run.returncode == 0 and 'left out' in run.stdout and 'optimizer' in run.stdout, run.stderr
+    assert main(['convert', str(source), str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert 'left out' in printed and 'optimizer' in printed
     for loaded in (safetensors.load_file(out), load(out)['state_dict']):
         assert loaded.keys() == state_dict.keys()
         assert all(torch.equal(loaded[name], value) for name, value in state_dict.items())
@@ -433,10 +444,10 @@ def test_a_full_disk_leaves_the_old_file(name, paddle_file, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
 
     environment = {**os.environ, 'PYTHONDONTWRITEBYTECODE': '1'}
-    command = [sys.executable, TOOL, paddle_file, out]
+    command = [*CONVERT, paddle_file, out]
     run = subprocess.run(command, capture_output=True, text=True, preexec_fn=limit, env=environment)
-    assert run.returncode == 1 and 'Traceback' not in run.stderr, run.stderr
-    assert name in run.stderr and 'make room' in run.stderr and 'Nothing was written' in run.stderr
+    assert run.returncode == 2 and 'Traceback' not in run.stderr, run.stderr
+    assert name in run.stderr and 'make room' in run.stderr and run.stderr.count('\n') == 1
     assert list(tmp_path.iterdir()) == [out] and out.read_text() == 'old'
 
 
@@ -466,6 +477,57 @@ def test_this_version_of_torch_takes_a_checkpoint_from_an_address(server, cache,
         assert load(f'{server.address}/{name}')['state_dict']['a'] == 1
 
 
+class Whole(torch.nn.Linear):
+    """A user's own model."""
+
+
+@pytest.mark.parametrize('zipped', (True, False))
+@pytest.mark.parametrize('wrap', (lambda model: model, lambda model: dict(model=model)))
+def test_a_whole_model_as_checkpoint(tmp_path, wrap, zipped):
+    path = tmp_path / 'model.pth'
+    torch.save(wrap(Whole(2, 2)), path, _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        ValueError, match=r'class [\w.]*test_files.Whole, not a state dict.*`model.state_dict\(\)`'
+    ) as error:
+        load(path)
+    assert 'weights_only' not in str(error.value) and 'add_safe' not in str(error.value)
+    assert str(error.value).isprintable() and error.value.__cause__ is not None
+
+
+def foreign_files():
+    """Files that people give as checkpoints, and words of the error for each."""
+    zipped, safe, plain = io.BytesIO(), io.BytesIO(), dict(a=np.ones(3, np.float32))
+    torch.save(dict(a=torch.ones(2)), zipped)
+    safe.write(pytest.importorskip('safetensors.torch').save(dict(a=torch.ones(2))))
+    with tempfile.TemporaryDirectory() as folder:
+        torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(1, 2)).save(f'{folder}/a')
+        script = Path(folder, 'a').read_bytes()
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, 'w') as file:
+        file.writestr('weights.bin', b'1' * 1000)
+    return [
+        (b'', ('pth', 'pdparams', 'safetensors'), 'it is empty'),
+        (b'<!DOCTYPE html><html></html>', ('pth', 'pdparams', 'safetensors'), 'it is a web page'),
+        (b'name: rednet\n' * 9, ('pth', 'pdparams', 'safetensors'), 'it is a text file'),
+        (b'version https://git-lfs.github.com/spec/v1', ('pth', 'pdparams', 'safetensors'), '`git lfs pull`'),
+        (zipped.getvalue(), ('pdparams', 'safetensors'), 'rename it to end in .pth'),
+        (safe.getvalue(), ('pth', 'pdparams'), 'rename it to end in .safetensors'),
+        (pickle.dumps(plain, 4), ('pth', 'safetensors'), 'end in .pdparams'),
+        (script, ('pth',), 'a TorchScript program'),
+        (archive.getvalue(), ('pth',), 'that torch.save did not write'),
+    ]
+
+
+def test_files_that_are_no_checkpoints_are_named_by_their_content(tmp_path):
+    for content, endings, words in foreign_files():
+        for ending in endings:
+            path = tmp_path / f'a.{ending}'
+            path.write_bytes(content)
+            with pytest.raises(ValueError, match=f'a.{ending} cannot be read') as error:
+                load(path)
+            assert words in str(error.value) and str(error.value).isprintable()
+
+
 def test_unsafe_pickles_get_no_advice_to_load_them(tmp_path):
     torch.save(dict(a=Call(os.system, f'touch {tmp_path / "mark"}')), tmp_path / 'a.pth')
     with pytest.raises(ValueError, match='a.pth.*system') as error:
@@ -475,7 +537,9 @@ def test_unsafe_pickles_get_no_advice_to_load_them(tmp_path):
 
 def test_public_names(cache, monkeypatch):
     asked = []
-    monkeypatch.setattr('mmrednet.checkpoint.files.fetch', lambda address, sha256: asked.append(address) or os.devnull)
+    monkeypatch.setattr(
+        'mmrednet.checkpoint.files.fetch', lambda address, sha256, parse: asked.append(address) or parse(os.devnull)
+    )
     for name in IMAGENET:
         with pytest.raises(ValueError, match='cannot be read'):
             load(f'mmrednet://{name}')

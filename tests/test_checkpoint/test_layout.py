@@ -1,8 +1,6 @@
 """Checkpoints in the old layouts: composed of the released names and, around them, those of the old toolboxes."""
 
 import json
-import subprocess
-import sys
 from collections import OrderedDict
 from pickle import UnpicklingError
 
@@ -20,13 +18,13 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.utils.data import DataLoader
 
-from mmrednet.checkpoint import check, convert
+from mmrednet.__main__ import main
+from mmrednet.checkpoint import check, convert, load
 from mmrednet.checkpoint.layout import widen
 from mmrednet.engine import LoadCheckpointHook, Runner
 from mmrednet.layers import Involution
 from mmrednet.models.rednet import RedNet
 
-TOOL = ROOT / 'tools' / 'convert_checkpoint.py'
 # What mmcls 0.25.0, mmdet 2.28.2 and mmseg 0.30.0 have around the backbone; those of early 2021 (0.10.0, 2.11.0 and
 # 0.12.0) have the same.
 OLD = json.loads((DATA / 'old_toolbox_keys.json').read_text())
@@ -418,22 +416,16 @@ def test_numpy_objects_of_either_version_load_safely(core, tmp_path):
         torch.load(path, weights_only=True)
 
 
-def run_tool(*arguments):
-    return subprocess.run([sys.executable, TOOL, *arguments], capture_output=True, text=True)
-
-
-def test_tool(save, tmp_path):
+def test_convert(save, tmp_path, capsys):
     checkpoint = old_checkpoint('mmpretrain/rednet26')
     key = next(iter(checkpoint['state_dict']))
     wrapped = {**checkpoint, 'state_dict': {f'module.{k}': v for k, v in checkpoint['state_dict'].items()}}
     out = tmp_path / 'new' / 'rednet26.pth'
-    config = ROOT / 'configs' / 'mmpretrain' / 'rednet26.py'
-    run = run_tool(save(wrapped), out, '--config', config)
-    assert run.returncode == 0, run.stderr
-    assert (
-        f'state_dict.module.{key} -> state_dict.{key}\n' in run.stdout
-        and 'meta.CLASSES -> meta.dataset_meta.classes\n' in run.stdout
-    )
+    config = str(ROOT / 'configs' / 'mmpretrain' / 'rednet26.py')
+    assert main(['convert', save(wrapped), str(out), '--config', config]) == 0
+    printed = capsys.readouterr().out
+    assert f'state_dict.module.{key} -> state_dict.{key}\n' in printed
+    assert 'meta.CLASSES -> meta.dataset_meta.classes\n' in printed
     loaded = torch.load(out, weights_only=True)
     assert loaded['state_dict'].keys() == checkpoint['state_dict'].keys()
     assert loaded['meta']['dataset_meta'] == dict(classes=META['CLASSES'], palette=META['PALETTE'])
@@ -442,11 +434,70 @@ def test_tool(save, tmp_path):
 
     key = spoil(checkpoint['state_dict'], 'missing')
     out.unlink()
-    run = run_tool(save(checkpoint), out, '--config', config)
-    assert run.returncode == 1 and f'1 missing in the checkpoint: {key}\n' in run.stderr
-    assert 'Traceback' not in run.stderr and not out.exists()
+    assert main(['convert', save(checkpoint), str(out), '--config', config]) == 2
+    assert f'1 missing in the checkpoint: {key};' in capsys.readouterr().err and not out.exists()
 
 
-def test_tool_names_a_missing_file(tmp_path):
-    run = run_tool(tmp_path / 'absent.pth', tmp_path / 'out.pth')
-    assert run.returncode == 2 and 'absent.pth is no file' in run.stderr
+def test_convert_names_a_missing_file(tmp_path, capsys):
+    assert main(['convert', str(tmp_path / 'absent.pth'), str(tmp_path / 'out.pth')]) == 2
+    assert 'absent.pth is no file' in capsys.readouterr().err
+
+
+STATE = {'backbone.conv1.weight': torch.ones(1), 'head.fc.weight': torch.ones(2)}
+
+
+def named(name):
+    """Returns the parameters with other names."""
+    return {name(key): value for key, value in STATE.items()}
+
+
+@pytest.mark.parametrize(
+    'checkpoint',
+    (
+        dict(model=STATE, epoch=3),  # torchvision
+        dict(model_state_dict=STATE, optimizer_state_dict={}),  # PyTorch's tutorials
+        dict(module=STATE, dp_world_size=2),  # DeepSpeed
+        dict(net=STATE, acc=0.9),
+        dict(model=named('module.{}'.format)),
+        dict(state_dict=STATE, state_dict_ema=named('module.{}'.format), arch='rednet26'),  # timm
+        named('_orig_mod.{}'.format),
+        named('module._orig_mod.{}'.format),
+        named('_orig_mod.module.{}'.format),
+        named('_orig_mod.module._orig_mod.{}'.format),
+        named('module.module.{}'.format),
+        {**STATE, **named(lambda key: f'ema_{key.replace(".", "_")}')},  # mmcv 1.x
+        dict(state_dict={**STATE, 'ema_backbone_conv1_weight': torch.zeros(1)}),
+    ),
+)
+def test_layouts_that_people_have(checkpoint):
+    converted, _ = convert(checkpoint)
+    assert converted['state_dict'].keys() == STATE.keys()
+    assert all(converted['state_dict'][key] is value for key, value in STATE.items())
+
+
+def test_an_entry_that_is_left_out_is_reported():
+    _, renamed = convert({**STATE, 'ema_head_fc_weight': torch.ones(2)})
+    assert renamed == {'state_dict.ema_head_fc_weight': ''}
+
+
+def test_two_parameters_of_one_name_are_refused():
+    with pytest.raises(ValueError, match='get the name head.fc.weight: remove one'):
+        convert({**STATE, 'module.head.fc.weight': torch.ones(2)})
+
+
+@pytest.mark.parametrize('checkpoint', (dict(epoch=3, optimizer={}), dict(teacher=STATE, student=STATE)))
+def test_the_keys_of_a_checkpoint_without_parameters_are_named(checkpoint):
+    with pytest.raises(ValueError, match=f'{", ".join(map(repr, checkpoint))}: give .* save'):
+        convert(checkpoint)
+
+
+@pytest.mark.parametrize('prefix', ('model.', 'student.', 'net.encoder.'))
+def test_a_prefix_is_named_and_converted(prefix, save, tmp_path):
+    """Lightning's checkpoints, and those of a teacher and a student."""
+    model = Model(3)
+    state_dict = {f'{prefix}{key}': value for key, value in model.state_dict().items()}
+    path, out = save(dict(state_dict={**state_dict, 'loss.weight': torch.ones(1)})), tmp_path / 'OUT.pth'
+    with pytest.raises(ValueError, match=f'python -m mmrednet convert {path} OUT.pth --prefix {prefix}`'):
+        check(model, load(path)['state_dict'], path, '')
+    assert main(['convert', path, str(out), '--prefix', prefix]) == 0
+    assert check(model, load(str(out))['state_dict'], 'OUT.pth', '').keys() == model.state_dict().keys()
