@@ -93,14 +93,14 @@ def make_fused_arguments(shape, groups, kernel_size, stride, padding, dilation, 
     return tensors, grad_output, (kernel_size, *geometry)
 
 
-def apart(input, features, weight, bias, kernel_size, *geometry):
+def unfused(input, features, weight, bias, kernel_size, *geometry):
     """What fused_involution2d has to be: PyTorch's convolution, then the reference."""
     kernel = F.conv2d(features, weight, bias).unflatten(1, (-1, *kernel_size))
     return involution2d(input, kernel, *geometry, backend='reference')
 
 
 _truths: dict = {}
-TRUTH = {involution2d: partial(involution2d, backend='reference'), fused_involution2d: apart}
+TRUTH = {involution2d: partial(involution2d, backend='reference'), fused_involution2d: unfused}
 
 
 def run(operator, tensors, grad_output, geometry, **options):

@@ -1,9 +1,9 @@
 """The kernel generation function phi: from the features at a pixel to the involution kernels of that pixel (eq. 5).
 
-A phi of one's own is a module, built as ``phi(channels, groups, kernel_size, stride, padding, dilation)`` with the ints
-and pairs of :class:`.Involution`, that returns the kernels as (N, groups * Kh * Kw, Ho, Wo), ordered as (G, Kh, Kw). It
-is given one cell for each output pixel, (N, channels, Ho, Wo); with ``sees_pixels = True`` it is given all pixels, (N,
-channels, H, W), as self-attention needs them.
+To use another phi, write a module whose constructor takes ``(channels, groups, kernel_size, stride, padding,
+dilation)``, the ints and pairs of :class:`.Involution`. Its output is the kernels as (N, groups * Kh * Kw, Ho, Wo), in
+the order (G, Kh, Kw). Its input is one cell for each output pixel, (N, channels, Ho, Wo). If the module has the
+attribute ``sees_pixels = True``, its input is all pixels, (N, channels, H, W), as self-attention needs them.
 """
 
 from collections import OrderedDict
@@ -28,8 +28,8 @@ class PointwiseConv(nn.Module):
     Args:
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
-        norm_layer (Callable, optional): Makes the norm layer for a number of channels; with None the convolution has a
-            bias. Defaults to None.
+        norm_layer (Callable, optional): Makes the norm layer for a number of channels. With None the convolution has a
+            bias instead. Defaults to None.
         act_layer (Callable, optional): Makes the activation. Defaults to None.
     """
 
@@ -51,8 +51,8 @@ class PointwiseConv(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Maps ``x`` (N, in_channels, H, W) to (N, out_channels, H, W)."""
         x, bn = self.conv(x), self.bn
-        # A single value has no variance, and BatchNorm refuses to train on it: it takes the statistics that it has. In
-        # several processes SyncBatchNorm has the values of the others. (While torch.fx traces, x is no tensor.)
+        # A single value has no variance, so BatchNorm raises an error in training. Its running statistics are used
+        # instead. SyncBatchNorm also has the values of the other processes. (Under torch.fx, x is no tensor.)
         single = bn.training and isinstance(x, Tensor) and x.numel() == x.shape[1]
         if single and isinstance(bn, _BatchNorm) and not isinstance(bn, nn.SyncBatchNorm):
             x = F.batch_norm(x, bn.running_mean, bn.running_var, bn.weight, bn.bias, eps=bn.eps)
@@ -62,7 +62,7 @@ class PointwiseConv(nn.Module):
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is the convolution and nothing else."""
+        """Whether it is the convolution alone, without norm layer and activation."""
         return type(self.bn) is type(self.activate) is nn.Identity
 
 
@@ -73,7 +73,7 @@ class BottleneckKernelGeneration(nn.Sequential):
         channels (int): Channels C of the features.
         groups (int): Groups G of channels.
         kernel_size (tuple[int, int]): Kh and Kw.
-        stride (tuple[int, int]): Not used, like the two that follow: a pixel's kernel comes from that pixel alone.
+        stride (tuple[int, int]): Not used, since a pixel's kernel is generated from that pixel alone.
         padding (tuple[int, int]): Not used.
         dilation (tuple[int, int]): Not used.
         reduction_ratio (int): ``r``, by which W0 reduces the channels. Defaults to 4.
@@ -82,7 +82,7 @@ class BottleneckKernelGeneration(nn.Sequential):
         act_layer (Callable, optional): Makes the activation sigma. Defaults to ReLU.
 
     Raises:
-        ValueError: ``reduction_ratio`` leaves no channel.
+        ValueError: ``reduction_ratio`` is less than 1 or more than ``channels``.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class LinearKernelGeneration(nn.Sequential):
         channels (int): Channels C of the features.
         groups (int): Groups G of channels.
         kernel_size (tuple[int, int]): Kh and Kw.
-        stride (tuple[int, int]): Not used, like the two that follow.
+        stride (tuple[int, int]): Not used.
         padding (tuple[int, int]): Not used.
         dilation (tuple[int, int]): Not used.
     """

@@ -1,4 +1,4 @@
-"""The involution operator. It needs torch; its CUDA kernels also CuPy, its native CPU kernels a C++ compiler."""
+"""The involution operator. It needs torch. Its CUDA kernels also need CuPy, its native CPU kernels a C++ compiler."""
 
 from . import flops, onnx  # noqa: F401
 from .backends import BACKENDS

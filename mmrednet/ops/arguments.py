@@ -1,4 +1,4 @@
-"""What the operators take: shape rules and every check. Shapes are checked as shapes: nothing is allocated for it."""
+"""Shape rules and argument checks of the operators. The checks read shapes only and allocate nothing."""
 
 from collections.abc import Sequence
 from math import prod
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# Of the tensors by their names: dimensions, and what an error says of them.
+# For each tensor: its number of dimensions, and its shape as error messages show it.
 LAYOUTS = {
     'input': (4, '(N, C, H, W)'),
     'kernel': (6, '(N, G, Kh, Kw, Ho, Wo)'),
@@ -21,16 +21,16 @@ LAYOUTS = {
 }
 
 IntPair = int | Sequence[int]
-_INTEGRAL = (int, Integral)  # int first: asking an abstract class takes longer
+_INTEGRAL = (int, Integral)  # int first: isinstance takes longer with an abstract class
 
 
 def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
     """Returns ``value`` as (vertical, horizontal).
 
     Raises:
-        ValueError: ``value``, the argument called ``name``, is no int or pair of ints of at least ``least``.
+        ValueError: ``value``, the argument ``name``, is not an int or a pair of ints of at least ``least``.
     """
-    if type(value) is int and value >= least:  # most calls, and faster
+    if type(value) is int and value >= least:  # the common case, in less time
         return value, value
     values = (value, value) if isinstance(value, _INTEGRAL) else value
     if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, _INTEGRAL) for v in values):
@@ -44,13 +44,13 @@ def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[i
     """Returns the padding that keeps the size at stride 1, ``dilation * (K - 1) / 2``, as (vertical, horizontal).
 
     Raises:
-        ValueError: ``dilation * (K - 1)`` is odd, so that no symmetric padding exists.
+        ValueError: ``dilation * (K - 1)`` is odd, so no symmetric padding keeps the size.
     """
     height, width = dilation[0] * (kernel_size[0] - 1), dilation[1] * (kernel_size[1] - 1)
     if height % 2 or width % 2:
         raise ValueError(
-            f"padding None means 'same', which a kernel of {kernel_size[0]}x{kernel_size[1]} with dilation {dilation} "
-            'does not have (dilation * (K - 1) is odd): use an odd kernel size or give padding'
+            f"padding None means 'same', which does not exist for a kernel of {kernel_size[0]}x{kernel_size[1]} with "
+            f'dilation {dilation} (dilation * (K - 1) is odd): use an odd kernel size or give padding'
         )
     return height // 2, width // 2
 
@@ -75,11 +75,11 @@ def check_groups(groups: int, channels: int) -> None:
 
 
 def check_ranks(**tensors: Tensor | None) -> None:
-    """Checks arguments by their names in ``LAYOUTS``; bias may be None.
+    """Checks the number of dimensions of each tensor against ``LAYOUTS``. bias may be None.
 
     Raises:
-        TypeError: One is no tensor.
-        ValueError: One has not the dimensions of its layout.
+        TypeError: An argument is not a tensor.
+        ValueError: A tensor has another number of dimensions than its layout.
     """
     for name, value in tensors.items():
         if value is None and name == 'bias':
@@ -92,11 +92,11 @@ def check_ranks(**tensors: Tensor | None) -> None:
 
 
 def check_tensors(**tensors: Tensor | None) -> None:
-    """Checks what :func:`check_ranks` does, then dtypes and devices, which are one for all once autocast has cast.
+    """Checks number of dimensions, dtype and device of each tensor, after autocast has cast them.
 
     Raises:
-        TypeError: The dtype of one is not in ``DTYPES`` or not that of the first.
-        ValueError: One is not on the device of the first.
+        TypeError: An argument is not a tensor, or its dtype is not in ``DTYPES`` or differs from the first tensor's.
+        ValueError: A tensor has another number of dimensions than its layout, or another device than the first tensor.
     """
     check_ranks(**tensors)
     first, dtype, device = '', None, None
@@ -122,7 +122,7 @@ def check_shapes(
     padding: Sequence[int],
     dilation: Sequence[int],
 ) -> None:
-    """Raises ValueError where involution is not defined on an input and a kernel of these shapes."""
+    """Raises ValueError where involution is not defined for an input and a kernel of these shapes."""
     if min(*stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(
             'stride and dilation must be at least 1 and padding at least 0, '
@@ -140,7 +140,7 @@ def check_shapes(
             'generate the kernel for a number of groups that does'
         )
     expected = output_size((h, w), (kh, kw), stride, padding, dilation)
-    # Not min(): under torch.compile that would tie the program to images that are wider than high.
+    # Not min(): torch.compile would then compile a program for images that are wider than high only.
     if expected[0] < 1 or expected[1] < 1:
         raise ValueError(
             f'input of {h}x{w} with padding {tuple(padding)} is smaller than the window of {kh}x{kw} with dilation '
@@ -155,7 +155,7 @@ def check_shapes(
 
 
 def check_grad_output(grad_output: Sequence[int], expected: Sequence[int]) -> None:
-    """Raises ValueError where grad_output has not the shape (N, C, Ho, Wo) of the output."""
+    """Raises ValueError where grad_output does not have the shape (N, C, Ho, Wo) of the output."""
     if tuple(grad_output) != tuple(expected):
         raise ValueError(f"grad_output must have the output's shape, {tuple(expected)}, but has {tuple(grad_output)}")
 
@@ -166,7 +166,7 @@ def generated_shape(
     """Returns the shape (N, G, Kh, Kw, Ho, Wo) of the kernel that a 1x1 convolution generates.
 
     Raises:
-        ValueError: The shapes do not fit.
+        ValueError: The shapes of features, weight, bias and window do not fit together.
     """
     channels, taps = weight[0], prod(kernel_size)
     if channels % taps != 0 or weight[1] != features[1] or weight[2] != 1 or weight[3] != 1:

@@ -1,46 +1,66 @@
-"""How an operator is made known to torch: its schema, shapes, gradients in both modes, vmap rule and autocast."""
+"""Registers the operators with torch: schema, shapes, gradients in both modes, vmap rule and autocast.
+
+torch's public functions for this (``register_autograd``, ``register_autocast``) support neither forward-mode gradients
+nor nested ``torch.func`` transforms, and cast to one fixed dtype. So this package uses private names of torch. A test
+reads this table and reports the feature that breaks when a name disappears:
+
+- ``torch.autograd.function._SingleLevelFunction``: all gradients. Use ``torch.autograd.Function`` instead, when torch
+  allows it below the dispatcher while ``torch.func`` transforms are active.
+- ``torch._functorch.utils.enable_single_level_autograd_function``: ``torch.func``. Needed for the class above only.
+- ``torch._C._are_functorch_transforms_active``: ``torch.func``. Without it, assume that transforms are active.
+- ``torch._C._AutoDispatchBelowAutograd``: all calls. Exclude the Autograd keys with ``_ExcludeDispatchKeyGuard``.
+- ``torch.autograd.forward_ad._current_level``: forward mode under ``no_grad``. Never skip autograd's layer instead.
+- ``torch.autograd.forward_ad._set_fwd_grad_enabled``: nested forward mode. No replacement.
+- ``torch.autograd.Function._backward_cls._autograd_function_id``: compiled autograd. No replacement.
+- ``torch._C.DispatchKey``, ``torch._C.DispatchKeySet`` and ``torch._C._ExcludeDispatchKeyGuard``: autocast. Use
+  ``torch.library.register_autocast``, which fixes the dtype.
+- ``torch._decomp.decomposition_table`` and ``torch._decomp.register_decomposition``: export to ONNX. Use
+  ``torch.onnx.export(custom_translation_table=...)``.
+"""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, library
 from torch._decomp import decomposition_table
 from torch.autograd import forward_ad
-
-# What torch.func makes of each torch.autograd.Function. The public class cannot be applied below the dispatcher while
-# torch.func's transforms are at work, and register_autograd takes neither those nor forward-mode gradients.
 from torch.autograd.function import _SingleLevelFunction
 
 OPERATORS = torch.ops.mmrednet
 LIBRARY = library.Library('mmrednet', 'DEF')
-GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'  # ends every schema
+GEOMETRY = 'int[2] stride, int[2] padding, int[2] dilation, str? backend=None'  # the end of every schema
 
 
 class Operator(_SingleLevelFunction):
-    """One operator of the dispatcher, ``torch.ops.mmrednet.<name>``: all that torch asks of it, side by side.
+    """An operator of torch's dispatcher, ``torch.ops.mmrednet.<name>``.
 
-    A subclass has ``schema`` (whose first ``tensors`` arguments autocast casts), ``compute`` and ``fake`` (the result,
-    and an uninitialised tensor like it), and what autograd's functions have: ``setup_context``, ``backward``, ``jvp``
-    and ``vmap``.
+    A subclass defines:
+
+    - ``schema``, and ``tensors``: the number of leading arguments that autocast casts;
+    - ``compute``, which returns the result, and ``fake``, which checks the arguments and returns an uninitialised
+      tensor of the same shape, dtype and memory format;
+    - ``setup_context``, ``backward``, ``jvp`` and ``vmap``, as :class:`torch.autograd.Function` has them.
     """
 
     schema: str
     tensors: int = 0
     compute: Callable[..., Tensor]
     fake: Callable[..., Tensor]
-    overload: torch._ops.OpOverload
+    overload: Any
     apply: Callable[..., Tensor]
     vmap: Callable[..., tuple[Tensor, int]]
 
     @staticmethod
     def _compiled_autograd_key(ctx) -> tuple:
-        """What torch's compiled autograd asks of every function."""
+        """Returns the key under which torch's compiled autograd caches this function."""
         return (ctx._autograd_function_id,)
 
 
-def call(overload: torch._ops.OpOverload, *args) -> Tensor:
-    """Calls an operator. Without gradients it skips autograd's layer, which takes half of a small call's time."""
-    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():  # with dynamo=False, which asks no table for them
+def call(overload: Any, *args) -> Tensor:
+    """Calls an operator. Skips autograd's layer, half of a small call's time, where no gradients are recorded."""
+    # torch.onnx.export(dynamo=False) does not look up decompositions by itself.
+    if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         return decomposition_table[overload](*args)
     if torch.is_grad_enabled() or torch.compiler.is_compiling() or forward_ad._current_level >= 0:
         return overload(*args)
@@ -49,7 +69,7 @@ def call(overload: torch._ops.OpOverload, *args) -> Tensor:
 
 
 def register(operator: type[Operator]) -> type[Operator]:
-    """Gives an operator to the dispatcher; a decorator."""
+    """Registers an operator with torch's dispatcher. A decorator."""
     name = operator.schema.partition('(')[0]
     LIBRARY.define(operator.schema, tags=torch.Tag.pt2_compliant_tag)
     operator.overload = overload = getattr(OPERATORS, name).default
@@ -58,7 +78,7 @@ def register(operator: type[Operator]) -> type[Operator]:
         with torch._C._AutoDispatchBelowAutograd():
             if not _transforms_active():
                 return overload(*args)
-            # autograd has just switched off gradients for this level of torch.func alone, not for those around it.
+            # Autograd switched gradients off for the innermost level of torch.func. The outer levels need them.
             with torch.enable_grad(), forward_ad._set_fwd_grad_enabled(True):
                 return overload(*args)
 
@@ -82,12 +102,12 @@ def register(operator: type[Operator]) -> type[Operator]:
 
 
 def _transforms_active() -> bool:
-    """Whether torch.func is at work: grad, vmap, jvp and what is made of them."""
+    """Returns whether a transform of torch.func (grad, vmap, jvp, ...) is active."""
     return torch._C._are_functorch_transforms_active()
 
 
 def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
-    # The public register_autocast casts to one dtype for good; this is the dtype that autocast has now.
+    # The public register_autocast casts to a fixed dtype. Here it is the dtype of the autocast region.
     below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f'Autocast{device}'))
 
     def cast_and_call(*args) -> Tensor:
@@ -99,7 +119,7 @@ def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
 
 
 def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple:
-    """Brings tensors to autocast's dtype where autocast is on, but for float64, which stays as in convolutions."""
+    """Casts tensors to autocast's dtype if autocast is on. As for convolutions, float64 tensors stay as they are."""
     castable = (torch.float16, torch.bfloat16, torch.float32)
     if not torch.is_autocast_enabled(device_type) or any(t is not None and t.dtype not in castable for t in tensors):
         return tensors
@@ -108,20 +128,28 @@ def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple:
 
 
 def add_tangents(*tangents: Tensor) -> Tensor:
-    """Adds the parts of a forward-mode gradient, as the levels of torch.func around this one see it."""
+    """Adds the parts of a forward-mode gradient, so that outer levels of torch.func can differentiate the sum."""
     with forward_ad._set_fwd_grad_enabled(True):
         return sum(tangents[1:], tangents[0])
 
 
 def expand(info, dim: int | None, tensor: Tensor) -> Tensor:
-    """Brings the dimension that vmap maps over to the front, or adds it."""
+    """Moves the dimension that vmap maps over to the front. A tensor without it gets it."""
     return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
-def map_over_batch(info, dims: Sequence[int | None], tensors: Sequence[Tensor], overload: torch._ops.OpOverload, *rest):
-    """Returns what a vmap rule returns: one call, for which the dimension that vmap maps over is part of the batch N.
+def map_over_batch(info, dims: Sequence[int | None], tensors: Sequence[Tensor], overload: Any, *rest):
+    """Applies a vmap rule: one call in which the dimension that vmap maps over is part of the batch N.
 
-    The batch is the first dimension of all ``tensors``, the operator's first arguments.
+    Args:
+        info: torch's facts about the vmap.
+        dims (Sequence[int or None]): For each tensor, the dimension that vmap maps over.
+        tensors (Sequence[Tensor]): The operator's first arguments. The batch is dimension 0 of each.
+        overload (OpOverload): The operator.
+        *rest: The operator's other arguments.
+
+    Returns:
+        tuple: The result, and the dimension of it that vmap maps over: 0.
     """
     moved = [expand(info, dim, tensor) for dim, tensor in zip(dims, tensors, strict=True)]
     out = call(overload, *(tensor.flatten(0, 1) for tensor in moved), *rest)

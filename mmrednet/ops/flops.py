@@ -1,4 +1,4 @@
-"""How ``torch.utils.flop_counter`` counts the operator: two FLOPs for a multiply-add, in the gradients too."""
+"""FLOP formulas for ``torch.utils.flop_counter``: two FLOPs for a multiply-add, in the gradients too."""
 
 from collections.abc import Sequence
 from math import prod
@@ -10,7 +10,7 @@ from . import fused, involution, window_product  # noqa: F401  (define the opera
 
 
 def multiply_adds(output_shape: Sequence[int], kernel_size: Sequence[int]) -> int:
-    """Returns the multiply-adds of involution with the output (N, C, Ho, Wo): one for each of its elements and taps."""
+    """Returns the multiply-adds of an involution: one for each element of the output (N, C, Ho, Wo) and each tap."""
     return prod(output_shape) * prod(kernel_size)
 
 
@@ -20,7 +20,7 @@ def _forward(input_shape, kernel_shape, *args, out_shape, **kwargs) -> int:
 
 
 def fused_multiply_adds(output_shape: tuple[int, ...], weight_shape: tuple[int, ...], kernel_size: list[int]) -> int:
-    """Returns those of fused_involution2d: of the 1x1 convolution (G * Kh * Kw, R, 1, 1), and of the involution."""
+    """Returns the multiply-adds of fused_involution2d: those of the 1x1 convolution and those of the involution."""
     pixels = output_shape[0] * prod(output_shape[2:])
     return pixels * prod(weight_shape) + multiply_adds(output_shape, kernel_size)
 

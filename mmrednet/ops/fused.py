@@ -1,4 +1,4 @@
-"""Kernel generation and involution in one: on the CPU the kernels, K*K*G values a pixel, never reach memory."""
+"""Kernel generation and involution in one operator. On the CPU the kernels, G*K*K values a pixel, stay in the cache."""
 
 from math import prod
 
@@ -43,21 +43,21 @@ def fused_involution2d(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    r"""Involution with the kernels that a 1x1 convolution makes from ``features``: W1 of eq. 6 and eq. 4 in one.
+    r"""Involution with the kernels that a 1x1 convolution generates from ``features``: W1 of eq. 6, then eq. 4.
 
-    The result is that of ``involution2d(input, conv2d(features, weight, bias).unflatten(1, (G, Kh, Kw)), ...)``. On the
-    CPU a work item generates the kernels of a few pixels, in the cache, right before it uses them. In the other
-    backends the one follows the other. For the gradients the kernels are generated again, which takes the time of the
-    1x1 convolution and saves keeping them from the forward pass to the backward pass.
+    The result is that of ``involution2d(input, conv2d(features, weight, bias).unflatten(1, (G, Kh, Kw)), ...)``. The
+    CPU backend generates the kernels of a few pixels, in the cache, right before it uses them. The other backends
+    compute the convolution first and the involution after it. The backward pass generates the kernels again: this takes
+    the time of the 1x1 convolution, and saves the memory of the kernels between the two passes.
 
     Args:
         input (Tensor): ``X``, of shape (N, C, H, W), in float16, bfloat16, float32 or float64.
-        features (Tensor): What the kernels are made from, of shape (N, R, Ho, Wo). Device and dtype of all tensors are
-            those of ``input``; autocast casts them.
+        features (Tensor): The input of the convolution, of shape (N, R, Ho, Wo). All tensors have the device and dtype
+            of ``input``. Autocast casts them.
         weight (Tensor): The convolution's weight, of shape (G * Kh * Kw, R, 1, 1).
         bias (Tensor, optional): Its bias, of shape (G * Kh * Kw,), or None.
         kernel_size (int or pair): Kh and Kw.
-        stride (int or pair): As in :func:`mmrednet.ops.involution2d`, like all that follow. Defaults to 1.
+        stride (int or pair): Stride in pixels, (vertical, horizontal). Defaults to 1.
         padding (int or pair, optional): Zero padding in pixels. Defaults to None, 'same'.
         dilation (int or pair): Distance between taps in pixels. Defaults to 1.
         backend (str, optional): As in :func:`involution2d`. Defaults to None.
@@ -105,7 +105,7 @@ def _check(input, features, weight, bias, kernel_size, stride, padding, dilation
 
 @register
 class FusedInvolution2d(Operator):
-    """W1 of eq. 6, then eq. 4."""
+    """The 1x1 convolution W1 of eq. 6, then eq. 4."""
 
     schema = (
         'fused_involution2d(Tensor input, Tensor features, Tensor weight, Tensor? bias, int[2] kernel_size, '
@@ -151,7 +151,7 @@ class FusedInvolution2d(Operator):
             grad_kernel = call(
                 OPERATORS.involution2d_grad_kernel.default, grad, input, groups, ctx.kernel_size, *ctx.geometry
             )
-            # Not flatten, for which autograd's own vmap (is_grads_batched) has no rule.
+            # Not flatten: autograd's own vmap (is_grads_batched) has no rule for it.
             grad_kernel = grad_kernel.reshape(features.shape[0], weight.shape[0], *features.shape[2:])
             mask = list(ctx.needs_input_grad[1:4])
             grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
@@ -161,7 +161,7 @@ class FusedInvolution2d(Operator):
 
     @staticmethod
     def jvp(ctx, input_tangent, features_tangent, weight_tangent, bias_tangent, *_):
-        """Sums over the input, the features, and weight with bias, each in turn replaced by its tangent."""
+        """Returns three terms' sum: input, features, and weight with bias, each replaced by its tangent in turn."""
         input, features, weight, bias = ctx.saved_tensors
         overload, rest = OPERATORS.fused_involution2d.default, (ctx.kernel_size, *ctx.geometry)
         return add_tangents(
@@ -175,7 +175,7 @@ class FusedInvolution2d(Operator):
         if in_dims[2] is None and in_dims[3] is None:
             rest = weight, bias, kernel_size, *geometry
             return map_over_batch(info, in_dims[:2], (input, features), OPERATORS.fused_involution2d.default, *rest)
-        # With a weight for each, the kernels come first: of grouped 1x1 convolutions, a group for each.
+        # With a weight for each mapped element, the kernels are generated first, each by its own convolution.
         features, weight = expand(info, in_dims[1], features), expand(info, in_dims[2], weight)
         kernel = torch.einsum('bkr, bnrij -> bnkij', weight.flatten(2), features)
         if bias is not None:

@@ -1,4 +1,4 @@
-"""Involution: the public function, and the three operators of the dispatcher that are each other's gradients."""
+"""Involution: the public function, and three operators. The gradients of each are the other two."""
 
 from collections.abc import Sequence
 from math import prod
@@ -35,13 +35,14 @@ def involution2d(
         Y_{n,c,i,j} = \sum_{u,v} H_{n,g(c),u,v,i,j} X_{n,c,\,i s - p + u d,\,j s - p + v d},
         \qquad g(c) = \lfloor c\,G / C \rfloor
 
-    Pixels outside the input contribute nothing, whatever the kernel holds for them. Sums run in float32, in float64 for
-    float64. The gradients are gathers of the same kind: bit-identical from run to run, and differentiable again.
+    Pixels outside the input contribute nothing, whatever values the kernel has for them. Sums are accumulated in
+    float32, for float64 tensors in float64. The gradients are sums of the same kind in a fixed order: they are
+    bit-identical from run to run, and differentiable.
 
     Args:
         input (Tensor): ``X``, of shape (N, C, H, W), in float16, bfloat16, float32 or float64. N may be 0.
         kernel (Tensor): ``H``, of shape (N, G, Kh, Kw, Ho, Wo): one Kh x Kw kernel for each output pixel and each of
-            the G groups of C / G neighbouring channels. Same device and dtype as ``input``; autocast casts both.
+            the G groups of C / G neighbouring channels. Same device and dtype as ``input``. Autocast casts both.
         stride (int or pair): Stride ``s`` in pixels, (vertical, horizontal). Defaults to 1.
         padding (int or pair, optional): Zero padding ``p`` on both sides in pixels. Defaults to None: 'same', which is
             ``dilation * (K - 1) / 2``.
@@ -81,7 +82,7 @@ def involution2d(
 
 
 class Bilinear(Operator):
-    """An operator that is linear in each of its first two arguments, whose first dimension is the batch."""
+    """An operator that is linear in each of its first two arguments. The batch is dimension 0 of both."""
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -91,7 +92,7 @@ class Bilinear(Operator):
 
     @classmethod
     def jvp(cls, ctx, first_tangent, second_tangent, *_):
-        """Sums over the two arguments, each in turn replaced by its tangent."""
+        """Returns the sum of two terms: each argument replaced by its tangent in turn."""
         first, second = ctx.saved_tensors
         return add_tangents(
             call(cls.overload, first_tangent, second, *ctx.rest), call(cls.overload, first, second_tangent, *ctx.rest)
@@ -220,7 +221,7 @@ class GradKernel(Bilinear):
 def empty_output(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:
     """Returns an uninitialised (N, channels, *size) tensor in the dtype and memory format of ``like`` (N, C, H, W)."""
     shape = like.shape[0], channels, *size
-    # A tensor that is both counts as contiguous.
+    # A tensor in both formats counts as contiguous.
     if like.is_contiguous() or not like.is_contiguous(memory_format=torch.channels_last):
         return like.new_empty(shape)
     return torch.empty(shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last)

@@ -1,7 +1,7 @@
-"""What ``torch.onnx.export`` makes of the operators: ONNX's standard operators, which every runtime has.
+"""Decompositions of the operators for ``torch.onnx.export``: standard ONNX operators, which every runtime has.
 
-The exporter looks in torch's own table for a decomposition of each operator that it cannot translate. Nothing of ONNX
-is imported here, and whoever exports a network with our layers gets this without asking for it.
+For an operator that it cannot translate, the exporter looks for a decomposition in torch's own table. So exporting a
+network with involutions needs no setup, and this module imports nothing of ONNX.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,12 +23,12 @@ from .window_product import WindowProduct2d
 def _involution2d(
     input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
 ) -> Tensor:
-    """Sums tap by tap, for sizes that are not known yet."""
+    """Computes eq. 4 tap by tap, also for sizes that are unknown when the network is exported."""
     products = _products(input, kernel, stride, padding, dilation)
     total = next(products)
     waiting = next(products, None)
-    # ONNX Runtime computes, of what a sum is made from, that first which is written last. With each product before the
-    # sum of those before it, a product is added at once; the other way round all Kh * Kw of them are in memory.
+    # ONNX Runtime first computes the operand of a sum whose node comes last in the file. So the product of a tap is
+    # created before the sum of the earlier taps. In the other order all Kh * Kw products are in memory at once.
     while waiting is not None:
         product, waiting = waiting, next(products, None)
         total = total + product
@@ -45,7 +45,7 @@ def _window_product2d(
     dilation: Pair,
     backend: str | None = None,
 ) -> Tensor:
-    """Multiplies tap by tap, for sizes that are not known yet."""
+    """Multiplies tap by tap, also for sizes that are unknown when the network is exported."""
     dtype, channels = accumulation_dtype(query), query.shape[1]
     grouped = query.to(dtype).reshape(-1, channels // groups, *query.shape[2:])
     taps = _taps(key, groups, kernel_size, query.shape[2:], stride, padding, dilation)
@@ -58,7 +58,7 @@ def _window_product2d(
 
 def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Iterator[Tensor]:
     """Yields, for each tap, its kernel values times the pixels under it, (N * G, C / G, Ho, Wo)."""
-    groups, kh, kw = map(int, kernel.shape[1:4])  # numbers also while torch.jit traces
+    groups, kh, kw = map(int, kernel.shape[1:4])  # ints, also under torch.jit.trace
     values = kernel.to(accumulation_dtype(input)).reshape(-1, kh * kw, *kernel.shape[4:]).split(1, 1)
     taps = _taps(input, groups, (kh, kw), kernel.shape[4:], stride, padding, dilation)
     for i, pixels in enumerate(taps):
@@ -78,8 +78,8 @@ def _taps(
     """Yields the pixels under each tap, (N * G, C / G, Ho, Wo), column by column of the window."""
     (kh, kw), (ho, wo) = kernel_size, output_size
     dtype = accumulation_dtype(input)
-    # Padded to whole strides, each slice has a length that the exporter can prove, and the pixels of one phase of the
-    # stride are made neighbours once, not for each tap.
+    # The input is padded to a multiple of the stride: the exporter can then prove the length of each slice, and the
+    # pixels of one phase of the stride are moved together once, not for each tap.
     last_row, last_column = (kh - 1) * dilation[0] // stride[0], (kw - 1) * dilation[1] // stride[1]
     rows, columns = ho + last_row, wo + last_column
     bottom = rows * stride[0] - input.shape[2] - padding[0]
@@ -96,14 +96,14 @@ def _taps(
 
 
 def _part(tensor: Tensor, axis: int, start: int, last: int) -> Tensor:
-    """Returns all but ``last`` elements along an axis; indexing would slice the axes before it too."""
+    """Returns ``tensor[start : start - last]`` along an axis. Indexing would add slices of the axes before it."""
     return torch.ops.aten.slice.Tensor(tensor, axis, start, start - last or None)
 
 
 def _operator(
     input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
 ) -> Tensor:
-    """Stands for one operator of ONNX Runtime, of which ``backends/cpu/onnxruntime.cpp`` is the library."""
+    """Writes one operator of ONNX Runtime. ``backends/cpu/onnxruntime.cpp`` implements it."""
     geometry: dict[str, Any] = dict(stride=list(stride), padding=list(padding), dilation=list(dilation))
     shape = *input.shape[:2], *kernel.shape[4:]
     return torch.onnx.ops.symbolic(
@@ -120,7 +120,7 @@ def _decompositions(involution2d: Callable[..., Tensor]) -> dict:
 
 @contextmanager
 def one_operator() -> Iterator[None]:
-    """Has ``torch.onnx.export`` write ``mmrednet::involution2d`` where it writes standard operators otherwise."""
+    """Makes ``torch.onnx.export`` write ``mmrednet::involution2d`` instead of standard operators."""
     standard = {overload: decomposition_table[overload] for overload in _decompositions(_operator)}
     decomposition_table.update(_decompositions(_operator))
     try:
@@ -133,5 +133,5 @@ for _overload, _decomposition in _decompositions(_involution2d).items():
     register_decomposition(_overload)(_decomposition)
 register_decomposition(WindowProduct2d.overload)(_window_product2d)
 for _class in (Involution2d, FusedInvolution2d, WindowProduct2d):
-    # Without a meta function, torch.compile would take the shapes from the decomposition.
+    # Without a meta function, torch.compile would compute the shapes with the decomposition.
     register_decomposition(_class.overload, type='meta')(_class.fake)

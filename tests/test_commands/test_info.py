@@ -115,7 +115,7 @@ def test_a_cache_folder_that_cannot_be_used(tmp_path):
         words = ('yours, mode 500', 'you cannot write there')
     else:
         os.chown(tmp_path, 12345, -1)  # root can write everywhere, but this is not root's
-        words = ("another user's, mode 700", 'can be written by others')
+        words = ("another user's, mode 700", 'belongs to another user')
     finding = json.loads(info('--json', MMREDNET_CACHE_DIR=str(tmp_path), PATH='', CXX=None))['cache folder']
     assert words[0] in finding['here'] and words[1] in finding['problem']
     assert finding['problem'].endswith('set MMREDNET_CACHE_DIR to a folder that is yours alone')

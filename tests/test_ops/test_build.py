@@ -1,4 +1,4 @@
-"""The builder of native code: one process compiles, what others could have put into the cache is not loaded."""
+"""The builder of native code: one process compiles, and no library that another user could have written is loaded."""
 
 import ctypes
 import multiprocessing
@@ -61,7 +61,7 @@ def test_unwritable_cache_is_said_and_survived(answer, tmp_path, capfd):
     (tmp_path / 'file').touch()
     assert answer('file/cache') == 42
     error = capfd.readouterr().err
-    assert 'cannot be written' in error and 'MMREDNET_CACHE_DIR' in error
+    assert 'cannot be used' in error and 'MMREDNET_CACHE_DIR' in error
     assert COMPILING in error
 
 
@@ -74,7 +74,7 @@ def test_what_is_there_is_loaded_without_writing(answer, tmp_path, monkeypatch, 
 
     monkeypatch.setattr(build, 'FileLock', refuse)
     assert answer() == 42 and answer.compilations() == 1
-    assert 'cannot be written' not in capfd.readouterr().err
+    assert 'cannot be used' not in capfd.readouterr().err
 
 
 def test_no_compiler_says_what_to_install(tmp_path, monkeypatch):
@@ -83,7 +83,7 @@ def test_no_compiler_says_what_to_install(tmp_path, monkeypatch):
     with pytest.raises(RuntimeError, match='no C\\+\\+ compiler was found .* install one'):
         build.find_compiler()
     monkeypatch.setenv('CXX', 'no-such-compiler')
-    with pytest.raises(RuntimeError, match="CXX names, 'no-such-compiler'"):
+    with pytest.raises(RuntimeError, match="CXX names the C.. compiler 'no-such-compiler'"):
         build.find_compiler()
 
 
@@ -95,19 +95,58 @@ def test_failing_compiler_gives_its_reason(answer, tmp_path, monkeypatch):
 
 
 def test_digest_depends_on_sources_flags_torch_and_cpu(monkeypatch, tmp_path):
-    command, source = [*build.find_compiler(), *build.FLAGS], tmp_path / 'one.cpp'
+    source = tmp_path / 'one.cpp'
     source.write_text('int x;')
-    digests = {build.digest(source, command), build.digest(source, [command[0], '-DX', *command[1:]])}
+    digests = [build.digest(source, ()), build.digest(source, ['-DX'])]
     monkeypatch.setattr(torch, '__version__', '0.0')
-    digests.add(build.digest(source, command))
+    digests.append(build.digest(source, ()))
     source.write_text('int y;')
-    digests.add(build.digest(source, command))
+    digests.append(build.digest(source, ()))
     for name in ('other.h', 'included.cpp'):
         (tmp_path / name).write_text('int z;')
-        digests.add(build.digest(source, command))
-    monkeypatch.setattr(build, '_macros', lambda command: '#define __AVX512F__ 1')  # in a home that machines share
-    digests.add(build.digest(source, command))
-    assert len(digests) == 7
+        digests.append(build.digest(source, ()))
+    monkeypatch.setattr(build, '_cpu_features', lambda: 'avx512f')  # in a home that machines share
+    digests.append(build.digest(source, ()))
+    assert len(set(digests)) == 7
+    assert build.digest(source, ['-L/one']) == build.digest(source, ['-L/two'])
+
+
+def test_another_compiler_compiles_another_library(monkeypatch):
+    digests = {build.compiler_digest(['c++'])}
+    monkeypatch.setattr(build, '_macros', lambda command: '#define __GNUC__ 99')
+    assert build.compiler_digest(['c++']) not in digests
+
+
+def remove_the_compiler(tmp_path, monkeypatch):
+    monkeypatch.delenv('CXX')
+    monkeypatch.setenv('PATH', str(tmp_path / 'nothing'))
+
+
+def test_a_kept_library_needs_no_compiler(answer, tmp_path, monkeypatch, capfd):
+    """The runtime stage of a container image often has none."""
+    assert in_a_process(answer) == 0
+    remove_the_compiler(tmp_path, monkeypatch)
+    capfd.readouterr()
+    assert answer() == 42 and capfd.readouterr().err == ''
+    answer.source.write_text('extern "C" int answer() { return 43; }')
+    with pytest.raises(RuntimeError, match='no C.. compiler was found'):
+        answer()
+
+
+def test_without_a_compiler_too_what_others_can_write_is_not_loaded(answer, tmp_path, monkeypatch, capfd):
+    assert in_a_process(answer) == 0
+    remove_the_compiler(tmp_path, monkeypatch)
+    answer.file().chmod(0o777)
+    with pytest.raises(RuntimeError, match='no C.. compiler was found'):
+        answer()
+    assert 'another user could have written it' in capfd.readouterr().err
+
+
+def test_a_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    for variable, folder in (('XDG_CACHE_HOME', 'x/mmrednet'), ('MMREDNET_CACHE_DIR', 'x')):
+        monkeypatch.setenv(variable, '~/x')
+        assert build.cache_folder() == tmp_path / folder
 
 
 def in_a_process(function, *arguments):
@@ -145,7 +184,7 @@ def test_another_library_is_compiled_anew(answer, tmp_path):
 def test_what_others_can_write_is_not_loaded(answer, tmp_path, capfd):
     assert in_a_process(answer) == 0
     cache, library = tmp_path / 'cache', answer.file()
-    assert cache.stat().st_mode & 0o777 == 0o700
+    assert cache.stat().st_mode & 0o022 == library.stat().st_mode & 0o022 == 0
     library.chmod(0o777)
     assert in_a_process(answer) == 0
     assert answer.compilations() == 2 and library.stat().st_mode & 0o022 == 0
@@ -155,7 +194,7 @@ def test_what_others_can_write_is_not_loaded(answer, tmp_path, capfd):
     (tmp_path / 'link').symlink_to(cache)
     cache.chmod(0o770)
     capfd.readouterr()
-    for folder, reason in (('cache', 'written by others'), ('link', 'symbolic link')):
+    for folder, reason in (('cache', 'written by other users'), ('link', 'symbolic link')):
         assert answer(folder) == 42
         error = capfd.readouterr().err
         assert reason in error and 'MMREDNET_CACHE_DIR' in error and error.count('\n') == 2
@@ -169,7 +208,15 @@ def test_what_belongs_to_another_user_is_not_loaded(answer, tmp_path, of, capfd)
     os.chown(tmp_path / 'cache' if of == 'folder' else answer.file(), 65534, 65534)
     assert in_a_process(answer) == 0
     assert answer.compilations() == 2
-    assert ('written by others' in capfd.readouterr().err) == (of == 'folder')
+    assert ('belongs to another user' in capfd.readouterr().err) == (of == 'folder')
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason="root's files are needed")
+def test_what_root_wrote_is_loaded_by_every_user(answer, tmp_path, monkeypatch):
+    assert in_a_process(answer) == 0
+    assert (tmp_path / 'cache').stat().st_mode & 0o005 == 0o005 and answer.file().stat().st_mode & 0o004
+    monkeypatch.setattr(os, 'geteuid', lambda: 65534)
+    assert in_a_process(answer) == 0 and answer.compilations() == 1
 
 
 def test_a_library_can_be_kept_whatever_the_umask(answer):
@@ -192,11 +239,21 @@ def test_a_folder_from_which_nothing_runs_is_said_and_survived(answer, tmp_path,
     monkeypatch.setattr(ctypes, 'CDLL', refuse)
     for _ in range(2):
         assert answer() == 42
-        assert 'run from' in capfd.readouterr().err
+        assert 'programs may run' in capfd.readouterr().err
     assert answer.compilations() == 1
     monkeypatch.setattr(ctypes, 'CDLL', lambda path: refuse(str(tmp_path)))
-    with pytest.raises(RuntimeError, match='MMREDNET_CACHE_DIR'):
+    with pytest.raises(RuntimeError, match='failed to map .* MMREDNET_CACHE_DIR or TMPDIR'):
         answer()
+
+
+def test_an_old_runtime_library_is_named_as_the_cause(answer, monkeypatch, capfd):
+    def refuse(path):
+        raise OSError("libstdc++.so.6: version `GLIBCXX_3.4.32' not found (required by answer.so)")
+
+    monkeypatch.setattr(ctypes, 'CDLL', refuse)
+    with pytest.raises(RuntimeError, match='GLIBCXX_3.4.32.* older than .* libstdcxx-ng'):
+        answer()
+    assert 'cache folder' not in capfd.readouterr().err and answer.compilations() == 1
 
 
 def test_a_file_system_without_locks_is_survived(answer, monkeypatch, capfd):

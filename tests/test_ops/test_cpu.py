@@ -73,7 +73,7 @@ def test_channels_last_without_copies():
     torch.testing.assert_close(result, out)
 
 
-def test_without_torchs_headers_python_answers_the_dispatcher(monkeypatch):
+def test_without_torchs_headers_the_python_kernels_are_called(monkeypatch):
     real = cpu.load_library
 
     def load_library(source, flags):
@@ -85,7 +85,7 @@ def test_without_torchs_headers_python_answers_the_dispatcher(monkeypatch):
     monkeypatch.setattr(cpu, '_library', functools.cache(cpu._library.__wrapped__))
     with pytest.warns(UserWarning, match='take longer.*torch/library.h'):
         functions = cpu.load.__wrapped__()
-    cpu.answer_dispatcher()
+    cpu.register_kernels()
     monkeypatch.setattr(cpu, 'load', lambda: functions)
     torch.testing.assert_close(involution2d(X, H, backend='cpu'), involution2d(X, H, backend='reference'))
 
@@ -116,7 +116,7 @@ F, W, B = torch.rand(2, 4, 6, 5), torch.rand(18, 4, 1, 1), torch.rand(18)  # H m
 GEOMETRY = [1, 1], [1, 1], [1, 1]
 
 
-def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
+def test_the_dispatcher_calls_native_code_without_python(monkeypatch):
     for module in ('involution', 'fused'):
         monkeypatch.setattr(import_module(f'mmrednet.ops.{module}'), 'find', None)
     tensors = [t.clone().requires_grad_() for t in (X, H, F, W, B)]
@@ -160,7 +160,7 @@ def test_native_code_answers_the_dispatcher_without_python(monkeypatch):
     ],
 )
 def test_native_code_leaves_what_does_not_fit_to_python(operator, arguments):
-    """Which says what is wrong; native code would read elsewhere."""
+    """Python raises the error. Native code would read outside the tensors."""
     for i, argument in enumerate(arguments):
         if isinstance(argument, list):
             with pytest.raises((IndexError, TypeError, ValueError)):

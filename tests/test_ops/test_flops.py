@@ -20,11 +20,11 @@ def test_torch_counts_two_flops_for_a_multiply_add(stride):
 
 def test_torch_counts_both_parts_of_the_fused_operator():
     x, features, weight = torch.rand(2, 8, 6, 10), torch.rand(2, 4, 6, 10), torch.rand(30, 4, 1, 1)
-    with FlopCounterMode(display=False) as apart:
+    with FlopCounterMode(display=False) as unfused:
         involution2d(x, torch.conv2d(features, weight).unflatten(1, (2, 3, 5)))
     with FlopCounterMode(display=False) as fused:
         fused_involution2d(x, features, weight, None, (3, 5))
-    assert fused.get_total_flops() == apart.get_total_flops()
+    assert fused.get_total_flops() == unfused.get_total_flops()
 
 
 @pytest.mark.parametrize('fused', (False, True))

@@ -23,7 +23,7 @@ SHAPES = {
 }
 
 
-def apart(*tensors):
+def unfused(*tensors):
     return TRUTH[fused_involution2d](*tensors, SIZE, *GEOMETRY)
 
 
@@ -50,12 +50,12 @@ FUNCTIONS = {
     ),
     'fused_involution2d': (
         lambda *tensors, backend: fused_involution2d(*tensors, SIZE, *GEOMETRY, backend=backend),
-        apart,
+        unfused,
         ('input', 'features', 'weight', 'bias'),
     ),
     'fused_involution2d without bias': (
         lambda *tensors, backend: fused_involution2d(*tensors, None, SIZE, *GEOMETRY, backend=backend),
-        lambda *tensors: apart(*tensors, None),
+        lambda *tensors: unfused(*tensors, None),
         ('input', 'features', 'weight'),
     ),
     'torch.ops, involution2d': (
@@ -75,7 +75,7 @@ FUNCTIONS = {
     ),
     'torch.ops, fused_involution2d': (
         lambda *tensors, backend: OPERATORS.fused_involution2d(*tensors, SIZE, *GEOMETRY, backend),
-        apart,
+        unfused,
         ('input', 'features', 'weight', 'bias'),
     ),
 }

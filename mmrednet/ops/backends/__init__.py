@@ -31,7 +31,7 @@ class Backend(Protocol):
     - ``describe(batch, channels, size, kernel_size, stride, padding, dilation, groups, dtype, device, channels_last)``
       returns lines of text about the kernels that run for such an involution. ``python -m mmrednet benchmark
       involution`` prints them.
-    - ``answer_dispatcher()`` registers kernels of the backend in torch's dispatcher. It is called when the backend was
+    - ``register_kernels()`` registers kernels of the backend in torch's dispatcher. It is called when the backend was
       chosen for a call without a named backend.
     """
 
@@ -121,7 +121,7 @@ def _load(name: str | None, device_type: str) -> Backend:
                 continue
             if failures:
                 warnings.warn(f'{failures[0]}. Until then the slower {candidate!r} computes', stacklevel=2)
-            if name is None and hasattr(backend, 'answer_dispatcher'):
-                backend.answer_dispatcher()
+            if name is None and hasattr(backend, 'register_kernels'):
+                backend.register_kernels()
             return backend
     raise RuntimeError(failures[0])

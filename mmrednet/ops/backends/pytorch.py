@@ -1,7 +1,7 @@
-"""The operator in PyTorch alone, tap by tap and in place: for every device, in memory of the order of the input's.
+"""The operator in PyTorch alone, for every device: tap by tap and in place.
 
-One tap (u, v) of all windows pairs a strided rectangle of the input with a rectangle of the output. Both are views:
-nothing is padded, unfolded or copied. On the CPU the work goes tile by tile, so that the taps pass over cached data.
+For one tap (u, v), a rectangle of the output is computed from a strided rectangle of the input. Both are views: nothing
+is padded, unfolded or copied. On the CPU the work is done tile by tile, so that all taps use cached data.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ from torch import Tensor
 
 from . import Pair
 
-# Output elements of a tile on the CPU: 512 KiB in float32, half of a common second-level cache.
+# Output elements of a tile on the CPU. They take 512 KiB in float32, half of a common second-level cache.
 TILE = 1 << 17
 
 Index = tuple[slice, ...]
 
 
 def load() -> None:
-    """Makes the backend ready: this one needs nothing."""
+    """Does nothing: this backend is always ready."""
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
@@ -34,7 +34,7 @@ def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, paddi
 
 
 def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
-    """Writes the gradient for ``input`` to ``out`` (N, C, H, W)."""
+    """Writes the gradient of the input to ``out`` (N, C, H, W)."""
     total = _zeros(out)
     grouped_total, grouped_grad = _grouped(total, kernel.shape[1]), _grouped(grad_output, kernel.shape[1])
     for tile, to, at, u, v in _steps(out, kernel, stride, padding, dilation):
@@ -44,7 +44,7 @@ def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, p
 
 
 def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
-    """Writes the gradient for ``kernel`` to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
+    """Writes the gradient of the kernel to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
     groups = out.shape[1]
     grouped_grad, grouped_input = _grouped(grad_output, groups), _grouped(input, groups)
     out.zero_()
@@ -59,19 +59,19 @@ def describe(batch: int, channels: int, size: Pair, kernel_size: Pair, *setting:
 
 
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
-    """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution makes from features (N, R, Ho, Wo)."""
+    """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution generates from features (N, R, Ho, Wo)."""
     kernel = F.conv2d(features, weight, bias)
-    # Unflattened, all sizes would be constants in what torch's former exporter to ONNX writes.
+    # `unflatten` would make all sizes constants in the files of torch's older ONNX exporter.
     return kernel.view(kernel.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *kernel.shape[2:])
 
 
 def accumulation_dtype(tensor: Tensor) -> torch.dtype:
-    """Returns the dtype that sums of a tensor's products are held in."""
+    """Returns the dtype in which products of a tensor are accumulated."""
     return torch.float32 if tensor.itemsize < 4 else tensor.dtype
 
 
 def _zeros(result: Tensor) -> Tensor:
-    """Returns ``result`` itself, filled with zeros, or a copy that is wide enough to accumulate in."""
+    """Returns zeros to accumulate in: ``result`` itself, or for 16-bit types a float32 tensor like it."""
     if result.dtype == accumulation_dtype(result):
         return result.zero_()
     return torch.zeros_like(result, dtype=accumulation_dtype(result))
@@ -85,10 +85,10 @@ def _grouped(tensor: Tensor, groups: int) -> Tensor:
 def _steps(
     input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair
 ) -> Iterator[tuple[Index, Index, Index, int, int]]:
-    """Yields (tile, to, at, u, v), the work of the tap (u, v) in a tile.
+    """Yields (tile, to, at, u, v): the work of the tap (u, v) in a tile.
 
-    ``tile`` indexes batch and groups. In it, ``to`` are the output pixels whose window has that tap inside the input,
-    and ``at`` the input pixels that it finds there.
+    ``tile`` indexes batch and groups. ``to`` indexes the output pixels whose tap is inside the input, and ``at`` the
+    input pixels under that tap.
     """
     n, c, h, w = input.shape
     g, kh, kw, ho, wo = kernel.shape[1:]

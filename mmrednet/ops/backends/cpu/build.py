@@ -1,8 +1,9 @@
-"""Compiles native code for this machine at first use and keeps it in the user's cache folder. It knows no operator."""
+"""Compiles C++ for this machine at first use and keeps the libraries in the user's cache folder."""
 
 import ctypes
 import hashlib
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -15,70 +16,90 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from ....files import replacing
+
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
 
 
 def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = None) -> ctypes.CDLL:
-    """Returns a shared library, after compiling it where the cache folder does not hold it whole.
+    """Returns a shared library. It is compiled first, unless the cache folder holds it.
 
-    What is loaded from there belongs to this user, and nobody else can write it or its folder. Where that is not so, or
-    nothing can be written or executed there, the library is for this process alone, and a line says so.
+    Only a library that this user or root wrote, and that nobody else can replace, is loaded from the cache folder. If
+    the folder cannot be used, this process compiles a library for itself, and a line on stderr gives the reason.
 
     Args:
-        source (Path): The C++ file; what else of C++ is beside it belongs to it.
-        flags (Sequence[str]): Flags for the compiler, besides those that every library gets. Defaults to ``()``.
-        folder (Path, optional): The cache folder. Defaults to None: ``MMREDNET_CACHE_DIR``, or ``mmrednet`` in the
-            user's.
+        source (Path): The C++ file. It may include other C++ files in its folder.
+        flags (Sequence[str]): Flags for the compiler in addition to ``FLAGS``. Defaults to ``()``.
+        folder (Path, optional): The cache folder. Defaults to None, :func:`cache_folder`.
 
     Raises:
-        RuntimeError: There is no C++ compiler, or it fails, or what it makes cannot be loaded.
+        RuntimeError: No library is there and no C++ compiler; or the compiler fails; or the library cannot be loaded.
     """
-    command = compile_command(flags)
     folder = cache_folder() if folder is None else folder
-    path = folder / f'{source.stem}-{digest(source, command)}.so'
+    name = f'{source.stem}-{digest(source, flags)}'
+    try:
+        command = compile_command(flags)
+        path = folder / f'{name}-{compiler_digest(command)}.so'
+    except RuntimeError:
+        # An image may hold a library that was compiled before its compiler was removed.
+        command, kept = [], _newest(folder, name)
+        if kept is None:
+            raise
+        path = kept
     library = None
     try:
         library = _cached(path, source, command)
         return ctypes.CDLL(str(path))
-    # FileLock raises the latter where a file system has no locks.
+    # FileLock raises NotImplementedError on a file system without locks.
     except (OSError, NotImplementedError) as error:
-        _say(
-            f'mmrednet: the cache folder {folder} cannot be written or run from ({error}); set MMREDNET_CACHE_DIR to a '
-            'folder that is yours alone. Until then each process makes a library of its own'
-        )
+        problem = error
     with tempfile.TemporaryDirectory(prefix='mmrednet-', ignore_cleanup_errors=True) as temporary:
         path = Path(temporary, path.name)
         path.write_bytes(library or compile_library(source, command, path))
         try:
-            return ctypes.CDLL(str(path))
+            loaded = ctypes.CDLL(str(path))
         except OSError as error:
-            raise RuntimeError(
-                f'what the C++ compiler made cannot be loaded ({error}): set MMREDNET_CACHE_DIR to a folder from which '
-                'programs may run'
-            ) from error
+            raise RuntimeError(f'the compiled library cannot be loaded: {error}{_remedy(str(error))}') from error
+    # The library loads from another folder, so the cache folder is the cause.
+    _say(
+        f'mmrednet: the cache folder {folder} cannot be used ({problem}): set MMREDNET_CACHE_DIR to a folder that only '
+        'you can write and from which programs may run. Until then each process needs a library of its own'
+    )
+    return loaded
+
+
+def _remedy(error: str) -> str:
+    if 'GLIBC' in error or 'CXXABI' in error:  # GLIBC_2.38, GLIBCXX_3.4.32, CXXABI_1.3.15
+        return (
+            '. The C or C++ runtime library of this process is older than the one that the compiler used: update it, '
+            'with `conda install -c conda-forge libstdcxx-ng` in a conda environment, or name an older compiler in CXX'
+        )
+    if 'map segment' in error or 'permi' in error.lower():
+        return '. Set MMREDNET_CACHE_DIR or TMPDIR to a folder from which programs may run'
+    return ''
 
 
 def compile_command(flags: Sequence[str] = ()) -> list[str]:
-    """Returns the command that compiles a shared library, with these flags besides those that every library gets.
+    """Returns the command that compiles a shared library with ``FLAGS`` and these flags.
 
     Raises:
-        RuntimeError: There is no C++ compiler.
+        RuntimeError: No C++ compiler was found.
     """
     compiler = find_compiler()
     return [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
 
 
 def find_compiler() -> list[str]:
-    """Returns the command of the C++ compiler.
+    """Returns the command of the C++ compiler: ``CXX``, or the first of c++, g++ and clang++ that is installed.
 
     Raises:
-        RuntimeError: There is none.
+        RuntimeError: No C++ compiler was found.
     """
     named = os.environ.get('CXX', '').split()
     if named:
         if shutil.which(named[0]):
             return named
-        raise RuntimeError(f'the C++ compiler that CXX names, {named[0]!r}, was not found: correct or unset CXX')
+        raise RuntimeError(f'CXX names the C++ compiler {named[0]!r}, which was not found: correct or unset CXX')
     for name in ('c++', 'g++', 'clang++'):
         if shutil.which(name):
             return [name]
@@ -89,39 +110,57 @@ def find_compiler() -> list[str]:
 
 
 def native_flags(compiler: list[str]) -> list[str]:
-    """Returns the flags for this machine's CPU, and those that one compiler alone knows."""
+    """Returns the flags for this machine's CPU, and those that only GCC has."""
     native = _macros((*compiler, '-march=native'))
     flags = ['-march=native'] if native else []
     if '__clang__' not in (native or _macros(tuple(compiler))):
-        # GCC's own: rows are short, and the loops that clear them must not become calls of memset.
+        # Rows are short: a call of memset takes longer than the loop that it replaces.
         flags.append('-fno-tree-loop-distribute-patterns')
     return flags
 
 
 @cache
 def _macros(command: tuple[str, ...]) -> str:
-    """Returns the compiler's predefined macros: its version and the CPU's features. Nothing where it fails."""
+    """Returns the compiler's predefined macros: its version and the CPU's features. Empty if the compiler fails."""
     run = subprocess.run([*command, '-dM', '-E', '-x', 'c++', os.devnull], capture_output=True, text=True)
     return run.stdout if run.returncode == 0 else ''
 
 
-def digest(source: Path, command: Sequence[str]) -> str:
-    """Returns what a library depends on in 16 digits: source and headers, compiler, flags, CPU and torch."""
-    macros = _macros(tuple(flag for flag in command if not flag.startswith(('-I', '-D'))))
+def digest(source: Path, flags: Sequence[str]) -> str:
+    """Returns 16 digits that identify sources, flags, torch's version and the CPU. It needs no compiler."""
     files = sorted(path for path in source.parent.iterdir() if path.suffix in ('.h', '.cpp'))
-    parts = (*(file.read_text() for file in files), *command, macros, torch.__version__)
+    flags = [flag for flag in (*FLAGS, *flags) if not flag.startswith('-L')]  # folders may differ
+    return _hash(*(file.read_text() for file in files), *flags, torch.__version__, _cpu_features())
+
+
+def compiler_digest(command: Sequence[str]) -> str:
+    """Returns 16 digits that identify the compiler and its version."""
+    return _hash(_macros(tuple(flag for flag in command if not flag.startswith(('-I', '-D', '-L', '-l')))))
+
+
+def _hash(*parts: str) -> str:
     return hashlib.sha256('\0'.join(parts).encode()).hexdigest()[:16]
 
 
+def _cpu_features() -> str:
+    """Returns the instruction sets that ``-march=native`` may use: homes and images move between machines."""
+    try:
+        lines = Path('/proc/cpuinfo').read_text().splitlines()
+    except OSError:  # not on Linux
+        lines = []
+    features = {line for line in lines if line.startswith(('flags', 'Features'))}
+    return '\n'.join((platform.machine(), platform.processor(), *sorted(features)))
+
+
 def cache_folder() -> Path:
-    """Returns the folder of compiled libraries."""
-    if folder := os.environ.get('MMREDNET_CACHE_DIR'):
-        return Path(folder)
-    return Path(os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')) / 'mmrednet'
+    """Returns the folder of compiled libraries: ``MMREDNET_CACHE_DIR``, or ``mmrednet`` in the user's cache folder."""
+    folder = os.environ.get('MMREDNET_CACHE_DIR')
+    folder = folder or os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'mmrednet')
+    return Path(os.path.expanduser(folder))
 
 
 def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
-    """Compiles to ``path``, says so, and returns what is there.
+    """Compiles a source to ``path``, reports that on stderr, and returns the content of the library.
 
     Raises:
         RuntimeError: The compiler fails.
@@ -135,28 +174,42 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
     return path.read_bytes()
 
 
+def _newest(folder: Path, name: str) -> Path | None:
+    """Returns the newest whole library with this name that any compiler made."""
+    paths = sorted(folder.glob(f'{name}-*.so'), key=lambda path: path.stat().st_mtime, reverse=True)
+    whole = next((path for path in paths if _read(path)), None)
+    if paths and not whole:
+        _say(f'mmrednet: {paths[0]} is not used: another user could have written it, or it is not whole')
+    return whole
+
+
 def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
-    """Returns the library that is at ``path``, after compiling it where it is not. Raises OSError."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Returns the library at ``path``. It is compiled if it is not there.
+
+    Raises:
+        OSError: The folder cannot be written, or others can write it.
+        RuntimeError: The compiler fails.
+    """
+    # Others may read the folder: root can fill it for all users.
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     check_private(path.parent)
     if library := _read(path):
         return library
     with FileLock(path.with_suffix('.lock')):
         if library := _read(path):
             return library
-        # A process that does not see the lock, over a network file system, finds a whole file or none.
-        with tempfile.TemporaryDirectory(dir=path.parent, ignore_cleanup_errors=True) as temporary:
-            built = Path(temporary, path.name)
-            library = compile_library(source, command, built)
-            built.write_bytes(library + _seal(path, library))
-            built.chmod(0o700)
-            os.replace(built, path)
+        # Locks may have no effect on a network file system. Then, too, the file at `path` is whole.
+        with replacing(path) as part:
+            library = compile_library(source, command, part)
+            part.write_bytes(library + _seal(path, library))
+            part.chmod(0o755)
     return library
 
 
 def _read(path: Path) -> bytes | None:
-    """Returns the library that is at ``path``. None: it is not there, or not whole, or not this one, or not ours."""
+    """Returns the library at ``path``, or None if it is missing, not whole, or possibly written by another user."""
     try:
+        check_private(path.parent)
         check_private(path)
         content = path.read_bytes()
     except OSError:
@@ -166,18 +219,22 @@ def _read(path: Path) -> bytes | None:
 
 
 def _seal(path: Path, library: bytes) -> bytes:
-    """Returns what a library's file ends with: loading one that was cut off would end the process without an error."""
+    """Returns the end of a library's file. Loading a file that was cut off would end the process without an error."""
     return hashlib.sha256(path.name.encode() + library).digest()
 
 
 def check_private(path: Path) -> None:
-    """Raises OSError where another user could have put this file or folder there, or something into it."""
+    """Raises OSError where a user other than this one and root could have written this file or into this folder."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise OSError(f'{path} is a symbolic link')
-    # Rights are left as they are: the folder may be one that people share, or the system's.
-    if hasattr(os, 'geteuid') and (status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)):
-        raise OSError(f'{path} can be written by others')
+    if not hasattr(os, 'geteuid'):  # Windows
+        return
+    if status.st_uid not in (os.geteuid(), 0):
+        raise OSError(f'{path} belongs to another user')
+    # The mode is left as it is, since the folder may be shared on purpose.
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OSError(f'{path} can be written by other users')
 
 
 def _say(text: str) -> None:

@@ -1,16 +1,17 @@
 // Involution on the CPU: forward, gradient of the input and gradient of the kernel.
 //
-// All three are one of two operations on an outer image (N, C, Ho, Wo), an inner image (N, C, H, W) and the kernel:
+// Each is one of two operations on an outer image (N, C, Ho, Wo), an inner image (N, C, H, W) and the kernel:
 //   weighted sum    outer[c, y, x] = sum over (u, v) of kernel[u, v, y, x] * inner[c, y sy + u dy + oy, ...]
 //   inner product   kernel[u, v, y, x] = sum over c of outer[c, y, x] * inner[c, y sy + u dy + oy, ...]
-// The forward and the gradient of the kernel are these two as they stand. The gradient of the input is one weighted sum
-// for each of its sy x sx phases, over the taps that meet the phase, with the two images' roles exchanged.
+// The forward pass is the weighted sum, with the output outside and the input inside. The gradient of the kernel is the
+// inner product. The gradient of the input is one weighted sum for each of its sy x sx phases, over the taps that meet
+// the phase. There the input's gradient is the outer image and the output's gradient the inner image.
 //
-// As in a matrix product, a work item packs what it reads into a buffer (rows of the inner image with zeros around them
-// and one run of columns for each phase of the stride) and computes tiles in registers: kRows rows of outputs x one
-// vector of columns x some channels, or taps. A vector from an inner row serves all rows of the tile, a vector of
-// kernel values all channels. The order of every sum is fixed: the result does not depend on the tile, the work item or
-// the threads.
+// As in a matrix product, a work item first packs its operands into a buffer: rows of the inner image, with zeros
+// around them and one run of columns for each phase of the stride. Then it computes tiles in registers. A tile is kRows
+// rows of outputs x one vector of columns x some channels (or taps). All rows of the tile use the same vector of an
+// inner row, and all channels use the same vector of kernel values. The order of every sum is fixed: the result does not
+// depend on the tile, the work item or the threads.
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
@@ -25,12 +26,12 @@
 
 namespace {
 
-constexpr int64_t kMappedBytes = 32 << 20;  // From there on, glibc takes fresh pages for an allocation
-constexpr double kMostBytes = 256 << 20;    // Of a work item: windows or strides far larger than the image ask for more
-constexpr size_t kKeptBytes = 16 << 20;     // Of a thread, from call to call
-constexpr int64_t kGrain = 1 << 18;         // Multiply-adds that are worth waking a thread for
+constexpr int64_t kMappedBytes = 32 << 20;  // glibc maps fresh pages for a larger allocation
+constexpr double kMostBytes = 256 << 20;    // Limit of a work item. A window far larger than the image needs more
+constexpr size_t kKeptBytes = 16 << 20;     // Limit of the memory that a thread keeps between calls
+constexpr int64_t kGrain = 1 << 18;         // Fewest multiply-adds for which another thread is used
 
-// What Python passes; ARGUMENTS is FIELD(name, offset) for each of its fields.
+// The arguments from Python. ARGUMENTS is FIELD(name, offset) for each field.
 struct Arguments {
   int64_t threads;
   void *output, *input, *kernel;
@@ -47,7 +48,7 @@ struct Arguments {
 ARGUMENTS
 static_assert(sizeof(Arguments) == ARGUMENTS_SIZE, "Arguments has other fields in Python");
 
-// Who computes the work items: threads of OpenMP, which are torch's.
+// Computes the work items on OpenMP's threads, which are torch's.
 struct OpenMP {
   int64_t threads;
 
@@ -58,7 +59,7 @@ struct OpenMP {
   }
 };
 
-// Whether a work item can have the memory that it needs, and all sizes fit into their integers.
+// Returns whether the memory of a work item is within its limit and all sizes fit into their integers.
 template <class S>
 bool is_manageable(const Problem<S>& p) {
   const auto size = [](double outer, double taps, double stride, double dilation) {
@@ -84,13 +85,13 @@ void run(const std::vector<Problem<S>>& problems, Operation operation, const Tea
   }
   const size_t bytes = size * sizeof(Accumulator<S>);
   team(items, threads, [&](int64_t index) {
-    // Kept from call to call: fresh memory costs page faults.
+    // The memory is kept between calls, since fresh memory costs page faults.
     static thread_local std::vector<char> kept;
     std::vector<char> large;
     auto& memory = bytes > kKeptBytes ? large : kept;
     if (memory.size() < bytes + 64) memory.resize(bytes + 64);
     auto buffer = reinterpret_cast<Accumulator<S>*>((reinterpret_cast<uintptr_t>(memory.data()) + 63) / 64 * 64);
-    // All phases of a part of the image one after the other, while what they share is in the cache
+    // All phases of one part of the image in a row, while the data that they share is in the cache
     for (const auto& plan : plans) {
       if (index >= plan.items()) continue;
       const Item<S> item(plan, index);
@@ -114,12 +115,12 @@ struct PhaseTaps {
         break;
       }
     }
-    // In reverse order, so that the outputs' coordinates ascend
+    // In reverse order, so that the coordinates of the outputs ascend
     offset = (phase + padding - first * dilation_) / stride - (count - 1) * dilation;
   }
 };
 
-// Lets a large result, whose pages are fresh, come in huge ones: faults for small ones take longer than the sums.
+// Requests huge pages for a large result: the page faults of small pages take longer than the sums.
 template <class S>
 void prefer_huge_pages(void* memory, int64_t elements) {
 #if defined(__linux__)
@@ -130,7 +131,7 @@ void prefer_huge_pages(void* memory, int64_t elements) {
 #endif
 }
 
-// Eq. 4 as it stands: the output outside, the input inside.
+// Eq. 4: the output is the outer image, the input the inner image.
 template <class S>
 Problem<S> forward_problem(const Arguments& a) {
   const auto& ks = a.kernel_strides;
@@ -164,7 +165,7 @@ Problem<S> forward_problem(const Arguments& a) {
   return p;
 }
 
-// The three functions return whether they could.
+// These functions return false, without a result, if a work item would need too much memory.
 
 template <class S, class Team>
 bool involution2d(const Arguments& a, const Team& team) {
@@ -209,7 +210,7 @@ bool grad_input(const Arguments& a, const Team& team) {
       p.taps = u.count && v.count ? Pair{u.count, v.count} : Pair{0, 0};
       p.dilation = {u.dilation, v.dilation};
       p.offset = {u.offset, v.offset};
-      // The kernel values of a tap lie at the output pixel that the tap finds, which moves on with the taps.
+      // The kernel value of a tap belongs to the output pixel that the tap finds, so its position depends on the tap.
       p.kernel += (u.first + (u.count - 1) * u.step) * ks.u + u.offset * ks.y +
                   (v.first + (v.count - 1) * v.step) * ks.v + v.offset * ks.x;
       p.kernel_strides = {ks.n, ks.g, u.dilation * ks.y - u.step * ks.u, v.dilation * ks.x - v.step * ks.v, ks.y, ks.x};

@@ -1,5 +1,5 @@
-// Involution as an operator of ONNX Runtime, mmrednet::involution2d, with the inputs and attributes of torch's: a
-// library for `SessionOptions.register_custom_ops_library`.
+// A library for `SessionOptions.register_custom_ops_library` of ONNX Runtime. It adds the operator
+// mmrednet::involution2d, with the inputs and attributes of torch's operator.
 
 #define ORT_API_MANUAL_INIT
 #if __has_include(<onnxruntime_cxx_api.h>)
@@ -16,7 +16,7 @@
 
 namespace {
 
-// The session's own threads.
+// Computes the work items on the session's threads.
 struct SessionThreads {
   Ort::KernelContext context;
   int64_t threads = std::max(1u, std::thread::hardware_concurrency());
@@ -32,7 +32,7 @@ void require(bool condition, const char* what) {
   if (!condition) ORT_CXX_API_THROW(std::string("mmrednet::involution2d: ") + what, ORT_INVALID_ARGUMENT);
 }
 
-// Returns what a function returns, or the error that it throws.
+// Returns the result of a function, or the error that it throws.
 template <class F>
 OrtStatus* caught(F&& function) {
   try {

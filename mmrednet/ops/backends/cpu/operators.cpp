@@ -1,7 +1,7 @@
-// The operators as torch's dispatcher calls them on the CPU: without Python, which takes most of a small call's time.
+// Registers the operators for the CPU with torch's dispatcher. Python would take most of a small call's time.
 //
-// Here is the plain case alone. A backend that was named, an empty tensor, a window far larger than the image and
-// arguments that do not fit are left to the kernels in Python, which know the table of backends and say what is wrong.
+// This file handles the common case only. The Python kernels handle a named backend, an empty tensor, a window far
+// larger than the image, and arguments that do not fit: they have the table of backends and raise the errors.
 
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
@@ -22,8 +22,7 @@ using Sizes = at::IntArrayRef;
 using Ints = std::vector<int64_t>;
 using Name = std::optional<std::string>;
 
-// Whether `tensor` is like `first`, of which the dispatcher has seen that it is on the CPU, and has that many
-// dimensions.
+// Returns whether `tensor` has this number of dimensions and the device and type of `first`, which is on the CPU.
 bool alike(const Tensor& first, const Tensor& tensor, int64_t dims) {
   return tensor.dim() == dims && tensor.numel() > 0 && tensor.layout() == at::kStrided &&
          tensor.device() == first.device() && tensor.scalar_type() == first.scalar_type();
@@ -32,7 +31,8 @@ bool alike(const Tensor& first, const Tensor& tensor, int64_t dims) {
 ImageDims image_dims(Sizes a) { return {a[0], a[1], a[2], a[3]}; }
 KernelDims kernel_dims(Sizes a) { return {a[0], a[1], a[2], a[3], a[4], a[5]}; }
 
-// Sets what does not depend on memory. False: involution is not defined on it. (Lists of a schema may have any length.)
+// Sets the shapes and the geometry. Returns false where involution is not defined for them. The lists may have any
+// length, since a schema does not check it.
 bool set_shapes(Arguments& a, Sizes input, Sizes kernel, const Ints& stride, const Ints& padding,
                 const Ints& dilation) {
   if (stride.size() != 2 || padding.size() != 2 || dilation.size() != 2) return false;
@@ -73,7 +73,7 @@ Tensor empty_output(const Tensor& like, Sizes shape) {
   return at::empty(shape, like.options(), last ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous);
 }
 
-// Calls a function with a value of the type; of other types there are no kernels.
+// Calls a function with a zero of this type. Returns no tensor for a type without kernels.
 template <class F>
 Tensor with_type(at::ScalarType type, const F& compute) {
   switch (type) {
@@ -90,8 +90,7 @@ Tensor with_type(at::ScalarType type, const F& compute) {
   }
 }
 
-// What follows are the operators, with the arguments of their schemas. They return no tensor where Python has to
-// compute.
+// The operators, with the arguments of their schemas. They return no tensor where the Python kernel has to compute.
 
 Tensor forward(Tensor input, Tensor kernel, Ints stride, Ints padding, Ints dilation, Name backend) {
   Arguments a{};
@@ -176,7 +175,7 @@ template <auto compute>
 void call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack* stack) {
   constexpr size_t size = count(compute);
   Tensor result = unpack(compute, torch::jit::last(*stack, size), std::make_index_sequence<size>());
-  // To no key in particular torch gives the kernel that is for every device, the one in Python.
+  // With an empty key set, torch calls the kernel for all devices, which is the one in Python.
   if (!result.defined()) return op.redispatchBoxed(c10::DispatchKeySet(), stack);
   torch::jit::drop(*stack, size);
   stack->emplace_back(std::move(result));
@@ -184,8 +183,8 @@ void call(const c10::OperatorHandle& op, c10::DispatchKeySet, torch::jit::Stack*
 
 }  // namespace
 
-// From now on the dispatcher calls these.
-extern "C" void answer_dispatcher() {
+// After this call the dispatcher uses the operators above.
+extern "C" void register_cpu_kernels() {
   static const torch::Library kept = [] {
     torch::Library library(torch::Library::IMPL, "mmrednet", c10::DispatchKey::CPU, __FILE__, __LINE__);
     library.impl("involution2d", torch::CppFunction::makeFromBoxedFunction<&call<&forward>>());

@@ -1,5 +1,5 @@
-// What tiles read is copied to where they read it in vectors: rows and pixels of the inner image with zeros around
-// them, and the kernel values of one tile; and back.
+// Copies operands to buffers that tiles read in vectors, and results back: rows and pixels of the inner image with
+// zeros around them, and the kernel values of one tile.
 
 #pragma once
 
@@ -7,8 +7,8 @@
 
 namespace {
 
-// Writes to[i] = from[i * step] for first <= i < last, and zero for the other i < size and up to a vector behind them.
-// The step is 1 unless Strided.
+// Writes to[i] = from[i * step] for first <= i < last and zero for all other i < size. It may write zeros up to one
+// vector after the end. The step is 1 unless Strided.
 template <bool Strided, class T, class S>
 INLINE inline void pack_row(T* to, int64_t size, const S* from, int64_t step, int64_t first, int64_t last) {
   for (int64_t i = 0; i < first; i += kLanes<T>) store<T>(to + i, Vector<T>{});
@@ -43,7 +43,7 @@ INLINE inline void pack_pairs(T* even, T* odd, const S* from, int64_t size) {
   }
 }
 
-// Writes to[i * step] = from[i] for i < size; whole vectors are read.
+// Writes to[i * step] = from[i] for i < size. It reads whole vectors.
 template <class T, class S>
 INLINE inline void unpack_row(S* to, int64_t step, const T* from, int64_t size) {
   constexpr int N = kLanes<T>;
@@ -76,7 +76,7 @@ void pack_row_pairs(const Plan<S>& plan, T* to, const S* from) {
   }
 }
 
-// Packs the buffer's rows [begin, end); the first one is the inner row y0.
+// Packs the rows [begin, end) of the buffer. Its first row is the inner row y0.
 template <class S, class T>
 void pack_inner(const Plan<S>& plan, T* buffer, const S* inner, int64_t y0, int64_t begin, int64_t end) {
   const auto& p = plan.problem;
@@ -102,7 +102,7 @@ void pack_inner(const Plan<S>& plan, T* buffer, const S* inner, int64_t y0, int6
   }
 }
 
-// With channels last: the rows [begin, end) of the buffer, a pixel after the other.
+// For channels-last images: packs the rows [begin, end) of the buffer pixel by pixel.
 template <class S, class T>
 void pack_pixels(const Plan<S>& plan, T* buffer, const S* inner, int64_t y0, int64_t begin, int64_t end) {
   const auto& p = plan.problem;
@@ -119,7 +119,7 @@ void pack_pixels(const Plan<S>& plan, T* buffer, const S* inner, int64_t y0, int
   }
 }
 
-// Copies a tile to packed[r][lane], zeros beyond its outputs.
+// Copies a tile to packed[r][lane], with zeros after its outputs.
 template <class T, class S>
 INLINE inline void pack_tile(T* packed, const S* from, int64_t y_step, int64_t x_step, Tile tile) {
   constexpr int kLane = kLanes<T>;
@@ -137,7 +137,7 @@ INLINE inline void pack_tile(T* packed, const S* from, int64_t y_step, int64_t x
   }
 }
 
-// Whether the tile's kernel values lie in memory as the tile reads, or writes, them.
+// Returns whether a tile can read, or write, its kernel values in memory without a copy.
 template <class S>
 bool in_place(const Plan<S>& plan, const S* kernel, Tile tile, Operation operation) {
   using T = Accumulator<S>;
@@ -147,12 +147,12 @@ bool in_place(const Plan<S>& plan, const S* kernel, Tile tile, Operation operati
   if (!std::is_same_v<S, T> || ks.x != 1) return false;
   if (p.kernel_inside) return plan.inside(tile, kLane);
   if (operation == Operation::kInnerProduct) return tile.height == kRows && tile.width == kLane;
-  // What a tile reads beyond the outputs does no harm as long as it is there to be read.
+  // A tile may read past its outputs as long as that memory belongs to the kernel.
   return kernel + (p.taps.y - 1) * ks.u + (p.taps.x - 1) * ks.v + (tile.y + kRows - 1) * ks.y + tile.x + kLane <=
          p.kernel_end;
 }
 
-// Copies the tile's kernel values to packed[u][v][r][lane], zeros where there are none.
+// Copies the tile's kernel values to packed[u][v][r][lane], with zeros where there are none.
 template <class S, class T>
 void pack_kernel(const Plan<S>& plan, T* packed, const S* kernel, Tile tile) {
   constexpr int kLane = kLanes<T>;
@@ -205,8 +205,8 @@ void unpack_kernel(const Plan<S>& plan, S* kernel, const T* packed, Tile tile) {
   }
 }
 
-// With channels last: copies the tile's kernel values to packed[u][v][r][pixel], zeros where there are none and, on
-// demand, at taps outside the inner image.
+// For channels-last images: copies the tile's kernel values to packed[u][v][r][pixel]. Where there are none it writes
+// zeros, and on request also at taps outside the inner image.
 template <class S>
 void pack_kernel_last(const Plan<S>& plan, S* packed, const S* kernel, Tile tile, bool inside_only) {
   const auto& p = plan.problem;
@@ -227,7 +227,7 @@ void pack_kernel_last(const Plan<S>& plan, S* packed, const S* kernel, Tile tile
   }
 }
 
-// Zeroes a tile's kernel values at taps outside the inner image.
+// Sets a tile's kernel values to zero at taps outside the inner image.
 template <class S, class T>
 void clear_outside(const Plan<S>& plan, const Kernel<T>& kernel, Tile tile) {
   const auto& p = plan.problem;

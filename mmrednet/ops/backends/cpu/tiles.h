@@ -1,4 +1,4 @@
-// The loops that all time goes into: the sums of one tile, in registers.
+// The innermost loops, which take most of the time: the sums of one tile, in registers.
 
 #pragma once
 
@@ -16,14 +16,14 @@ constexpr int kChannels = 4;  // Channels of a tile: 16 sums, 4 weights and 2 va
 constexpr int kChannels = 2;
 #endif
 constexpr int kRows = 4;
-constexpr int kPixels = kChannels / 2;  // Neighbouring pixels of a tile with channels last
+constexpr int kPixels = kChannels / 2;  // Neighbouring pixels of a tile of channels-last images
 
-// Where the tile's inner image and kernel values lie.
+// The addresses of a tile's inner image and kernel values.
 template <class T>
 struct Window {
   const T* inner;
   int64_t channel_step, row_step;
-  const int64_t* columns;  // Where the taps of a row begin
+  const int64_t* columns;  // The column at which each tap of a row begins
   int64_t stride, dilation;
   Pair taps;
 };
@@ -34,9 +34,9 @@ struct Kernel {
   int64_t ahead = 0;
 };
 
-// Calls visit(last, q) so that all rows of a tile meet each tap once: the rows r in [0, last] have the inner row q as
-// their tap u = q - Stride * r, and those below have the inner row q + taps as theirs. So whatever is summed, as many
-// sums are in flight. It takes at least (kRows - 1) * Stride taps and a dilation of 1.
+// Calls visit(last, q) so that every row of a tile meets each tap once. For the rows r in [0, last] the inner row q is
+// the tap u = q - Stride * r. For the rows below it is the inner row q + taps. So the number of sums in progress stays
+// the same. It needs at least (kRows - 1) * Stride taps and a dilation of 1.
 template <int Stride, class F>
 INLINE inline void for_each_row(int64_t taps, F&& visit) {
   unroll<0, kRows - 2>([&](auto m) INLINE {
@@ -45,14 +45,14 @@ INLINE inline void for_each_row(int64_t taps, F&& visit) {
   for (int64_t q = (kRows - 1) * Stride; q < taps; ++q) visit(Int<kRows - 1>{}, q);
 }
 
-// Where a tile's sums go: row r of channel c to values + c * channel_step + r * row_step.
+// The destination of a tile's sums: row r of channel c is written to values + c * channel_step + r * row_step.
 template <class T>
 struct Sums {
   T* values;
   int64_t channel_step, row_step;
 };
 
-// Whether kRows vectors are finite: zero times infinity or NaN is NaN.
+// Returns whether kRows vectors are finite. (Zero times infinity is NaN.)
 template <class T>
 INLINE inline bool all_finite(const T* values, int64_t row_step) {
   Vector<T> total = {};
@@ -64,10 +64,10 @@ INLINE inline bool all_finite(const T* values, int64_t row_step) {
   return any == 0;
 }
 
-// Writes the sums of C channels. Stride 0 stands for any stride and dilation: nothing is shared between the rows.
-// Ahead: on the way, the kernel values `kernel.ahead` behind those of the first row are fetched into the cache.
+// Writes the sums of C channels. Stride 0 means any stride and dilation: the rows share no inner rows. With Ahead it
+// also prefetches the kernel values that are `kernel.ahead` after those of the first row.
 template <class T, int Stride, int C, bool Ahead = false>
-APART void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const Sums<T>& sums) {
+NOINLINE void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, const Sums<T>& sums) {
   Vector<T> sum[C][kRows] = {};
   const int64_t channel_step = window.channel_step, kernel_step = kernel.v;
   const int64_t* columns = window.columns;
@@ -116,10 +116,10 @@ APART void weighted_sum(const Window<T>& window, const Kernel<const T>& kernel, 
   });
 }
 
-// The same for images with channels last: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step`
-// is the step from pixel to pixel, and kernel values are read one by one, from wherever they lie.
+// The same for channels-last images: writes sum[r][pixel][channel] for V vectors of channels. Here `channel_step` is
+// the step from pixel to pixel, and kernel values are read one by one, with any strides.
 template <class T, class S, int Stride, int V>
-APART void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
+NOINLINE void weighted_sum_last(const Window<T>& window, const Kernel<const S>& kernel, int64_t kernel_pixel, T* sums) {
   Vector<T> sum[kRows][kPixels][V] = {};
   const int64_t pixel_step = window.channel_step, kernel_step = kernel.v;
   const int64_t* const end = window.columns + window.taps.x;
@@ -168,7 +168,7 @@ APART void weighted_sum_last(const Window<T>& window, const Kernel<const S>& ker
   });
 }
 
-// Writes the kernel values of the taps v, ..., v + V - 1 of all rows of taps; `outer` is outer[c][r][lane].
+// Writes the kernel values of the taps v, ..., v + V - 1 in all rows of taps. `outer` is outer[c][r][lane].
 template <class T, int Stride, int V>
 INLINE inline void inner_product_columns(const Window<T>& window, const T* outer, int64_t channels,
                                          const Kernel<T>& kernel, int64_t v) {
@@ -215,8 +215,8 @@ INLINE inline void inner_product_columns(const Window<T>& window, const T* outer
 }
 
 template <class T, int Stride>
-APART void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
-  // The last columns overlap those before: storing a tap twice is cheaper than a narrower tile.
+NOINLINE void inner_product(const Window<T>& window, const T* outer, int64_t channels, const Kernel<T>& kernel) {
+  // The last columns overlap the previous ones: writing a tap twice is cheaper than a narrower tile.
   const int64_t width = window.taps.x;
   const auto run = [&](auto columns) INLINE {
     for (int64_t v = 0; v < width; v += columns)
@@ -234,7 +234,7 @@ APART void inner_product(const Window<T>& window, const T* outer, int64_t channe
 
 // Writes the kernel values [tap][r][lane] of the taps tap, ..., tap + N - 1 from features [reduced][r][lane].
 template <class T, int N>
-APART void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
+NOINLINE void generate_taps(const T* features, const T* weight, const T* bias, int64_t reduced, T* values) {
   Vector<T> sum[N][kRows];
   unroll<0, N - 1>([&](auto t) INLINE {
     const Vector<T> start = broadcast<T>(bias + t);

@@ -1,4 +1,4 @@
-// Vectors of the widest registers that pay, in the vector extensions of GCC and Clang, and loops that are unrolled.
+// Vectors, in the vector extensions of GCC and Clang, and unrolled loops.
 
 #pragma once
 
@@ -11,13 +11,13 @@
 #include <utility>
 
 #define INLINE __attribute__((always_inline))
-#define APART __attribute__((noinline))  // With all registers to itself
+#define NOINLINE __attribute__((noinline))  // The function is not inlined, so that it can use all registers
 
-// One source file includes these headers. What they hold is its own, so that what has one caller ends up in it.
+// One source file includes these headers. The anonymous namespace lets the compiler inline functions with one caller.
 namespace {
 
 #if defined(__AVX__)
-constexpr int kVectorBytes = 32;  // Loads, many of them across cache lines, limit wider ones
+constexpr int kVectorBytes = 32;  // Wider vectors are not faster: loads that cross cache lines limit them
 #else
 constexpr int kVectorBytes = 16;
 #endif
@@ -34,7 +34,7 @@ using Vector = typename VectorOf<T, N>::type;
 template <class T>
 using Accumulator = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-// Copies N values and converts them: bfloat16, which compilers would convert one by one, by its bits.
+// Copies N values and converts them. bfloat16 is converted by its bits, as compilers convert it one value at a time.
 template <int N, class To, class From>
 INLINE inline void copy_lanes(To* to, const From* from) {
   if constexpr (std::is_same_v<To, From>) {
@@ -77,7 +77,7 @@ INLINE inline Vector<T> load(const S* from, int64_t step) {
   return value;
 }
 
-// Loads into a register for good: left alone, GCC repeats a load for each of its uses.
+// Loads a value and keeps it in a register. Otherwise GCC repeats the load for each use.
 template <class T>
 INLINE inline Vector<T> load_once(const T* from) {
   Vector<T> value = load<T>(from);
@@ -89,7 +89,8 @@ INLINE inline Vector<T> load_once(const T* from) {
 
 template <class T, class S>
 INLINE inline Vector<T> broadcast(const S* from) {
-  Vector<T> value = static_cast<T>(*from) - Vector<T>{};  // Compilers know that minus zero, unlike plus, is nothing
+  // Compilers drop the subtraction, since x - 0 is x for every x. An addition would change -0.
+  Vector<T> value = static_cast<T>(*from) - Vector<T>{};
 #if defined(__x86_64__)
   asm("" : "+v"(value));
 #endif
@@ -104,14 +105,14 @@ INLINE inline void unroll(std::integer_sequence<int, Offsets...>, F&& function) 
   (function(Int<First + Offsets>{}), ...);
 }
 
-// Calls function(Int<i>) for i = First, ..., Last: arrays that are indexed so end up in registers.
+// Calls function(Int<i>) for i = First, ..., Last. Arrays that are indexed with these constants stay in registers.
 template <int First, int Last, class F>
 INLINE inline void unroll(F&& function) {
   unroll<First>(std::make_integer_sequence<int, Last - First + 1>{}, function);
 }
 
-// Copies a run in vectors, the last of which overlaps the one before: runs are short, and a loop over the rest costs
-// more.
+// Copies a run in vectors. The last vector overlaps the previous one: runs are short, and a loop over the remaining
+// values would take longer.
 template <class To, class From>
 INLINE inline void copy_run(To* to, const From* from, int64_t size) {
   constexpr int N = std::min(kLanes<To>, kLanes<From>);

@@ -1,4 +1,4 @@
-// The way through one work item: tile by tile, packing what the next tiles read and computing them.
+// Computes one work item tile by tile: packs the operands of the next tiles, then computes them.
 
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace {
 
-// A work item's part of the images and of the kernel: some rows of outputs of one group of channels.
+// The part of the images and of the kernel that a work item has: some rows of outputs of one group of channels.
 template <class S>
 struct Item {
   int64_t n, g, y0, y1, source_y;  // source_y: the inner row under the first tap of row y0
@@ -25,15 +25,15 @@ struct Item {
   }
 };
 
-// Calls pack(begin, end) for the rows of the buffer that a row of tiles adds, then compute(tile, end) for its tiles.
+// For each row of tiles, calls pack(begin, end) for the rows of the buffer that it adds, then compute(tile, end).
 template <int kColumns, class S, class Pack, class Compute>
 INLINE inline void for_each_tile(const Plan<S>& plan, const Item<S>& item, Pack&& pack, Compute&& compute) {
   const auto& p = plan.problem;
   int64_t packed_rows = 0;
   for (int64_t ty = item.y0; ty < item.y1; ty += kRows) {
-    // The last tiles move back to overlap those before: most sizes need no partial tile.
+    // The last tile overlaps the previous one, so that most sizes need no partial tile.
     const int64_t y = std::max(item.y0, std::min(ty, item.y1 - kRows));
-    const int64_t rows = (y - item.y0 + kRows - 1) * p.stride.y + plan.span;
+    const int64_t rows = (y - item.y0 + kRows - 1) * p.stride.y + plan.inner_rows;
     pack(packed_rows, rows);
     packed_rows = rows;
     for (int64_t tx = 0; tx < p.outer_size.x; tx += kColumns) {
@@ -43,14 +43,15 @@ INLINE inline void for_each_tile(const Plan<S>& plan, const Item<S>& item, Pack&
   }
 }
 
-// Calls function(Int<stride>), the stride for which a tile's rows share the inner rows, or 0.
+// Calls function(Int<stride>) with the stride for which the rows of a tile share inner rows, or 0.
 template <class F>
 INLINE inline void with_sharing(int sharing, F&& function) {
   sharing == 1 ? function(Int<1>{}) : sharing == 2 ? function(Int<2>{}) : function(Int<0>{});
 }
 
-// Computes all channels of a tile. Returns false where a border tile has to be computed again without its taps outside
-// the inner image: infinity or NaN there, times zero, makes NaN of all channels alike, and the first is looked at.
+// Computes all channels of a tile. Returns false if a border tile has to be computed again without its taps outside the
+// inner image: an infinity or NaN in the kernel there, times the zero outside, gives NaN. All channels of a group have
+// the same kernel, so the first channel is checked.
 template <class S, class T>
 bool weighted_sum_tile(const Plan<S>& plan, Window<T> window, Kernel<const T> kernel, S* outer, Tile tile, T* buffer,
                        int64_t ahead, bool border) {
@@ -88,7 +89,7 @@ bool weighted_sum_tile(const Plan<S>& plan, Window<T> window, Kernel<const T> ke
   return finite;
 }
 
-// The same with channels last.
+// The same for channels-last images.
 template <class S, class T>
 bool weighted_sum_tile_last(const Plan<S>& plan, Window<T> window, const Kernel<const S>& kernel, int64_t kernel_pixel,
                             S* outer, Tile tile, T* sums, bool border) {
@@ -117,7 +118,7 @@ bool weighted_sum_tile_last(const Plan<S>& plan, Window<T> window, const Kernel<
   return finite;
 }
 
-// Computes the kernel values of a tile, which at taps outside the inner image are zero whatever `outer` is.
+// Computes the kernel values of a tile. At taps outside the inner image they are zero, whatever values `outer` has.
 template <class S, class T>
 void inner_product_tile(const Plan<S>& plan, const Window<T>& window, const Kernel<T>& kernel, const S* outer,
                         Tile tile, T* packed) {
@@ -127,7 +128,7 @@ void inner_product_tile(const Plan<S>& plan, const Window<T>& window, const Kern
   outer += tile.y * os.y + tile.x * os.x;
   for (int64_t c = 0; c < p.channels; ++c) pack_tile(packed + c * kRows * kLane, outer + c * os.c, os.y, os.x, tile);
   with_sharing(plan.sharing, [&](auto stride) INLINE { inner_product<T, stride>(window, packed, p.channels, kernel); });
-  // Infinity or NaN of `outer` shows at all taps of its pixel, so that looking at the first is enough.
+  // An infinity or NaN in `outer` affects all taps of its pixel, so the first tap is checked.
   if (!plan.inside(tile, kLane) && !all_finite(kernel.values, kernel.row)) clear_outside(plan, kernel, tile);
 }
 
@@ -172,7 +173,7 @@ void run_planar(const Plan<S>& plan, const Item<S>& item, Operation operation, T
     pack_inner(plan, buffer, item.inner, item.source_y, begin, end);
   };
   const auto compute = [&](Tile tile, int64_t rows) {
-    // The inner rows of the next tiles below come from memory while this one computes.
+    // Prefetches the inner rows of the tiles below.
     if (tile.x * static_cast<int64_t>(sizeof(S)) % 64 == 0 && is.x == 1) {
       for (int64_t row = rows; row < rows + kRows * p.stride.y; ++row) {
         const S* next = item.inner + (item.source_y + row) * is.y + tile.x * p.stride.x;

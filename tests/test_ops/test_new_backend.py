@@ -1,0 +1,73 @@
+"""A new backend is one module and one row: a copy of the package gets both, and every user of backends runs on it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from helpers import ROOT, cells
+
+MODULE = """
+from .reference import involution2d as _reference
+from .pytorch import grad_input, grad_kernel
+
+def load():
+    pass
+
+def involution2d(out, input, kernel, *geometry):
+    out.copy_(_reference(input, kernel, *geometry))
+
+def describe(batch, channels, size, kernel_size, *setting):
+    return [f'kernels: a toy for {channels} channels and a window of {kernel_size}']
+"""
+ROW = "    'toy': Row('mmrednet.ops.backends.toy', ('cpu',)),\n"
+TABLE = 'TABLE = {  # by name, best first\n'
+GRID = """
+import sys, torch
+sys.path.insert(0, {tests!r})
+from helpers import CASES, check, make_arguments, make_fused_arguments, run
+from mmrednet.ops import fused_involution2d, involution2d
+for case in CASES:
+    for operator, make in ((involution2d, make_arguments), (fused_involution2d, make_fused_arguments)):
+        arguments = make(*case, torch.float32, 'cpu')
+        check(operator, run(operator, *arguments, backend='toy'), *arguments)
+"""
+
+
+@pytest.fixture(scope='module')
+def run_with_toy(tmp_path_factory):
+    """Returns a function that runs Python with the changed copy."""
+    copy = tmp_path_factory.mktemp('copy')
+    shutil.copytree(ROOT / 'mmrednet', copy / 'mmrednet', ignore=shutil.ignore_patterns('__pycache__'))
+    backends = copy / 'mmrednet' / 'ops' / 'backends'
+    (backends / 'toy.py').write_text(MODULE)
+    table = backends / '__init__.py'
+    assert TABLE in table.read_text()
+    table.write_text(table.read_text().replace(TABLE, TABLE + ROW))
+
+    def run(*arguments):
+        environment = {**os.environ, 'PYTHONPATH': str(copy)}
+        result = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, cwd=copy)
+        assert result.returncode == 0, result.stderr
+        return result.stdout
+
+    return run
+
+
+def test_the_operators_grid(run_with_toy):
+    run_with_toy('-c', GRID.format(tests=str(ROOT / 'tests')))
+
+
+def test_info(run_with_toy):
+    findings = json.loads(run_with_toy('-m', 'mmrednet', 'info', '--json'))
+    assert findings['backend toy on cpu'] == {'here': 'works', 'problem': ''}
+
+
+def test_benchmark_involution(run_with_toy):
+    arguments = '--device cpu --budget 0 --input 1 32 6 6'.split()
+    text = run_with_toy('-m', 'mmrednet', 'benchmark', 'involution', *arguments)
+    assert ['toy', 'is used: the first that works'] in cells(text)
+    assert 'a toy for 32 channels and a window of (7, 7)' in text
+    assert any('backend toy' in row for row in cells(text))
