@@ -13,6 +13,7 @@ from mmrednet.benchmark.involution import benchmark_involution, make_case
 from mmrednet.benchmark.operator import benchmark_operator
 from mmrednet.benchmark.report import format_results
 from mmrednet.diagnosis import backend_probes
+from mmrednet.gpu_report.parts import items_of
 from mmrednet.ops import backends
 from mmrednet.ops.backends import TABLE, Row, pytorch
 
@@ -50,6 +51,13 @@ def toy(monkeypatch):
     module = ModuleType('toy_backend')
     for name in ('load', 'involution2d', 'grad_input', 'grad_kernel'):
         setattr(module, name, getattr(pytorch, name))
+    calls = []
+
+    def involution2d(*arguments):
+        calls.append('involution2d')
+        pytorch.involution2d(*arguments)
+
+    module.involution2d = involution2d
     module.describe = lambda *problem: [f'a toy for {problem[0]} images of {problem[1]} channels']
     rest = dict(TABLE)
     monkeypatch.setitem(sys.modules, 'toy_backend', module)
@@ -59,21 +67,25 @@ def toy(monkeypatch):
     for name, row in rest.items():
         monkeypatch.setitem(TABLE, name, row)
     backends._load.cache_clear()
-    yield
+    yield calls
     backends._load.cache_clear()
 
 
-def test_a_new_backend_is_timed_described_and_probed(toy):
+def test_a_new_backend_is_timed_described_probed_and_checked(toy):
     problem = Problem(Case(16, (6, 6)), 2)
     text = benchmark_involution(problem, budget=0)
     assert ['toy', 'is used: the first that works'] in cells(text)
     assert 'a toy for 2 images of 16 channels' in text
-    assert sum(row[1] == 'backend toy' for row in cells(text)) == 2
+    assert sum(row[1] == 'backend toy' for row in cells(text)) == 2 and toy
     results = list(benchmark_operator([problem.case], budget=0))
     header = cells(format_results(results, 'markdown'))[0]
     assert {'toy', 'toy / floor', 'reference / toy'} <= {*header}
     probes = dict(backend_probes())
     assert probes['backend toy on cpu']() == ('works', '')
+    toy.clear()
+    name, check = next(item for item in items_of('float32', 'cpu', True) if item[0].startswith('a map of one pixel'))
+    assert all(error <= 1 for error in check()['errors'].values()), name
+    assert toy
 
 
 @pytest.mark.parametrize(
