@@ -59,15 +59,14 @@ def toy(monkeypatch):
 
     module.involution2d = involution2d
     module.describe = lambda *problem: [f'a toy for {problem[0]} images of {problem[1]} channels']
-    rest = dict(TABLE)
     monkeypatch.setitem(sys.modules, 'toy_backend', module)
-    for name in rest:
-        monkeypatch.delitem(TABLE, name)
-    monkeypatch.setitem(TABLE, 'toy', Row('toy_backend', ('cpu',)))
-    for name, row in rest.items():
-        monkeypatch.setitem(TABLE, name, row)
+    rows = dict(TABLE)
+    TABLE.clear()
+    TABLE.update({'toy': Row('toy_backend', ('cpu',)), **rows})
     backends._load.cache_clear()
     yield calls
+    TABLE.clear()
+    TABLE.update(rows)
     backends._load.cache_clear()
 
 
