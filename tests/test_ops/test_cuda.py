@@ -84,6 +84,7 @@ def check_architectures(*specialisations):
                 assert compile_for(architecture, source, options).keys() == set(FUNCTIONS)
 
 
+@pytest.mark.full
 def test_compiles_for_every_architecture():
     """The families' smallest kernels. On sm_75, ``start_copy`` has another form than from sm_80 on."""
     tiled = next(families(torch.float64, 2))
@@ -105,6 +106,7 @@ def test_compiles_the_naive_kernels_for_every_architecture(dtype):
         assert compiled.keys() == set(FUNCTIONS)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('architecture', [80, 90])
 def test_no_specialisation_spills(architecture):
     tried = [s for s in specialisations() if architecture == 90 or s.kernel_size[0] >= 7]

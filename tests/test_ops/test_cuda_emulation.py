@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import TOLERANCE
+from helpers import TOLERANCE, mark_full
 
 from mmrednet.ops.arguments import output_size, same_padding
 from mmrednet.ops.backends import cuda, reference
@@ -129,6 +129,8 @@ CASES = {
     'more shared memory': Case((1, 16, 35, 70), 1, device=Device(shared=96 << 10)),
 }
 
+# The cases of every run, one for each family of kernels. The others run with --all.
+QUICK = 'narrow', 'odd size, stride 2', 'channels last', 'bfloat16', 'tensor cores'
 # The cases in which values are not finite.
 SPOILT = (
     'narrow',
@@ -235,7 +237,7 @@ def build(tmp_path_factory):
     return build_once
 
 
-@pytest.mark.parametrize('case', CASES.values(), ids=CASES)
+@pytest.mark.parametrize('case', mark_full(CASES, QUICK))
 def test_matches_float64(build, case):
     problem = make(case)
     for function in FUNCTIONS:
@@ -247,7 +249,7 @@ def test_matches_float64(build, case):
         assert torch.equal(first, again), f'{function}: the result depends on the order of the threads'
 
 
-@pytest.mark.parametrize('name', SPOILT)
+@pytest.mark.parametrize('name', mark_full(dict(zip(SPOILT, SPOILT, strict=True)), QUICK))
 def test_nothing_gets_through_from_outside_the_image(build, name):
     case = CASES[name]
     problem = make(case, spoilt=True)
@@ -259,6 +261,7 @@ def test_nothing_gets_through_from_outside_the_image(build, name):
         torch.testing.assert_close(result.double(), expected, rtol=0, atol=atol, equal_nan=True)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     'name', ['narrow', 'narrow, bfloat16', 'several tiles', 'channels last', 'float16, channels last, part of a vector']
 )
@@ -290,6 +293,7 @@ def test_no_channels_have_a_zero_gradient():
     assert not grad.any()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name, function, barrier', BARRIERS)
 def test_a_missing_barrier_is_caught(build, name, function, barrier):
     launch = plan(CASES[name], make(CASES[name]), function)
@@ -297,6 +301,7 @@ def test_a_missing_barrier_is_caught(build, name, function, barrier):
     assert not torch.allclose(good, bad, rtol=1e-3)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('name, access', [fault[:2] for fault in ACCESSES])
 def test_an_access_out_of_bounds_is_caught(build, name, access):
     launch = plan(CASES[name], make(CASES[name]), 'forward')
