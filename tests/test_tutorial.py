@@ -15,8 +15,8 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     monkeypatch.setenv('PATH', f'{os.path.dirname(sys.executable)}{os.pathsep}{os.environ["PATH"]}')
     notebook = nbformat.read(ROOT / 'docs/tutorial.ipynb', as_version=4)
     scale = next(cell for cell in notebook.cells if 'parameters' in cell.metadata.get('tags', ()))
-    assert scale.source.count("800, 5, 'work_dirs/tutorial'") == 1
-    scale.source = scale.source.replace("800, 5, 'work_dirs/tutorial'", f'8, 1, {str(tmp_path)!r}')
+    assert scale.source.count("800, 4, 'work_dirs/tutorial'") == 1
+    scale.source = scale.source.replace("800, 4, 'work_dirs/tutorial'", f'8, 1, {str(tmp_path)!r}')
     # OneDL's mim needs the name of its distribution.
     (distribution,) = packages_distributions()['mmdet']
     for cell in notebook.cells:
