@@ -22,14 +22,18 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: The folder or the file cannot be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In the same folder, since a rename is atomic on one file system only.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix='.mmrednet-', ignore_cleanup_errors=True) as folder:
-        part = Path(folder, path.name)
-        yield part
-        others = [other for other in Path(folder).iterdir() if other != part]
-        for written in (*others, part):
-            with written.open('rb') as file:
-                os.fsync(file.fileno())
-        for written in (*others, part):
-            os.replace(written, path.with_name(written.name))
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In the same folder, since a rename is atomic on one file system only.
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.mmrednet-', ignore_cleanup_errors=True) as folder:
+            part = Path(folder, path.name)
+            yield part
+            others = [other for other in Path(folder).iterdir() if other != part]
+            for written in (*others, part):
+                with written.open('rb') as file:
+                    os.fsync(file.fileno())
+            for written in (*others, part):
+                os.replace(written, path.with_name(written.name))
+    except OSError as error:
+        reason = error.strerror or error
+        raise OSError(f'{path} could not be written ({reason}): make room there or give another path') from error

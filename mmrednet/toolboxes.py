@@ -1,7 +1,10 @@
-"""Configs, models and data sets of any toolbox, as commands need them."""
+"""Reads configs and builds models and pipelines of mmpretrain, mmdet and mmsegmentation."""
 
+import copy
 import os
 import warnings
+from collections import OrderedDict
+from collections.abc import Mapping
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from io import StringIO
@@ -10,17 +13,36 @@ from mmengine.config import Config, ConfigDict
 from mmengine.hub import get_config
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
-from torch import nn
+from torch import Tensor, nn
 
-from . import patches  # noqa: F401  (mmengine finds `mmrednet::...` by it)
+from . import patches  # noqa: F401  (makes mmengine find `mmrednet::...`)
 from .checkpoint import check, load
 from .configs import find
 from .errors import one_line
 from .requirements import TOOLBOXES, require
 
+# How the toolboxes that the commands do not support predict. The key is the scope of their configs.
+OTHER_INFERENCERS = {
+    'mmaction': 'mmaction.apis.inferencers.MMAction2Inferencer',
+    'mmdet3d': 'mmdet3d.apis.LidarDet3DInferencer or MonoDet3DInferencer',
+    'mmocr': 'mmocr.apis.MMOCRInferencer',
+    'mmpose': 'mmpose.apis.MMPoseInferencer',
+    'mmrotate': 'mmdet.apis.init_detector and inference_detector',
+    'mmyolo': 'mmdet.apis.init_detector and inference_detector',
+}
+NAMES_IN_AN_ERROR = 3
+REMEDY = 'give the config that it was trained with, or a checkpoint of this one'
+
 
 def read_config(name: str) -> Config:
-    """Returns the config of a path, of a name among ours, or of a toolbox's such as ``mmdet::...``."""
+    """Reads a config.
+
+    Args:
+        name (str): A path, the name of one of our configs, or a toolbox's config such as ``mmdet::...``.
+
+    Raises:
+        ValueError: There is no such config, or the file cannot be run.
+    """
     file = os.path.expanduser(name)
     try:
         if '::' not in name and not os.path.isfile(file):
@@ -29,43 +51,142 @@ def read_config(name: str) -> Config:
         raise ValueError(f'there is no file {name}, and {error}') from error
     try:
         return get_config(name) if '::' in name else Config.fromfile(file)
-    except Exception as error:  # Python's, of a file that is run
+    except Exception as error:  # a config is Python code and can raise anything
         raise ValueError(f'the config {name} cannot be read ({one_line(error)}): correct it') from error
 
 
 def find_dataset(config: Config) -> ConfigDict:
-    """Returns the data set of a config's test images that has the pipeline; others may wrap it."""
-    dataset = config.test_dataloader.dataset
-    while 'pipeline' not in dataset:
-        dataset = dataset.get('dataset') or dataset.datasets[0]
+    """Returns the data set of the test images that has the pipeline, from inside the data sets that wrap it."""
+    dataset = config.get('test_dataloader', {}).get('dataset')
+    while dataset and 'pipeline' not in dataset:
+        dataset = dataset.get('dataset') or next(iter(dataset.get('datasets') or [None]))
+    if not dataset:
+        raise ValueError(
+            'the config has no test pipeline: give test_dataloader.dataset.pipeline, as the configs of the toolboxes do'
+        )
     return dataset
 
 
+def split_pipeline(config: Config) -> tuple[list, list]:
+    """Splits the test pipeline of a config into the steps that load an image and the steps that follow.
+
+    Steps that load annotations are left out. A pipeline that loads no image, as CIFAR's, gets the default step.
+
+    Returns:
+        tuple[list, list]: Two pipelines, for mmengine's ``Compose``. The first takes ``dict(img_path=...)``.
+    """
+    loading, following = [], []
+    for step in find_dataset(config).pipeline:
+        kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
+        kind = kind.rpartition('.')[2]
+        if not kind.startswith('Load'):
+            following.append(step)
+        elif 'Image' in kind:
+            loading.append(step)
+    return loading or [dict(type='LoadImageFromFile')], following
+
+
 def enter_scope(config: Config, source: str) -> str:
-    """Has names stand for what they are in the toolbox that a config is for, and returns its name."""
+    """Makes the toolbox of a config mmengine's default scope, and returns its name.
+
+    Args:
+        config (Config): The config.
+        source (str): The config's name, for the error.
+
+    Raises:
+        ValueError: The config is for a toolbox that the commands do not support.
+        ImportError: The toolbox is not installed.
+    """
     scope = config.get('default_scope')
     if scope not in TOOLBOXES:
-        raise ValueError(f'the default_scope of {source} is {scope!r}, and must be one of {[*TOOLBOXES]}: correct it')
+        supported = f'this command supports the configs of {", ".join(TOOLBOXES)}'
+        if scope is None:
+            raise ValueError(f'{source} sets no default_scope: {supported}, so set it to one of these')
+        other = OTHER_INFERENCERS.get(scope)
+        remedy = f'use {other}' if other else f'use the inferencer of {scope}'
+        raise ValueError(f'{source} is a config of {scope}, and {supported}: {remedy} after `import mmrednet`')
     require(scope)
     init_default_scope(scope)
     return scope
 
 
 def build_model(config: Config, source: str, checkpoint: str | None) -> nn.Module:
-    """Returns the model of a config, with the weights of a checkpoint where one is given, on the CPU."""
+    """Builds the model of a config on the CPU.
+
+    Args:
+        config (Config): The config.
+        source (str): The config's name, for errors.
+        checkpoint (str, optional): The weights, a path or URL. None leaves the random ones.
+
+    Raises:
+        ValueError: The model cannot be built, or the checkpoint does not fit.
+    """
     registry = import_module(f'{enter_scope(config, source)}.registry').MODELS
-    if 'data_preprocessor' in config:  # where mmpretrain's configs have it, and the runner finds it
+    if 'data_preprocessor' in config:  # mmpretrain's configs have it beside the model, and the runner moves it
         config.model.setdefault('data_preprocessor', config.data_preprocessor)
-    model = registry.build(config.model)
+    with naming(source):
+        model = registry.build(config.model)
     if checkpoint is not None:
-        remedy = 'give the config that it was trained with, or a checkpoint of this one'
-        model.load_state_dict(check(model, load(checkpoint)['state_dict'], checkpoint, remedy), strict=False)
+        load_weights(model, load(checkpoint)['state_dict'], checkpoint)
     return model
 
 
 @contextmanager
+def naming(source: str):
+    """Names the config in the errors of what is built from it."""
+    try:
+        yield
+    except Exception as error:  # a config can name anything
+        raise ValueError(
+            f'{source} cannot be built ({one_line(error)}): correct the config, or install what it needs'
+        ) from error
+
+
+def load_weights(model: nn.Module, state_dict: OrderedDict, source: str, remedy: str = REMEDY) -> None:
+    """Loads parameters into a model if they fit it and are finite.
+
+    Args:
+        model (nn.Module): The model.
+        state_dict (OrderedDict): The parameters by name.
+        source (str): The checkpoint's path, for errors.
+        remedy (str): What to do if they do not fit.
+
+    Raises:
+        ValueError: Names or shapes differ from the model's, or values are NaN or infinite.
+    """
+    state_dict = check(model, state_dict, source, remedy)
+    learned = {name for name, _ in model.named_parameters()}
+    # An attention mask, which is a buffer, may hold -inf. Parameters and running statistics may not.
+    bad = [
+        name
+        for name, value in state_dict.items()
+        if isinstance(value, Tensor)
+        and value.is_floating_point()
+        and (value.isnan().any() or ((name in learned or '.running_' in name) and value.isinf().any()))
+    ]
+    if bad:
+        more = ', ...' if len(bad) > NAMES_IN_AN_ERROR else ''
+        raise ValueError(
+            f'{len(bad)} parameters in {source} hold NaN or infinity ({", ".join(bad[:NAMES_IN_AN_ERROR])}{more}): the '
+            'training diverged, so give an earlier checkpoint, or train with a smaller learning rate or gradient '
+            'clipping'
+        )
+    model.load_state_dict(state_dict, strict=False)
+
+
+def find_metainfo(config: Config) -> Mapping:
+    """Returns what the test data set of a config states about itself, such as ``classes`` and ``palette``.
+
+    The data set is built without its files, so that all forms that its toolbox takes are read by the toolbox.
+    """
+    registry = import_module(f'{config.default_scope}.registry').DATASETS
+    dataset = {**copy.deepcopy(find_dataset(config)), 'lazy_init': True, 'pipeline': []}
+    return registry.build(dataset).metainfo
+
+
+@contextmanager
 def quiet():
-    """Keeps the toolboxes' progress bars, logs and warnings from the table; our own warnings get through."""
+    """Hides the progress bars, logs and warnings of the toolboxes. Warnings of mmrednet are shown."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel('ERROR')

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..registry import HOOKS
-from ..visualization.kernels import Seen, draw_heat_maps, find_involution, generate_kernel, to_pixels
-from ..visualization.view import View
+from ..visualization.alignment import ImageAlignment
+from ..visualization.kernels import KernelMap, draw_heat_maps, find_involution, generate_kernel, to_pixels
 
 
 @HOOKS.register_module()
@@ -61,11 +61,11 @@ class KernelHeatMapHook(Hook):
         layer = find_involution(model, self.layer)
         batch = {name: values[: self.images] for name, values in data_batch.items()}
         kernels, padded = generate_kernel(model, batch, layer)
-        seen = [
-            Seen(_picture(pixels), _whole(pixels, padded), kernel)
+        maps = [
+            KernelMap(_picture(pixels), _whole(pixels, padded), kernel)
             for pixels, kernel in zip(batch['inputs'], kernels, strict=True)
         ]
-        figure = draw_heat_maps(seen, self.groups, layer)
+        figure = draw_heat_maps(maps, self.groups, layer)
         runner.visualizer.add_image(f'kernels_{layer}', to_pixels(figure), runner.iter)
 
 
@@ -85,6 +85,6 @@ def _picture(pixels: Tensor) -> np.ndarray:
     return pixels.flip(0).permute(1, 2, 0).clamp(0, 255).byte().cpu().numpy()
 
 
-def _whole(pixels: Tensor, padded: tuple[int, int]) -> View:
+def _whole(pixels: Tensor, padded: tuple[int, int]) -> ImageAlignment:
     height, width = pixels.shape[1:]
-    return View(padded, ((-0.5, height - 0.5), (-0.5, width - 0.5)))
+    return ImageAlignment(padded, ((-0.5, height - 0.5), (-0.5, width - 0.5)))

@@ -1,1 +1,1 @@
-"""Predictions for photographs."""
+"""Predictions for photographs: :class:`mmrednet.inference.predictor.Predictor`."""

@@ -1,49 +1,106 @@
-"""Finding and reading photographs."""
+"""Finds photographs, reads them as a config's pipeline does, and makes pictures of them that can be drawn on."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable
 from glob import escape, glob
-from typing import Any
+from typing import NamedTuple
+
+import numpy as np
 
 from ..errors import one_line
-from ..requirements import require
 
-# What of a folder is taken for photographs. Some need an OpenCV that was built for them: without, we say so.
+# Files of a folder with these endings count as photographs. OpenCV reads some of them only if it was built for them.
 ENDINGS = tuple('.avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp'.split())
+# The names of the pictures that `predict` draws.
+DRAWN = re.compile(r'_prediction(_\d+)?\.png$')
 
 
-def find_photos(arguments: Iterable[str], fail: Callable[[str], None]) -> list[str]:
-    """Returns the files that the arguments stand for, each once, in their order."""
-    photos: list[str] = []
+class Photos(NamedTuple):
+    """What paths and patterns stand for.
+
+    Attributes:
+        files: The photographs, each once, in the order of the arguments.
+        problems: For each argument that stands for no photograph, what is wrong and what to do.
+        drawn: Pictures that ``predict`` drew earlier. They are left out of folders and patterns.
+    """
+
+    files: list[str]
+    problems: list[str]
+    drawn: list[str]
+
+
+def find_photos(arguments: Iterable[str]) -> Photos:
+    """Finds the photographs that files, folders and patterns stand for."""
+    files: list[str] = []
+    problems: list[str] = []
+    drawn: list[str] = []
     for argument in arguments:
         path = os.path.expanduser(argument)
-        if os.path.isdir(path):
-            files = filter(os.path.isfile, glob(os.path.join(escape(path), '*')))
-            found = [file for file in files if file.lower().endswith(ENDINGS)]
-            if not found:
-                fail(f"{argument} is a folder without images: for those in its folders give '{argument}/**/*.jpg'")
-        elif os.path.exists(path):
-            found = [path]
-        else:
-            found = list(filter(os.path.isfile, glob(path, recursive=True)))
-            if not found:
-                fail(f'{argument} is no file or folder, and no pattern of one: give the path of a photograph')
-        photos += sorted(found)
-    return list(dict.fromkeys(photos))
+        if os.path.exists(path) and not os.path.isdir(path):
+            files.append(path)
+            continue
+        folder = os.path.isdir(path)
+        found = sorted(
+            filter(os.path.isfile, glob(os.path.join(escape(path), '*') if folder else path, recursive=not folder))
+        )
+        if folder:
+            found = [file for file in found if file.lower().endswith(ENDINGS)]
+        if not found and folder:
+            problems.append(
+                f"{argument} is a folder without images: for those in its folders give '{argument}/**/*.jpg'"
+            )
+        elif not found:
+            problems.append(f'{argument} is no file or folder, and no pattern of one: give the path of a photograph')
+        for file in found:
+            (drawn if DRAWN.search(file) else files).append(file)
+    return Photos(list(dict.fromkeys(files)), problems, list(dict.fromkeys(drawn)))
 
 
-def read_photos(photos: Iterable[str], fail: Callable[[str], None]) -> Iterator[tuple[str, Any]]:
-    """Yields paths and images (H, W, 3) in BGR as the toolboxes' loader has them: turned as EXIF says, of 8 bits."""
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # of damaged images we tell
-    require('mmcv')
-    import mmcv
+def read_photo(path: str, load: Callable[[dict], dict]) -> np.ndarray:
+    """Reads a photograph.
 
-    for photo in photos:
-        try:
-            image, reason = mmcv.imread(photo), 'it is damaged, or in no format that OpenCV reads'
-        except Exception as error:  # the file system's, which tell, and OpenCV's, which do not
-            image, reason = None, one_line(error) if isinstance(error, OSError) else 'it is empty or damaged'
-        if image is None:
-            fail(f'{photo} cannot be read as an image ({reason}): give it as JPEG or PNG')
-        else:
-            yield photo, image
+    Args:
+        path (str): The file.
+        load (Callable): The loading steps of a pipeline, see :func:`mmrednet.toolboxes.split_pipeline`.
+
+    Returns:
+        np.ndarray: (H, W) or (H, W, C), with the channels and the dtype that the steps give it. Colours are BGR.
+
+    Raises:
+        OSError: The file cannot be read.
+        ValueError: It holds no image that the steps can read.
+    """
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # the error below stands for OpenCV's messages
+    try:
+        if not os.path.getsize(path):
+            raise ValueError('the file is empty')
+        image = load(dict(img_path=path))['img']
+    except OSError as error:
+        if error.errno is None:  # Pillow's, about the content
+            raise ValueError(
+                f'{path} cannot be read as an image ({one_line(error)}): give it as JPEG or PNG'
+            ) from error
+        raise
+    except Exception as error:
+        # mmcv asserts that OpenCV returned an image, and OpenCV gives no reason.
+        damaged = 'it is damaged, or in no format that OpenCV reads'
+        reason = damaged if isinstance(error, AssertionError) else one_line(error)
+        raise ValueError(f'{path} cannot be read as an image ({reason}): give it as JPEG or PNG') from error
+    return image
+
+
+def to_picture(image: np.ndarray) -> np.ndarray:
+    """Converts an image of any dtype and number of channels, in BGR, to 8-bit RGB (H, W, 3).
+
+    Integers of 8 bits keep their values, as floats from 0 to 255 do. Other values are scaled from the image's least and
+    greatest. Of more than four channels the first three are shown.
+    """
+    image = image[..., None] if image.ndim == 2 else image
+    image = np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., 2::-1]
+    if image.dtype != np.uint8:
+        image = np.nan_to_num(image.astype(np.float64), posinf=0, neginf=0)
+        low, high = image.min(), image.max()
+        if low < 0 or high > 255 or high <= 1:
+            image = (image - low) * (255 / ((high - low) or 1))
+    return np.ascontiguousarray(image.astype(np.uint8))

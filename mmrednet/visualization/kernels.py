@@ -1,4 +1,4 @@
-"""What an involution learned: the kernels that it generates for an image, as the paper's Figure 3 shows them."""
+"""Draws the kernels that an involution generates for an image, as the paper's Figure 3 does."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,45 +9,45 @@ import torch
 from torch import Tensor, nn
 
 from ..layers import Involution
-from .view import View
+from .alignment import ImageAlignment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Section 5.3 takes the last block of conv3_x, in ResNet's count, where the stem is the first stage.
+# Section 5.3 shows the last block of conv3_x. The paper counts the stem as the first stage, so that is this stage.
 THIRD_STAGE = 'layer2'
 
 
 @dataclass(frozen=True)
-class Seen:
-    """An image, and the kernels that an involution generates for it.
+class KernelMap:
+    """The kernels that an involution generates for an image.
 
     Args:
-        image (np.ndarray): The image (H, W, 3), RGB.
-        view (View): How it lies over the network's input.
+        image (np.ndarray): The image (H, W, 3), 8-bit RGB.
+        alignment (ImageAlignment): How the network's input lies over the image.
         kernel (Tensor): The kernels (G, Kh, Kw, Ho, Wo).
     """
 
     image: np.ndarray
-    view: View
+    alignment: ImageAlignment
     kernel: Tensor
 
 
 def involutions(model: nn.Module) -> dict[str, Involution]:
-    """Returns a model's involutions by name."""
+    """Returns the involutions of a model by name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, Involution)}
 
 
 def find_involution(model: nn.Module, name: str | None = None) -> str:
-    """Returns the name of an involution, if the model has it.
+    """Checks the name of an involution, or chooses one.
 
     Args:
         model (nn.Module): Any model.
-        name (str, optional): Its name. Defaults to None: the one that the paper's Figure 3 shows, the last of
-            ``layer2``; without such a one the last that sees images.
+        name (str, optional): The name. Defaults to None: the involution of the paper's Figure 3, which is the last of
+            ``layer2``. In a model without that stage it is the last involution that processes whole images.
 
     Raises:
-        ValueError: There is no such involution, or none at all, or what it sees are regions of an image.
+        ValueError: The model has no such involution or none at all, or the involution processes regions of an image.
     """
     known = list(involutions(model))
     names = [layer for layer in known if 'roi_head' not in layer.split('.')]
@@ -58,45 +58,48 @@ def find_involution(model: nn.Module, name: str | None = None) -> str:
     if name not in known:
         raise ValueError(f'layer must be an involution of the model, but is {name!r}: give one of {", ".join(names)}')
     if name not in names:
-        raise ValueError(f'layer is {name!r}, which sees regions and not images: give one of the backbone or the neck')
+        raise ValueError(
+            f'layer is {name!r}, which processes regions, not whole images: give one of the backbone or the neck'
+        )
     return name
 
 
 class _Generated(Exception):
-    """Ends a forward pass where all is known that is asked for."""
+    """Ends a forward pass at the layer whose kernels are wanted."""
 
 
 def generate_kernel(model: nn.Module, batch: Mapping[str, Any], layer: str) -> tuple[Tensor, tuple[int, int]]:
-    """Returns the kernels that an involution of a toolbox's model generates, and the size of the model's padded input.
+    """Generates the kernels of one involution in a toolbox's model.
 
-    The forward pass, without gradients, ends there. A layer that several maps go through, as an RPN's, is seen at the
-    first, which is the finest.
+    The forward pass has no gradients and ends at this layer. If several maps go through the layer, as in an RPN, the
+    first one counts, which has the highest resolution.
 
     Args:
-        model (nn.Module): A classifier, detector or segmentor, in evaluation mode.
-        batch (Mapping): ``inputs`` and ``data_samples`` as a dataloader of its toolbox gives them.
-        layer (str): The involution's name.
+        model (nn.Module): A classifier, detector or segmentor in evaluation mode.
+        batch (Mapping): ``inputs`` and ``data_samples``, as a dataloader of the toolbox gives them.
+        layer (str): The name of the involution.
 
     Returns:
-        tuple[Tensor, tuple[int, int]]: (N, G, Kh, Kw, Ho, Wo), and height and width in pixels.
+        tuple[Tensor, tuple[int, int]]: The kernels (N, G, Kh, Kw, Ho, Wo), and height and width of the model's padded
+        input in pixels.
 
     Raises:
-        ValueError: The model is in training mode, in which a second look would change its statistics, or the layer
-            takes no part in a forward pass.
+        ValueError: The model is in training mode, where a forward pass changes its statistics, or the layer takes no
+            part in a forward pass.
     """
     if any(module.training for module in model.modules()):
         raise ValueError('model must be in evaluation mode, but is in training mode: call model.eval() before')
 
-    def see(module: Involution, args: tuple[Tensor, ...]) -> None:
+    def stop(module: Involution, args: tuple[Tensor, ...]) -> None:
         raise _Generated(module.generate_kernel(module.projection(args[0])))
 
-    handle = model.get_submodule(find_involution(model, layer)).register_forward_pre_hook(see)
+    handle = model.get_submodule(find_involution(model, layer)).register_forward_pre_hook(stop)
     try:
         with torch.no_grad():
             data = model.get_submodule('data_preprocessor')(batch, False)
             model(**data, mode='tensor')
-    except _Generated as found:
-        return found.args[0], tuple(data['inputs'].shape[-2:])
+    except _Generated as generated:
+        return generated.args[0], tuple(data['inputs'].shape[-2:])
     finally:
         handle.remove()
     raise ValueError(f'layer is {layer!r}, which takes no part in a forward pass: give another')
@@ -107,45 +110,48 @@ def heat_map(kernel: Tensor) -> Tensor:
     return kernel.sum((-4, -3))
 
 
-def draw_heat_maps(seen: Sequence[Seen], groups: Sequence[int] | None = None, title: str = '') -> 'Figure':
-    """Draws Figure 3: a row for each image, with a heat map for each group; what is below another has one scale.
+def draw_heat_maps(maps: Sequence[KernelMap], groups: Sequence[int] | None = None, title: str = '') -> 'Figure':
+    """Draws Figure 3: a row for each image, with the heat map of each group beside it. A group has one colour scale.
 
     Args:
-        seen (Sequence[Seen]): The images, with kernels of one layer.
-        groups (Sequence[int], optional): Which groups, from 0. Defaults to None, all.
-        title (str): What stands above. Defaults to ''.
+        maps (Sequence[KernelMap]): The images with their kernels, all of one layer.
+        groups (Sequence[int], optional): The groups to draw, from 0. Defaults to None, all.
+        title (str): The title. Defaults to ''.
+
+    Raises:
+        ValueError: The layer has no such group.
     """
-    groups = _check_groups(groups, len(seen[0].kernel))
+    groups = _check_groups(groups, len(maps[0].kernel))
     rows = []
-    for one in seen:
-        maps = heat_map(one.kernel.float()).cpu().numpy()
-        rows.append([(maps[group], one.view.extent(maps.shape[1:])) for group in groups])
-    figure, axes = _draw(seen, rows, groups, title, 'viridis', False)
-    for one, row in zip(seen, axes, strict=True):
+    for one in maps:
+        sums = heat_map(one.kernel.float()).cpu().numpy()
+        rows.append([(sums[group], one.alignment.extent(sums.shape[1:])) for group in groups])
+    figure, axes = _draw(maps, rows, groups, title, 'viridis', False)
+    for one, row in zip(maps, axes, strict=True):
         for axis in row[1:]:
-            _limit(axis, one.view)
+            _limit(axis, one.alignment)
     return figure
 
 
 def draw_kernels(
-    seen: Seen, points: Sequence[tuple[float, float]], groups: Sequence[int] | None = None, title: str = ''
+    one: KernelMap, points: Sequence[tuple[float, float]], groups: Sequence[int] | None = None, title: str = ''
 ) -> 'Figure':
-    """Draws the kernels at points of an image: a row for each point, with a kernel for each group.
+    """Draws the kernels at points of an image: a row for each point, with the kernel of each group.
 
     Args:
-        seen (Seen): The image.
+        one (KernelMap): The image with its kernels.
         points (Sequence[tuple[float, float]]): x and y, in pixels of the image.
-        groups (Sequence[int], optional): Which groups, from 0. Defaults to None, all.
-        title (str): What stands above. Defaults to ''.
+        groups (Sequence[int], optional): The groups to draw, from 0. Defaults to None, all.
+        title (str): The title. Defaults to ''.
 
     Raises:
-        ValueError: The network does not see a point.
+        ValueError: The layer has no such group, or a point is outside the network's input.
     """
-    groups = _check_groups(groups, len(seen.kernel))
-    kernel = seen.kernel.float().cpu().numpy()
-    cells = [seen.view.cell(x, y, kernel.shape[3:]) for x, y in points]
+    groups = _check_groups(groups, len(one.kernel))
+    kernel = one.kernel.float().cpu().numpy()
+    cells = [one.alignment.cell(x, y, kernel.shape[3:]) for x, y in points]
     rows = [[(kernel[group, :, :, row, column], None) for group in groups] for row, column in cells]
-    figure, axes = _draw([seen] * len(points), rows, groups, title, 'RdBu_r', True)
+    figure, axes = _draw([one] * len(points), rows, groups, title, 'RdBu_r', True)
     for (x, y), row in zip(points, axes, strict=True):
         row[0].plot(x, y, marker='+', color='white', markersize=14, markeredgewidth=3)
         row[0].plot(x, y, marker='+', color='black', markersize=12, markeredgewidth=1)
@@ -154,7 +160,7 @@ def draw_kernels(
 
 
 def to_pixels(figure: 'Figure') -> np.ndarray:
-    """Returns a figure as an image (H, W, 3), RGB."""
+    """Renders a figure as 8-bit RGB (H, W, 3)."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
     canvas = FigureCanvasAgg(figure)
@@ -170,12 +176,13 @@ def _check_groups(groups: Sequence[int] | None, count: int) -> Sequence[int]:
     return groups
 
 
-def _draw(seen: Sequence[Seen], rows: Sequence[Sequence[tuple]], groups, title: str, colors: str, signed: bool):
-    """Draws images and, beside each, its maps; the maps of a column have one scale, and a bar below that says it."""
-    # Not pyplot, whose figures and backend are the caller's.
+def _draw(maps: Sequence[KernelMap], rows: Sequence[Sequence[tuple]], groups, title: str, colors: str, signed: bool):
+    """Draws images with panels beside them. The panels of a column share one scale, shown by the colour bar below."""
+    # Not pyplot, whose figures and backend belong to the caller.
     from matplotlib.figure import Figure
 
-    shapes = [(bottom - top) / (right - left) for (top, bottom), (left, right) in (one.view.box for one in seen)]
+    boxes = [one.alignment.box for one in maps]
+    shapes = [(bottom - top) / (right - left) for (top, bottom), (left, right) in boxes]
     heights = [max(shape, 1) if signed else shape for shape in shapes]  # kernels are square
     figure = Figure(figsize=(1.4 * (len(groups) + 1), 1.4 * sum(heights) + 0.9), dpi=150, layout='constrained')
     ratios = dict(height_ratios=[*heights, 0.07])
@@ -183,12 +190,12 @@ def _draw(seen: Sequence[Seen], rows: Sequence[Sequence[tuple]], groups, title: 
     for axis in np.ravel(axes):
         axis.set(xticks=[], yticks=[])
     bars[0].axis('off')
-    for one, row in zip(seen, axes, strict=True):
+    for one, row in zip(maps, axes, strict=True):
         row[0].imshow(one.image)
-        _limit(row[0], one.view)
+        _limit(row[0], one.alignment)
     for column, group in enumerate(groups):
         values = np.concatenate([row[column][0].flatten() for row in rows])
-        # A few places of extreme values would leave the others one colour: the bar's pointed ends stand for them.
+        # A few extreme values would make all others one colour. The pointed ends of the bar stand for them.
         low, high = (-abs(values).max(), abs(values).max()) if signed else np.quantile(values, (0.01, 0.99))
         for panels, row in zip(axes, rows, strict=True):
             value, extent = row[column]
@@ -204,7 +211,7 @@ def _draw(seen: Sequence[Seen], rows: Sequence[Sequence[tuple]], groups, title: 
     return figure, axes
 
 
-def _limit(axis, view: View) -> None:
-    """Has an axis show what the network sees of the image."""
-    (top, bottom), (left, right) = view.box
+def _limit(axis, alignment: ImageAlignment) -> None:
+    """Limits an axis to the part of the image that the network's input shows."""
+    (top, bottom), (left, right) = alignment.box
     axis.set(xlim=(left, right), ylim=(bottom, top))

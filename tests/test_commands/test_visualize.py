@@ -121,7 +121,7 @@ def test_every_toolbox(scope, run, monkeypatch, capsys):
         (('wide.png', 'none.png', '--config', 'mmpretrain.py'), 'none.png is no file'),
         (('mmdet.py', '--config', 'mmpretrain.py'), 'mmdet.py cannot be read as an image'),
         (('wide.png', '--config', 'plain.py'), 'the model, ImageClassifier, has no involution'),
-        (('wide.png', '--config', 'turned.py'), 'its pipeline turns or distorts it'),
+        (('wide.png', '--config', 'turned.py'), 'its pipeline rotates or distorts it'),
     ),
 )
 def test_what_cannot_be_drawn_is_said_in_a_line(args, text, run, capsys):

@@ -8,7 +8,6 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,11 +16,14 @@ import torch
 from helpers import ROOT, registry
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
+from mmengine.structures import PixelData
+from mmseg.structures import SegDataSample
 from PIL import Image
 
 from mmrednet.__main__ import main
 from mmrednet.checkpoint import IMAGENET, save
-from mmrednet.commands.predict import _Segmentation
+from mmrednet.inference.names import Names
+from mmrednet.inference.tasks import Segmentation
 
 CLASSES = ('disc', 'triangle', 'star')
 CONFIGS = {
@@ -302,7 +304,8 @@ def test_numbers_stand_for_names_that_do_not_fit(trained, photos, capfd):
     torch.save(content, 'a.pth')
     (found, _) = results('trip', '--checkpoint', 'a.pth')
     assert sorted(row['what'] for row in found['results']) == ['0', '1', '2']
-    assert '3 classes, and 2 names' in said(capfd)[1][0]
+    (note,) = said(capfd)[1]
+    assert '3 classes' in note and 'the checkpoint has 2 names' in note and 'numbers stand for' in note
 
 
 class Code:
@@ -321,10 +324,10 @@ def cut(source, path):
     (
         ('--model rednet51_in1k', 'rednet51_in1k mmpretrain/rednet50'),
         ('--model rednet26_demo', 'rednet26_demo public --checkpoint'),
-        ('--config {cls_config}', '--config mmpretrain.py --checkpoint'),
+        ('--config {cls_config}', 'mmpretrain.py public --checkpoint'),
         ('--config absent.py --checkpoint {cls}', 'no file absent.py `python -m mmrednet config`'),
         ('--config broken.py --checkpoint {cls}', 'broken.py SyntaxError correct'),
-        ('--config scope.py --checkpoint {cls}', "scope.py 'mmpose' mmpretrain mmdet mmseg"),
+        ('--config scope.py --checkpoint {cls}', 'scope.py mmpose mmpretrain mmdet mmseg MMPoseInferencer'),
         ('--config nothing.py --checkpoint {cls}', 'nothing.py NoSuch correct'),
         ('--checkpoint absent.pth', 'absent.pth is no file'),
         ('--checkpoint bare.pth', 'bare.pth holds no config --config --model'),
@@ -389,11 +392,11 @@ def test_a_config_from_an_address_is_not_run(trained, photos, monkeypatch, capfd
 
 def test_a_binary_segmentor_has_labels_of_floats():
     """As mmseg makes them of a sigmoid."""
-    task = _Segmentation.__new__(_Segmentation)
-    task.names, task.top = ['back', 'front'], 5
+    task = Segmentation.__new__(Segmentation)
+    task.names, task.top = Names(['back', 'front'], []), 5
     labels = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])
-    sample = SimpleNamespace(pred_sem_seg=SimpleNamespace(data=labels))
-    assert [(row['what'], row['label'], row['share']) for row in task.select(sample)] == [
+    sample = SegDataSample(pred_sem_seg=PixelData(data=labels))
+    assert [(row['what'], row['label'], row['share']) for row in task.list_rows(sample)] == [
         ('front', 1, 0.75),
         ('back', 0, 0.25),
     ]

@@ -14,8 +14,9 @@ from torch import nn
 from mmrednet.layers import Involution
 from mmrednet.layers import involution as layer_module
 from mmrednet.models.rednet import RedNet
+from mmrednet.visualization.alignment import ImageAlignment, cell_size, coordinate_ramp, find_alignment
 from mmrednet.visualization.kernels import (
-    Seen,
+    KernelMap,
     draw_heat_maps,
     draw_kernels,
     find_involution,
@@ -24,7 +25,6 @@ from mmrednet.visualization.kernels import (
     involutions,
     to_pixels,
 )
-from mmrednet.visualization.view import View, cell_size, find_view, ramps
 
 
 class Brightness(nn.Module):
@@ -98,7 +98,7 @@ def test_what_no_layer_is():
         find_involution(model, 'pool')
     with pytest.raises(ValueError, match='Linear, has no involution'):
         find_involution(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="'roi_head.mask_head', which sees regions"):
+    with pytest.raises(ValueError, match="'roi_head.mask_head', which processes regions"):
         find_involution(
             nn.ModuleDict(dict(roi_head=nn.ModuleDict(dict(mask_head=Involution(16))))), 'roi_head.mask_head'
         )
@@ -174,10 +174,10 @@ def test_a_bright_spot_is_where_its_heat_is(name, size):
     model = Toy(3, 1, pad_size_divisor=32, kernel_generation=Brightness).eval()
     inputs = torch.from_numpy(run(image).transpose(2, 0, 1).copy())
     kernel, padded = generate_kernel(model, dict(inputs=[inputs]), 'layer')
-    view = find_view(run(ramps(height, width)), size, padded)
-    seen = Seen(image, view, kernel[0])
+    alignment = find_alignment(run(coordinate_ramp(height, width)), size, padded)
+    one = KernelMap(image, alignment, kernel[0])
 
-    figure = draw_heat_maps([seen], [1])
+    figure = draw_heat_maps([one], [1])
     picture, heat = figure.axes[:2]
     assert picture.get_xlim() == heat.get_xlim() and picture.get_ylim() == heat.get_ylim()
     # As far as an image goes, and no padding.
@@ -203,7 +203,7 @@ def test_a_bright_spot_is_where_its_heat_is(name, size):
 
     # The kernel at the spot is the brightest, in the group's colours, and one away from it is black.
     away = x - 2 * radius - 2 * cell
-    figure = draw_kernels(seen, [(x, y), (away, y)], [0, 1])
+    figure = draw_kernels(one, [(x, y), (away, y)], [0, 1])
     at, off = (figure.axes[i].images[0].get_array() for i in (1, 4))
     assert at.shape == (3, 3) and (at > 250).all() and (off < 5).all()
 
@@ -216,12 +216,12 @@ def test_cells():
         for halvings in range(1, 6):
             cells = ceil(cells / 2)
             assert cells == 1 or cell_size(size, cells) == 2**halvings
-    view = View((225, 232), ((-0.5, 99.5), (9.5, 49.5)), (0.5, 0.25), (0, 10))
-    assert view.extent((29, 29)) == (9.875, 10 + 0.25 * 231.5, 0.5 * 231.5, -0.25)
-    assert view.cell(10, 0, (29, 29)) == (0, 0) and view.cell(49, 99, (29, 29)) == (24, 19)
-    assert view.cell(12, 4, (29, 29)) == (1, 1)
+    alignment = ImageAlignment((225, 232), ((-0.5, 99.5), (9.5, 49.5)), (0.5, 0.25), (0, 10))
+    assert alignment.extent((29, 29)) == (9.875, 10 + 0.25 * 231.5, 0.5 * 231.5, -0.25)
+    assert alignment.cell(10, 0, (29, 29)) == (0, 0) and alignment.cell(49, 99, (29, 29)) == (24, 19)
+    assert alignment.cell(12, 4, (29, 29)) == (1, 1)
     with pytest.raises(ValueError, match='5,0 is a place .* give x from 10 to 49 and y from 0 to 99'):
-        view.cell(5, 0, (29, 29))
+        alignment.cell(5, 0, (29, 29))
 
 
 @pytest.mark.parametrize(
@@ -236,14 +236,14 @@ def test_cells():
 )
 def test_views_that_are_none(function):
     with pytest.raises(ValueError, match='cannot be laid over the image'):
-        find_view(function(ramps(60, 80).astype(int).astype(np.uint16)), (60, 80), (60, 80))
+        find_alignment(function(coordinate_ramp(60, 80).astype(int).astype(np.uint16)), (60, 80), (60, 80))
 
 
 def test_several_images_have_one_scale_for_each_group():
     image = np.zeros((16, 24, 3), np.uint8)
-    view = View((16, 24), ((-0.5, 15.5), (-0.5, 23.5)))
+    alignment = ImageAlignment((16, 24), ((-0.5, 15.5), (-0.5, 23.5)))
     kernels = [torch.rand(3, 5, 5, 4, 6) + 10 * i for i in range(2)]
-    figure = draw_heat_maps([Seen(image, view, kernel) for kernel in kernels], [2, 0], 'a layer')
+    figure = draw_heat_maps([KernelMap(image, alignment, kernel) for kernel in kernels], [2, 0], 'a layer')
     grid = np.array(figure.axes[:6]).reshape(2, 3)
     limits = [[axis.images[0].get_clim() for axis in row[1:]] for row in grid]
     assert limits[0] == limits[1] and limits[0][0] != limits[0][1]
@@ -252,7 +252,7 @@ def test_several_images_have_one_scale_for_each_group():
     pixels = to_pixels(figure)
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and len(np.unique(pixels)) > 50
     with pytest.raises(ValueError, match=r'groups must be from 0 to 2 .* but are \[3\]'):
-        draw_heat_maps([Seen(image, view, kernels[0])], [3])
+        draw_heat_maps([KernelMap(image, alignment, kernels[0])], [3])
 
 
 def test_involutions():

@@ -1,4 +1,4 @@
-"""Where in an image the pixels of a network's input, and the cells of its maps, come from."""
+"""Finds which part of an image each cell of a network's map comes from."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,23 +6,23 @@ from math import ceil, log2
 
 import numpy as np
 
-# Grey values of a ramp over an image: what a pipeline pads with is seldom one of them, and never one beside white.
+# Values of the ramps. Pipelines seldom pad with white, and the ramps themselves never reach it.
 _DARK, _LIGHT, _WHITE = 16, 240, 255
-_ERROR = 3  # grey values that a resized ramp may be off a straight line
+_ERROR = 3  # how far a resized ramp may be off a straight line, in grey values
 
 
 @dataclass(frozen=True)
-class View:
-    """How a network's input and the image that it was made from lie over each other.
+class ImageAlignment:
+    """How a network's input lies over the image that it was made from.
 
-    All pairs are vertical and horizontal, and pixels are counted from the middle of the first one, as
-    ``matplotlib.imshow`` does.
+    Pairs are vertical, horizontal. Coordinates count from the centre of the first pixel, as in ``matplotlib.imshow``.
 
     Args:
-        padded (tuple[int, int]): Height and width of the network's input, with its padding, in pixels.
-        box (tuple[tuple[float, float], tuple[float, float]]): From where to where in the image the input shows it.
-        scale (tuple[float, float]): The image's pixels for one of the input. Defaults to (1, 1).
-        offset (tuple[float, float]): Where in the image the input's first pixel is. Defaults to (0, 0).
+        padded (tuple[int, int]): Height and width of the network's input with its padding, in pixels.
+        box (tuple[tuple[float, float], tuple[float, float]]): The part of the image that the input shows:
+            (top, bottom), (left, right), in pixels of the image.
+        scale (tuple[float, float]): Pixels of the image per pixel of the input. Defaults to (1, 1).
+        offset (tuple[float, float]): Where the input's first pixel lies in the image. Defaults to (0, 0).
     """
 
     padded: tuple[int, int]
@@ -31,9 +31,9 @@ class View:
     offset: tuple[float, float] = (0, 0)
 
     def extent(self, size: Sequence[int]) -> tuple[float, float, float, float]:
-        """Returns where in the image a map of this height and width lies: left, right, bottom and top.
+        """Returns where a map of this height and width lies in the image: left, right, bottom, top.
 
-        Its cells begin in the input's upper left corner, and the last ones may reach beyond its border.
+        The map starts at the upper left corner of the input. Its last cells may reach beyond the input's border.
         """
         (top, bottom), (left, right) = (
             (offset - scale / 2, offset + scale * (cell_size(padded, cells) * cells - 0.5))
@@ -42,15 +42,15 @@ class View:
         return left, right, bottom, top
 
     def cell(self, x: float, y: float, size: Sequence[int]) -> tuple[int, int]:
-        """Returns row and column of the cell, in a map of this height and width, at a place in the image.
+        """Returns the row and column of a map of this height and width at a point of the image.
 
         Raises:
-            ValueError: The network does not see that place.
+            ValueError: The point is outside the part of the image that the network's input shows.
         """
         if not all(low <= at <= high for at, (low, high) in zip((y, x), self.box, strict=True)):
             (top, bottom), (left, right) = self.box
             raise ValueError(
-                f'{x:g},{y:g} is a place that the network does not see: give x from {left + 0.5:.0f} to '
+                f'{x:g},{y:g} is a place outside the input of the network: give x from {left + 0.5:.0f} to '
                 f'{right - 0.5:.0f} and y from {top + 0.5:.0f} to {bottom - 0.5:.0f}'
             )
         row, column = (
@@ -61,45 +61,46 @@ class View:
 
 
 def cell_size(padded: int, cells: int) -> float:
-    """Returns the pixels of the input that a cell of a map stands for, along one side.
+    """Returns the size of a map's cell along one side, in pixels of the network's input.
 
-    Networks halve sizes and round up: where that explains the number of cells, the last one may be cut off.
+    Networks halve a size and round up. Where that explains the number of cells, the last cell may be cut off.
     """
     size = 2 ** ceil(log2(padded / cells))
     return size if ceil(padded / size) == cells else padded / cells
 
 
-def ramps(height: int, width: int) -> np.ndarray:
-    """Returns an image (height, width, 3) whose grey values say where each pixel is: :func:`find_view` reads them."""
+def coordinate_ramp(height: int, width: int) -> np.ndarray:
+    """Returns an image (height, width, 3) whose values encode the position of each pixel, for :func:`find_alignment`.
+
+    The first channel grows from left to right, the second from top to bottom, and the third is white.
+    """
     image = np.full((height, width, 3), _WHITE, np.uint8)
     image[..., 0] = np.linspace(_DARK, _LIGHT, width).round()
     image[..., 1] = np.linspace(_DARK, _LIGHT, height).round()[:, None]
     return image
 
 
-def find_view(probe: np.ndarray, size: Sequence[int], padded: tuple[int, int]) -> View:
-    """Finds what a pipeline does to the places in an image, from what it makes of the image's :func:`ramps`.
-
-    So resizing, cropping, padding and flipping need not be known one by one.
+def find_alignment(probe: np.ndarray, size: Sequence[int], padded: tuple[int, int]) -> ImageAlignment:
+    """Finds how a pipeline resizes, crops, pads and flips, from what it makes of a :func:`coordinate_ramp`.
 
     Args:
-        probe (np.ndarray): The ramps (H, W, 3) after the pipeline.
+        probe (np.ndarray): The ramp (H, W, 3) after the pipeline.
         size (tuple[int, int]): Height and width of the image.
         padded (tuple[int, int]): Height and width of the network's input, which is padded below and to the right.
 
     Raises:
-        ValueError: The pipeline does not keep rows rows and columns columns, or leaves nothing of the image.
+        ValueError: The pipeline rotates or distorts images or changes their values, or nothing of the image is left.
     """
     probe = probe.astype(float)
-    if probe[..., 0].mean() > probe[..., 2].mean():  # its channels were reversed
+    if probe[..., 0].mean() > probe[..., 2].mean():  # the pipeline reversed the channels
         probe = probe[..., ::-1]
     shown = (probe[..., 2] > _LIGHT + 5) & (probe[..., :2] < _WHITE - 5).all(-1)
     found = []
     for axis, (channel, length) in enumerate(((1, size[0]), (0, size[1]))):
-        # A row for each place along the axis.
+        # One row for each position along the axis.
         values = np.ma.array(probe[..., channel], mask=~shown).swapaxes(0, axis)
         places = np.flatnonzero(values.count(1))
-        inner = places[len(places) // 8 : -(len(places) // 8) or None]  # near a border, resizing repeats pixels
+        inner = places[len(places) // 8 : -(len(places) // 8) or None]  # resizing repeats pixels near a border
         if len(inner) < 2:
             break
         slope, first = np.polyfit(inner, values[inner].mean(1).data, 1)
@@ -111,9 +112,9 @@ def find_view(probe: np.ndarray, size: Sequence[int], padded: tuple[int, int]) -
         found.append((scale, offset, (max(ends[0], -0.5), min(ends[1], length - 0.5))))
     if len(found) < 2:
         raise ValueError(
-            'maps cannot be laid over the image, since its pipeline turns or distorts it, or changes its colours: give '
-            'a config whose test pipeline resizes, crops, pads and flips only, and leave the rest to its '
+            'maps cannot be laid over the image, since its pipeline rotates or distorts it, or changes its values: '
+            'give a config whose test pipeline only resizes, crops, pads and flips, and leave normalization to its '
             'data_preprocessor'
         )
     scales, offsets, box = zip(*found, strict=True)
-    return View(padded, box, scales, offsets)
+    return ImageAlignment(padded, box, scales, offsets)

@@ -1,0 +1,207 @@
+"""Predictions for photographs with the inferencers of mmpretrain, mmdet and mmsegmentation."""
+
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from pathlib import Path
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.device import get_device
+
+from ..checkpoint import IMAGENET, load
+from ..configs import find
+from ..environment import find_device
+from ..errors import one_line
+from ..files import replacing
+from ..toolboxes import enter_scope, find_dataset, load_weights, naming, quiet, read_config, split_pipeline
+from ..visualization.fonts import advise, find_font, using_font
+from .names import find_names
+from .photos import read_photo
+from .tasks import TASKS
+
+DEFAULT = 'rednet50_in1k'
+REMEDY = 'give the config that it was trained with (--config or --model), or a checkpoint of this one'
+
+
+@dataclass
+class Prediction:
+    """What a model predicts for a photograph.
+
+    Attributes:
+        file: The photograph's path.
+        task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        rows: The results, the best first: dicts with ``label``, ``what`` (the class's name), and ``score`` and ``box``
+            (x1, y1, x2, y2 in pixels), or ``share`` of the image.
+        picture: What was drawn, 8-bit RGB (H, W, 3), or None.
+        error: Why nothing was predicted, or ''.
+    """
+
+    file: str
+    task: str
+    rows: list[dict] = field(default_factory=list)
+    picture: np.ndarray | None = None
+    error: str = ''
+
+
+class Predictor:
+    """A model that predicts for photographs.
+
+    Args:
+        model (str, optional): The name or path of a config. Defaults to None: the config in the checkpoint or, without
+            a checkpoint, RedNet-50 for ImageNet.
+        checkpoint (str, optional): The weights, a path or URL. Defaults to None: the public weights of the model.
+        device (str, optional): Such as ``'cuda:1'``. Defaults to None, the best that there is.
+        score_threshold (float, optional): The least score that counts. Defaults to None: 0.3 in detection, else 0.
+        top (int, optional): The most results of a photograph. Defaults to None: 5 in classification, else all.
+        draw (bool): Whether to draw pictures. Defaults to False.
+
+    Attributes:
+        notes: Lines that the user should read.
+
+    Raises:
+        ValueError: An argument, the config or the checkpoint is wrong, or the checkpoint does not fit the model.
+        OSError: A file cannot be read or downloaded.
+        ImportError: The toolbox is not installed.
+    """
+
+    def __init__(
+        self,
+        model: str | None = None,
+        checkpoint: str | None = None,
+        device: str | None = None,
+        score_threshold: float | None = None,
+        top: int | None = None,
+        draw: bool = False,
+    ) -> None:
+        device = str(find_device(device or get_device()))
+        model = model or (None if checkpoint else DEFAULT)
+        source = checkpoint or _public_weights(model)
+        with quiet():
+            content = {} if model else load(source)
+            config = read_config(model) if model else _config_in(content, source)
+            scope = enter_scope(config, model or source)
+            loading, following = split_pipeline(config)
+            with naming(model or source):
+                # The inferencers look for the pipeline here. They get images that are loaded, since mmpretrain's would
+                # load them without the arguments of the loading step.
+                dataset = config.test_dataloader.dataset = find_dataset(config)
+                dataset.pipeline = [dict(type='LoadImageFromFile'), *following]
+                self._load = Compose(loading)
+                self.task = TASKS[scope](config, device, score_threshold=score_threshold, top=top)
+            content = content or load(source)
+            # The inferencers load what fits and leave the rest of the model random.
+            load_weights(self.task.inferencer.model, content['state_dict'], source, REMEDY)
+            names = find_names(content['meta'], config, self.task.inferencer.model)
+        self.task.set_names(names)
+        self._draw = draw
+        self._font, missing = find_font(''.join(sorted({*''.join(names.classes)}))) if draw else ('', '')
+        self.notes = [note for note in (names.note, missing and advise(missing)) if note]
+
+    def __call__(self, photos: Iterable[str], batch_size: int = 1) -> Iterator[Prediction]:
+        """Predicts for photographs, in their order.
+
+        Args:
+            photos (Iterable[str]): Their paths.
+            batch_size (int): How many photographs of one size that follow each other go through the model together.
+                Defaults to 1.
+
+        Yields:
+            Prediction: One for each photograph, with an error where it cannot be read or predicted.
+        """
+        for good, group in groupby(map(self._read, photos), lambda item: getattr(item[1], 'shape', None)):
+            if good is None:
+                yield from (Prediction(photo, self.task.name, error=str(error)) for photo, error in group)
+                continue
+            while batch := list(islice(group, batch_size)):
+                yield from self._predict(batch)
+
+    def _read(self, photo: str) -> tuple[str, np.ndarray | str]:
+        try:
+            with quiet():
+                return photo, read_photo(photo, self._load)
+        except (OSError, ValueError) as error:
+            return photo, one_line(error)
+
+    def _predict(self, batch: list) -> Iterator[Prediction]:
+        try:
+            with quiet():
+                samples = self.task.infer([image for _, image in batch])
+                found = [
+                    self._show(photo, image, sample) for (photo, image), sample in zip(batch, samples, strict=True)
+                ]
+        except Exception as error:  # a model can raise anything
+            if len(batch) > 1:  # the others of the batch may do
+                for item in batch:
+                    yield from self._predict([item])
+                return
+            photo, image = batch[0]
+            shape = 'x'.join(map(str, (image.shape[1], image.shape[0], *image.shape[2:])))
+            remedy = ': make it smaller' if 'out of memory' in str(error) else ''
+            yield Prediction(
+                photo, self.task.name, error=f'{photo} ({shape}) cannot be predicted ({one_line(error)}){remedy}'
+            )
+        else:
+            yield from found
+
+    def _show(self, photo: str, image: np.ndarray, sample) -> Prediction:
+        rows, picture = self.task.list_rows(sample), None
+        if self._draw:
+            with using_font(self._font):
+                picture = self.task.draw(image, sample, rows)
+        return Prediction(photo, self.task.name, rows, picture)
+
+
+def _public_weights(model: str | None) -> str:
+    """Returns the public weights of one of our models. A user's config of the same name has none."""
+    if model and '::' not in model and not os.path.isfile(os.path.expanduser(model)):
+        stem = Path(find(model)).stem
+        if stem in IMAGENET:
+            return f'mmrednet://{stem}'
+    raise ValueError(f'{model} has no public weights: give its checkpoint with --checkpoint')
+
+
+def _config_in(checkpoint: dict, source: str) -> Config:
+    text = checkpoint['meta'].get('cfg')
+    if not text:
+        raise ValueError(
+            f'{source} holds no config: give its model with --config, or by name with --model '
+            f'({DEFAULT} for a RedNet-50 of ImageNet)'
+        )
+    if '://' in source:
+        raise ValueError(
+            f'{source} holds a config, which can run code: give --config or --model beside it, or, if you trust who '
+            'made it, download it and give its path'
+        )
+    try:
+        return Config.fromstring(text, '.py')
+    except Exception as error:  # a config is Python code and can raise anything
+        raise ValueError(
+            f'the config in {source} cannot be read ({one_line(error)}): give --config or --model'
+        ) from error
+
+
+def write_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
+    """Writes the pictures of predictions as they come, as ``<name>_prediction.png``.
+
+    The inferencers would write a file in place, and a second photograph of the same name over the first.
+
+    Raises:
+        OSError: A file cannot be written.
+    """
+    import cv2
+
+    taken: set[Path] = set()
+    for prediction in predictions:
+        if prediction.picture is not None:
+            stem = f'{Path(prediction.file).stem}_prediction'
+            path, number = folder / f'{stem}.png', 1
+            while path in taken:
+                number += 1
+                path = folder / f'{stem}_{number}.png'
+            taken.add(path)
+            with replacing(path) as part:
+                part.write_bytes(cv2.imencode('.png', prediction.picture[..., ::-1])[1].tobytes())
+        yield prediction

@@ -1,0 +1,79 @@
+"""Draws the kernels of an involution for photographs, with the model and the test pipeline of a config."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mmengine.dataset import Compose
+from mmengine.device import get_device
+from torch import nn
+
+from ..inference.photos import read_photo, to_picture
+from ..toolboxes import build_model, read_config, split_pipeline
+from .alignment import coordinate_ramp, find_alignment
+from .kernels import KernelMap, draw_heat_maps, draw_kernels, find_involution, generate_kernel
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class KernelDrawer:
+    """A model whose kernels are drawn.
+
+    Args:
+        config (str): The path or the name of a config.
+        checkpoint (str, optional): The weights, a path or URL. Defaults to None: the weights that training starts from.
+        layer (str, optional): The name of an involution, see :func:`mmrednet.visualization.kernels.find_involution`.
+
+    Raises:
+        ValueError: The config, the checkpoint or the layer is wrong.
+    """
+
+    def __init__(self, config: str, checkpoint: str | None = None, layer: str | None = None) -> None:
+        parsed = read_config(config)
+        self.model: nn.Module = build_model(parsed, config, checkpoint)
+        if checkpoint is None:
+            self.model.init_weights()  # type: ignore[operator]
+        self.model.to(get_device()).eval()
+        self.layer = find_involution(self.model, layer)
+        self._load, self._transform = map(Compose, split_pipeline(parsed))
+
+    def map_kernels(self, photo: str) -> KernelMap:
+        """Generates the kernels for a photograph.
+
+        Raises:
+            OSError: The file cannot be read.
+            ValueError: It is not an image, or the pipeline rotates or distorts it.
+        """
+        image = read_photo(photo, self._load)
+        size = image.shape[:2]
+        packed, probe = (
+            self._transform(dict(img=pixels, img_path=photo, img_shape=size, ori_shape=size))
+            for pixels in (image, coordinate_ramp(*size).astype(image.dtype))
+        )
+        batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
+        kernel, padded = generate_kernel(self.model, batch, self.layer)
+        alignment = find_alignment(probe['inputs'].numpy().transpose(1, 2, 0), size, padded)
+        return KernelMap(to_picture(image), alignment, kernel[0])
+
+    def draw(
+        self, photos: Sequence[str], groups: Sequence[int] | None = None, points: Sequence[tuple[float, float]] = ()
+    ) -> Iterator[tuple[str, 'Figure']]:
+        """Draws the heat maps of all photographs in one figure and, with points, the kernels there for each photograph.
+
+        Args:
+            photos (Sequence[str]): The files.
+            groups (Sequence[int], optional): The groups to draw, from 0. Defaults to None, all.
+            points (Sequence[tuple[float, float]]): x and y, in pixels of each image. Defaults to ().
+
+        Yields:
+            tuple[str, Figure]: A name for a file, and the figure.
+        """
+        maps = [self.map_kernels(photo) for photo in photos]
+        height, width = maps[0].kernel.shape[1:3]
+        title = f'{self.layer}: sum of the {height}x{width} kernel at each place'
+        yield f'{self.layer}_heat_maps.png', draw_heat_maps(maps, groups, title)
+        if points:
+            for number, (photo, one) in enumerate(zip(photos, maps, strict=True), 1):
+                title = f'{self.layer}: the kernels at places in {Path(photo).name}'
+                yield f'{self.layer}_kernels_{number}_{Path(photo).stem}.png', draw_kernels(one, points, groups, title)
