@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.device import get_device
 
 from ..checkpoint import IMAGENET, load
 from ..configs import find
@@ -76,7 +75,7 @@ class Predictor:
         top: int | None = None,
         draw: bool = False,
     ) -> None:
-        device = str(find_device(device or get_device()))
+        device = str(find_device(device))
         model = model or (None if checkpoint else DEFAULT)
         source = checkpoint or _public_weights(model)
         with quiet():

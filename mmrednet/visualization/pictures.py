@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mmengine.dataset import Compose
-from mmengine.device import get_device
 from torch import nn
 
+from ..environment import find_device
 from ..inference.photos import read_photo, to_picture
 from ..toolboxes import build_model, read_config, split_pipeline
 from .alignment import coordinate_ramp, find_alignment
@@ -34,7 +34,7 @@ class KernelDrawer:
         self.model: nn.Module = build_model(parsed, config, checkpoint)
         if checkpoint is None:
             self.model.init_weights()  # type: ignore[operator]
-        self.model.to(get_device()).eval()
+        self.model.to(find_device()).eval()
         self.layer = find_involution(self.model, layer)
         self._load, self._transform = map(Compose, split_pipeline(parsed))
 

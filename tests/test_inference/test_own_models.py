@@ -80,6 +80,11 @@ def predict(*args):
     return status, json.loads(Path('results.json').read_text())
 
 
+def notes(capsys):
+    """Returns our own lines on stderr, without Python's warnings."""
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith('mmrednet ')]
+
+
 def names(results):
     return sorted(row['what'] for row in results[0]['results'])
 
@@ -89,7 +94,7 @@ def test_names_are_those_of_the_training_data(capsys):
     checkpoint = save_checkpoint('cls', dict(dataset_meta=dict(classes=CLASSES)))
     assert Config.fromfile('cls.py').data_preprocessor.num_classes == 1000
     status, results = predict('t.png', '--checkpoint', checkpoint)
-    assert status == 0 and names(results) == [*CLASSES] and capsys.readouterr().err == ''
+    assert status == 0 and names(results) == [*CLASSES] and notes(capsys) == []
 
 
 @pytest.mark.parametrize(
@@ -133,14 +138,14 @@ def test_a_single_class_is_a_text_of_several_letters():
 def test_weights_that_are_not_finite_are_refused(value, capsys):
     def change(state_dict):
         state_dict['head.fc.weight'][0, 0] = value
-        state_dict['backbone.layer1.0.conv1.bn.running_var'][0] = value
+        state_dict[next(name for name in state_dict if name.endswith('running_var'))][0] = value
 
     checkpoint = save_checkpoint('cls', change=change)
     for command in (['predict'], ['visualize', '--config', 'cls.py', '--out', 'out']):
         assert main([*command, 't.png', '--checkpoint', checkpoint]) == 2
-        (line,) = capsys.readouterr().err.splitlines()
+        line = notes(capsys)[-1]
         assert '2 parameters in cls.pth hold NaN or infinity' in line
-        assert 'backbone.layer1.0.conv1.bn.running_var' in line and 'head.fc.weight' in line
+        assert '.running_var' in line and 'head.fc.weight' in line
         assert 'earlier checkpoint' in line
 
 
@@ -190,11 +195,11 @@ def test_names_in_chinese(scope, own_font, capsys, monkeypatch):
     def draw(classes):
         checkpoint = save_checkpoint(name, dict(dataset_meta=dict(classes=(*extra, *classes))), scope)
         assert predict('t.png', '--checkpoint', checkpoint, '--out', 'out')[0] == 0
-        return Path('out/t_prediction.png').read_bytes(), capsys.readouterr().err.splitlines()
+        return Path('out/t_prediction.png').read_bytes(), notes(capsys)
 
     (first, lines), (second, _) = draw('猫犬鶏'), draw('犬猫鶏')
     assert first == second  # empty squares
-    assert len(lines) == 1 and '犬猫鶏' in lines[0] and 'fonts-noto-cjk' in lines[0]
+    assert len(lines) == 1 and all(character in lines[0] for character in '猫犬鶏') and 'fonts-noto-cjk' in lines[0]
     own_font()
     (first, lines), (second, _) = draw('猫犬鶏'), draw('犬猫鶏')
     assert first != second and lines == []
@@ -239,7 +244,7 @@ def test_a_wrong_number_of_channels_is_named(capsys):
         "dict(type='Resize', scale=48), dict(type='PackInputs')]))\n"
     )
     assert predict('t.png', '--checkpoint', save_checkpoint('wrong'))[0] == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = notes(capsys)[-1]
     assert 't.png (80x60x3) cannot be predicted' in line and 'have 1 channels, but got 3 channels' in line
     assert 'size may help' not in line
 
@@ -325,7 +330,7 @@ def test_configs_of_other_toolboxes(command, scope, remedy, capsys):
         export=('other.py', '--format', 'onnx', '--out', 'model.onnx'),
     )
     assert main([command, *arguments[command]]) == 2
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = notes(capsys)[-1]
     assert f'other.py is a config of {scope}' in line and remedy in line and 'correct' not in line
 
 

@@ -341,7 +341,7 @@ def cut(source, path):
         ('--config stem.py --checkpoint {cls}', 'mmpretrain.pth stem.1.conv2.conv.weight (18, (98, --config'),
         ('--config {cls_config} --checkpoint {seg}', 'mmseg.pth head.fc unexpected --config'),
         ('--checkpoint {seg} --score-threshold 0.5', '--score-threshold segmentation'),
-        ('--checkpoint {cls} --device nowhere', '--device nowhere cpu'),
+        ('--checkpoint {cls} --device nowhere', 'device nowhere cpu'),
         ('--checkpoint {cls} --out /dev/null/pictures', '/dev/null/pictures/a_prediction.png another'),
         ('--checkpoint {cls} --json /dev/null/a.json', '/dev/null/a.json another'),
     ),
