@@ -46,12 +46,13 @@ log=$work/test.log
 testing() { "$@" >>"$log" 2>&1 || { cat "$log" >&2; exit 1; }; }
 : >"$log"
 say "Testing $checkpoint on the validation images and drawing its predictions (less than a minute; the log is $log)"
+pictures=$work/pictures
 if [ "$task" = det ]; then
-    pictures=$work/detections.png
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work"
-    testing python tools/draw_detections.py "$config" "$checkpoint" "$pictures"
+    # mmdet's --show-dir does not enlarge the small images, so that no name could be read.
+    testing python -m mmrednet predict data/demo/val2017/00000[0-7].jpg --checkpoint "$checkpoint" --score-threshold 0.5 \
+        --out "$pictures"
 else
-    pictures=$work/pictures
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work" --show-dir "$pictures"
 fi
 
