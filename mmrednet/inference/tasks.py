@@ -7,6 +7,7 @@ import mmcv
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.structures import PixelData
 from torch.nn.functional import interpolate
 
 from .names import Names
@@ -137,6 +138,11 @@ class Detection(Task):
             )
         ]
 
+    def _is_void(self, sample) -> bool:
+        from mmdet.evaluation import INSTANCE_OFFSET
+
+        return bool((sample.pred_panoptic_seg.sem_seg % INSTANCE_OFFSET >= len(self.names.classes)).all())
+
     def format(self, row: dict) -> str:
         """Returns score, box and name."""
         if 'share' in row:
@@ -146,16 +152,18 @@ class Detection(Task):
     def draw(self, image: np.ndarray, sample, rows: Sequence[dict]) -> np.ndarray:
         """Draws boxes, masks and names."""
         picture = _enlarged(image)
+        if 'pred_panoptic_seg' in sample and self._is_void(sample):
+            del sample.pred_panoptic_seg  # mmdet cannot draw it
         if picture.shape[:2] != image.shape[:2]:
             height, width = (new / old for new, old in zip(picture.shape[:2], image.shape[:2], strict=True))
             found = sample.get('pred_instances', ())
-            if len(found):
+            if 'bboxes' in found:
                 found.bboxes = found.bboxes * found.bboxes.new_tensor((width, height, width, height))
-                if 'masks' in found:
-                    found.masks = _resized_maps(found.masks, picture).bool()
+            if 'masks' in found:
+                found.masks = _resized_maps(found.masks, picture).bool()
             if 'pred_panoptic_seg' in sample:
-                segments = sample.pred_panoptic_seg
-                segments.sem_seg = _resized_maps(segments.sem_seg, picture).long()
+                segments = _resized_maps(sample.pred_panoptic_seg.sem_seg, picture).long()
+                sample.pred_panoptic_seg = PixelData(sem_seg=segments)
         return self.inferencer.visualize([picture], [sample], return_vis=True, pred_score_thr=0)[0]
 
 
@@ -188,7 +196,6 @@ class Segmentation(Task):
 
     def draw(self, image: np.ndarray, sample, rows: Sequence[dict]) -> np.ndarray:
         """Draws the classes in colours, with a legend."""
-        from mmengine.structures import PixelData
         from mmseg.structures import SegDataSample
 
         picture = _enlarged(image)
@@ -233,5 +240,7 @@ def _enlarged(image: np.ndarray) -> np.ndarray:
 
 
 def _resized_maps(maps: torch.Tensor, picture: np.ndarray) -> torch.Tensor:
-    """Returns maps (C, H, W) of the size of a picture."""
+    """Returns maps (C, H, W) of the size of a picture. C may be 0."""
+    if not len(maps):
+        return maps.new_zeros(0, *picture.shape[:2])
     return interpolate(maps[None].float(), picture.shape[:2])[0]

@@ -192,8 +192,12 @@ def test_names_in_chinese(scope, own_font, capsys, monkeypatch):
         font_manager.fontManager, 'ttflist', [f for f in font_manager.fontManager.ttflist if 'DejaVu' in f.name]
     )
 
+    def prefer(state_dict):
+        if scope == 'mmseg':  # the whole image is of the first of the three classes
+            state_dict['decode_head.conv_seg.bias'] += torch.tensor([0.0, 9, 0, 0])
+
     def draw(classes):
-        checkpoint = save_checkpoint(name, dict(dataset_meta=dict(classes=(*extra, *classes))), scope)
+        checkpoint = save_checkpoint(name, dict(dataset_meta=dict(classes=(*extra, *classes))), scope, prefer)
         assert predict('t.png', '--checkpoint', checkpoint, '--out', 'out')[0] == 0
         return Path('out/t_prediction.png').read_bytes(), notes(capsys)
 
@@ -332,6 +336,31 @@ def test_configs_of_other_toolboxes(command, scope, remedy, capsys):
     assert main([command, *arguments[command]]) == 2
     line = notes(capsys)[-1]
     assert f'other.py is a config of {scope}' in line and remedy in line and 'correct' not in line
+
+
+@pytest.mark.parametrize(
+    'base', ('mmdet::solo/solo_r50_fpn_1x_coco.py', 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py')
+)
+def test_masks_and_panoptic_segments_without_boxes(base):
+    """Their maps are enlarged with the photograph, also where there are none."""
+    Path('det.py').write_text(
+        f"_base_ = '{base}'\n"
+        'model = dict(backbone=dict(depth=18, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512]))\n'
+        "test_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'),"
+        "dict(type='Resize', scale=(96, 64), keep_ratio=True), dict(type='PackDetInputs', meta_keys=('img_id', "
+        "'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]))\n"
+    )
+    (prediction,) = Predictor('det.py', save_checkpoint('det', scope='mmdet'), 'cpu', draw=True)(['t.png'])
+    assert prediction.error == '' and prediction.picture.shape == (320, 427, 3)
+
+
+def test_test_time_augmentation_is_refused():
+    Path('tta.py').write_text(
+        "_base_ = 'cls.py'\ntest_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'),"
+        "dict(type='TestTimeAug', transforms=[[dict(type='PackInputs')]])]))\n"
+    )
+    with pytest.raises(ValueError, match='TestTimeAug, which makes several images'):
+        Predictor('tta.py', save_checkpoint('cls'), 'cpu')
 
 
 def test_a_checkpoint_of_parameters_alone():
