@@ -164,7 +164,7 @@ def own_font(tmp_path):
         for i, name in enumerate(['.notdef', *characters.values()]):
             pen = TTGlyphPen(None)
             pen.moveTo((0, 0))
-            for point in ((0, 700), (100 + 25 * i, 700), (100 + 25 * i, 0)):
+            for point in ((0, 700), (100 + 250 * (i % 4), 700), (100 + 250 * (i % 4), 0)):
                 pen.lineTo(point)
             pen.closePath()
             glyphs[name] = pen.glyph()
