@@ -187,7 +187,7 @@ def own_font(tmp_path):
 @pytest.mark.parametrize('scope', ('mmpretrain', 'mmseg'))
 def test_names_in_chinese(scope, own_font, capsys, monkeypatch):
     monkeypatch.setattr(font_manager, 'findSystemFonts', lambda: [])
-    name, extra = ('cls', ()) if scope == 'mmpretrain' else ('seg', ('back',))
+    name, extra = ('cls', ()) if scope == 'mmpretrain' else ('seg', ('one',))
     monkeypatch.setattr(
         font_manager.fontManager, 'ttflist', [f for f in font_manager.fontManager.ttflist if 'DejaVu' in f.name]
     )
