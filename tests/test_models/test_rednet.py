@@ -283,7 +283,7 @@ def test_the_weights_of_a_resnet_are_refused_as_a_whole(network, prefix):
     from mmengine.runner.checkpoint import load_state_dict
     from mmpretrain.models import backbones
 
-    resnet = {prefix + name: value for name, value in getattr(backbones, network)(50).state_dict().items()}
+    resnet = {prefix + name: value for name, value in getattr(backbones, network)(depth=50).state_dict().items()}
     model = RedNet(50)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     whole = nn.ModuleDict(dict(backbone=model)) if prefix else model
