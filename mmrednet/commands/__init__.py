@@ -15,7 +15,3 @@ COMMANDS: dict[str, str] = {
     'predict': 'classifies, detects or segments what photographs show',
     'visualize': 'draws the kernels that an involution generates for images',
 }
-
-
-class CommandError(ValueError):
-    """To be removed: raise ValueError or OSError."""
