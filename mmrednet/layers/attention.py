@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from ..ops import involution2d, window_product2d
-from ..ops.arguments import IntPair, check_groups, pair, same_padding
+from ..ops.arguments import IntPair, check_groups, pair, same_padding, to_pairs
 from ..ops.backends import Pair, check_backend
 from ..ops.borders import check_border, inside, reflect
 
 
-class _Windows(nn.Module):
-    """A kernel generation function that compares each pixel with the pixels in its window.
+class WindowKernelGeneration(nn.Module):
+    """The base class of kernel generation functions that compare a pixel with the pixels in its window.
 
     Args:
-        channels (int): Channels C of the features.
+        channels (int): Channels C of the features, (N, C, H, W).
         groups (int): Groups (heads) G.
         kernel_size (tuple[int, int]): Kh and Kw.
         stride (tuple[int, int]): Vertical and horizontal stride in pixels.
         padding (tuple[int, int]): Vertical and horizontal padding in pixels.
         dilation (tuple[int, int]): Vertical and horizontal distance between taps in pixels.
-        border (str): 'zeros': pixels outside the image are zero and take part; 'mask': they do not take part;
-            'reflect': the image is reflected. Defaults to 'zeros'.
+        border (str): The pixels outside the image: 'zeros' are compared like other pixels, 'mask' leaves them out of
+            the softmax, 'reflect' reflects the image. Defaults to 'zeros'.
         backend (str, optional): As in :func:`mmrednet.ops.involution2d`. Defaults to None.
 
     Raises:
@@ -39,6 +39,7 @@ class _Windows(nn.Module):
         stride: Pair,
         padding: Pair,
         dilation: Pair,
+        *,
         border: str = 'zeros',
         backend: str | None = None,
     ) -> None:
@@ -48,13 +49,13 @@ class _Windows(nn.Module):
         self.channels, self.groups, self.kernel_size = channels, groups, kernel_size
         self.stride, self.padding, self.dilation = stride, padding, dilation
         self.border, self.backend = border, backend
-        # From the first pixel to the middle of the first window.
+        # The distance from the first pixel to the middle of the first window.
         self._middle = tuple(
             middle - pad for middle, pad in zip(same_padding(kernel_size, dilation), padding, strict=True)
         )
 
     def at_outputs(self, x: Tensor) -> Tensor:
-        """Returns the pixels in the middle of the windows, (N, C, Ho, Wo), of all pixels (N, C, H, W)."""
+        """Returns the pixels of (N, C, H, W) that are in the middle of a window, (N, C, Ho, Wo)."""
         (top, left), (height, width) = self._middle, x.shape[2:]
         x = x[:, :, top : height - top, left : width - left] if top or left else x
         return x if self.stride == (1, 1) else x[:, :, :: self.stride[0], :: self.stride[1]]
@@ -69,53 +70,36 @@ class _Windows(nn.Module):
         )
 
     def softmax(self, logits: Tensor, size: torch.Size) -> Tensor:
-        """Returns kernels (N, G * Kh * Kw, Ho, Wo) that sum to one, for an image of this height and width."""
+        """Returns the kernels, (N, G * Kh * Kw, Ho, Wo), for an image of this height and width. Each sums to one."""
         if self.border == 'mask':
             taps = inside(size, self.kernel_size, self.stride, self.padding, self.dilation, logits.device)
             logits = logits.masked_fill(~taps, float('-inf'))
         return logits.flatten(2, 3).softmax(2).flatten(1, 2)
 
 
-class SelfAttentionKernelGeneration(_Windows):
+class SelfAttentionKernelGeneration(WindowKernelGeneration):
     """Stand-alone self-attention: ``softmax(q . k + q . r)`` over the window (Ramachandran et al., 2019, eq. 3).
 
-    There is no scale ``1 / sqrt(d)``, as in the source. The relative position embedding ``r`` of a tap is one half of
-    the channels for its row and one half for its column; all heads of a layer share it.
+    As in the source, the products are not scaled by ``1 / sqrt(d)``. All heads share the relative position embeddings
+    ``r``. The first half of an embedding depends on the row of the tap, the second half on its column.
 
     Args:
-        channels (int): As in :class:`_Windows`, like all up to ``dilation``.
-        groups (int): Heads.
-        kernel_size (tuple[int, int]): Kh and Kw.
-        stride (tuple[int, int]): Stride in pixels.
-        padding (tuple[int, int]): Padding in pixels.
-        dilation (tuple[int, int]): Dilation in pixels.
-        content (bool): Whether ``q . k`` counts. Defaults to True.
-        position (bool): Whether ``q . r`` counts. Defaults to True.
-        border (str): As in :class:`_Windows`. Defaults to 'zeros'.
-        backend (str, optional): As in :class:`_Windows`. Defaults to None.
+        *args: The arguments of :class:`WindowKernelGeneration`. Groups are heads.
+        content (bool): Whether ``q . k`` is part of the sum. Defaults to True.
+        position (bool): Whether ``q . r`` is part of the sum. Defaults to True.
+        **kwargs: The same as ``*args`` by name.
 
     Raises:
-        ValueError: The heads do not divide the channels, a head has an odd number of channels, or neither content nor
-            position counts.
+        ValueError: The heads do not divide the channels; with ``position``, a head has an odd number of channels; or
+            ``content`` and ``position`` are both False.
     """
 
-    def __init__(
-        self,
-        channels: int,
-        groups: int,
-        kernel_size: Pair,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        content: bool = True,
-        position: bool = True,
-        border: str = 'zeros',
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(channels, groups, kernel_size, stride, padding, dilation, border, backend)
+    def __init__(self, *args, content: bool = True, position: bool = True, **kwargs) -> None:
+        super().__init__(*args, **kwargs)
+        channels, groups = self.channels, self.groups
         check_groups(groups, channels)
         if not (content or position):
-            raise ValueError('content or position must be True, but both are False: nothing would be compared')
+            raise ValueError('content or position must be True, but both are False: set one of them')
         head = channels // groups
         if position and head % 2:
             raise ValueError(
@@ -131,10 +115,12 @@ class SelfAttentionKernelGeneration(_Windows):
             self.key = nn.Conv2d(channels, channels, 1, bias=False)
             nn.init.normal_(self.key.weight, std=channels**-0.5)
         if position:
-            self.rows, self.columns = (nn.Parameter(torch.randn(head // 2, taps) * head**-0.5) for taps in kernel_size)
+            self.rows, self.columns = (
+                nn.Parameter(torch.randn(head // 2, taps) * head**-0.5) for taps in self.kernel_size
+            )
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps all pixels (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
+        """Maps features (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
         query = self.query(self.at_outputs(x))
         if self.key is not None:
             logits = self.products(query, self.key(x))
@@ -145,7 +131,7 @@ class SelfAttentionKernelGeneration(_Windows):
         return self.softmax(logits, x.shape[2:])
 
     def _positions(self, query: Tensor) -> Tensor:
-        """Returns ``q . r``: a term for the row of a tap and a term for its column."""
+        """Returns ``q . r``, the sum of a term for the row of the tap and a term for its column."""
         halves = query.unflatten(1, (self.groups, 2, -1))
         rows, columns = (
             torch.einsum('ngcij,ck->ngkij', half, table)
@@ -164,56 +150,41 @@ SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-class LocalRelationKernelGeneration(_Windows):
+class LocalRelationKernelGeneration(WindowKernelGeneration):
     """Local relation: ``softmax(similarity(q, k) + prior)`` over the window (Hu et al., 2019, eqs. 3 and 5).
 
-    Query and key are one number for each group. The geometry prior maps the relative position of a tap to one number
-    for each group, by two 1x1 convolutions with a ReLU between them. Positions are pixels, to the right and upwards.
+    Query and key have one number for each group. The geometry prior maps the position of a tap, relative to the middle
+    of the window, to one number for each group: two 1x1 convolutions with a ReLU between them. A position is the number
+    of taps to the right and the number of taps upwards.
 
     Args:
-        channels (int): As in :class:`_Windows`, like all up to ``dilation``.
-        groups (int): Groups.
-        kernel_size (tuple[int, int]): Kh and Kw.
-        stride (tuple[int, int]): Stride in pixels.
-        padding (tuple[int, int]): Padding in pixels.
-        dilation (tuple[int, int]): Dilation in pixels.
-        similarity (str): One of ``SIMILARITIES``, those of the authors' operator. Defaults to 'difference'.
-        border (str): As in :class:`_Windows`. Defaults to 'mask', as in the authors' operator.
-        backend (str, optional): As in :class:`_Windows`. Defaults to None.
+        *args: The arguments of :class:`WindowKernelGeneration`.
+        similarity (str): A key of ``SIMILARITIES``, which are those of the authors' operator. Defaults to 'difference'.
+        border (str): As in :class:`WindowKernelGeneration`. Defaults to 'mask', as in the authors' operator.
+        **kwargs: The same as ``*args`` by name.
 
     Raises:
-        ValueError: There is no such similarity.
+        ValueError: ``similarity`` is not a key of ``SIMILARITIES``.
     """
 
     positions: Tensor
 
-    def __init__(
-        self,
-        channels: int,
-        groups: int,
-        kernel_size: Pair,
-        stride: Pair,
-        padding: Pair,
-        dilation: Pair,
-        similarity: str = 'difference',
-        border: str = 'mask',
-        backend: str | None = None,
-    ) -> None:
-        super().__init__(channels, groups, kernel_size, stride, padding, dilation, border, backend)
+    def __init__(self, *args, similarity: str = 'difference', border: str = 'mask', **kwargs) -> None:
+        super().__init__(*args, border=border, **kwargs)
         if similarity not in SIMILARITIES:
             raise ValueError(f'similarity must be one of {tuple(SIMILARITIES)}, but is {similarity!r}')
         self.similarity = similarity
-        self.query, self.key = nn.Conv2d(channels, groups, 1), nn.Conv2d(channels, groups, 1)
-        hidden = max(1, groups // 2)
+        groups, hidden = self.groups, max(1, self.groups // 2)
+        self.query, self.key = nn.Conv2d(self.channels, groups, 1), nn.Conv2d(self.channels, groups, 1)
         self.prior = nn.Sequential(nn.Conv2d(2, hidden, 1), nn.ReLU(inplace=True), nn.Conv2d(hidden, groups, 1))
-        rows, columns = (torch.arange(k, dtype=torch.float) - (k - 1) / 2 for k in kernel_size)
+        rows, columns = (torch.arange(k, dtype=torch.float) - (k - 1) / 2 for k in self.kernel_size)
         positions = torch.stack(torch.meshgrid(columns, -rows, indexing='xy'))
         self.register_buffer('positions', positions[None], persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Maps all pixels (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
+        """Maps features (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
         query, key = self.query(self.at_outputs(x)), self.key(x)
-        # With queries of one, the product is the key under each tap.
+        # The product of a query of one and a key is the key.
         keys = self.products(torch.ones_like(query), key)
         similar = SIMILARITIES[self.similarity](query[:, :, None, None], keys)
         prior = self.prior(self.positions.to(query.dtype))
@@ -221,10 +192,10 @@ class LocalRelationKernelGeneration(_Windows):
 
 
 class LocalAttention(nn.Module):
-    """Aggregates values over windows, with the kernels of a kernel generation function.
+    """Local attention: involution of values, with the kernels of a kernel generation function.
 
-    This is :class:`mmrednet.layers.Involution` with what the other members of the family add: projections of the
-    values and of the output, other borders, and interleaved groups.
+    In contrast to :class:`mmrednet.layers.Involution`, values and output have projections, other borders than zeros are
+    possible, and groups may be interleaved.
 
     Args:
         channels (int): Channels of the values.
@@ -232,20 +203,19 @@ class LocalAttention(nn.Module):
         stride (int or pair): Stride in pixels. Defaults to 1.
         dilation (int or pair): Distance between the window's taps in pixels. Defaults to 1.
         groups (int): Groups of channels (heads) that share a kernel. Defaults to 8.
-        kernel_generation (Callable): Makes the kernel generation function: see
-            :mod:`mmrednet.layers.kernel_generation`. It takes all pixels. Defaults to
-            :class:`SelfAttentionKernelGeneration`.
+        kernel_generation (Callable): Makes the kernel generation function, a :class:`WindowKernelGeneration`. Defaults
+            to :class:`SelfAttentionKernelGeneration`.
         in_channels (int, optional): Channels of the input. Defaults to None: ``channels``.
-        value (nn.Module, optional): Makes the values from the input. Defaults to None: a 1x1 convolution without bias.
-        output (nn.Module, optional): Comes after the aggregation. Defaults to None: nothing.
-        border (str): What values outside the image are: 'zeros', 'mask' (zeros, too) or 'reflect'; the kernel
-            generation function is built with the same. Defaults to 'zeros'.
-        interleaved (bool): Whether channel c belongs to group ``c mod groups``, as in SAN, and not to
+        value (nn.Module, optional): Maps the input to the values. Defaults to None: a 1x1 convolution without bias.
+        output (nn.Module, optional): Is applied to the result of the involution. Defaults to None: no module.
+        border (str): The border of the kernel generation function: see :class:`WindowKernelGeneration`. With 'reflect'
+            the values are reflected, too. With 'zeros' and 'mask' they are zero outside the image. Defaults to 'zeros'.
+        interleaved (bool): Whether channel c belongs to group ``c mod groups``, as in SAN, instead of group
             ``c // (channels / groups)``. Defaults to False.
         backend (str, optional): As in :func:`mmrednet.ops.involution2d`. Defaults to None.
 
     Raises:
-        ValueError: The groups do not divide the channels, or an argument does not exist.
+        ValueError: The groups do not divide the channels; or a size, ``border`` or ``backend`` is not valid.
 
     Shape:
         (N, in_channels, H, W) to (N, channels, ceil(H / stride), ceil(W / stride)).
@@ -273,8 +243,7 @@ class LocalAttention(nn.Module):
         check_backend(backend)
         in_channels = channels if in_channels is None else in_channels
         self.kernel_size = pair('kernel_size', kernel_size, 1)
-        self.stride, self.dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
-        self.padding = same_padding(self.kernel_size, self.dilation)
+        self.stride, self.padding, self.dilation = to_pairs(self.kernel_size, stride, None, dilation)
         self.groups, self.border, self.interleaved, self.backend = groups, border, interleaved, backend
         self.kernel_generation = kernel_generation(
             channels=in_channels,

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..ops import fused_involution2d, involution2d
-from ..ops.arguments import IntPair, pair, same_padding
+from ..ops.arguments import IntPair, pair, same_padding, to_pairs
 from ..ops.backends import check_backend
 from .kernel_generation import (
     RELU,
@@ -22,12 +22,7 @@ from .kernel_generation import (
 )
 from .neighbourhood import NeighbourhoodKernelGeneration
 
-PLAIN_SEQUENCES = (
-    nn.Sequential,
-    BottleneckKernelGeneration,
-    LinearKernelGeneration,
-    NeighbourhoodKernelGeneration,
-)
+PLAIN_SEQUENCES = nn.Sequential, BottleneckKernelGeneration, LinearKernelGeneration, NeighbourhoodKernelGeneration
 
 
 class Involution(nn.Module):
@@ -65,9 +60,8 @@ class Involution(nn.Module):
 
             The fused operator does not call the last 1x1 convolution of the kernel generation function as a module. The
             layer is therefore not fused where that convolution has a hook, a ``forward`` of its own, a parametrization
-            or a weight of a class with ``__torch_function__``. Hooks on all modules (``register_module_forward_hook``)
-            and replacements of ``nn.Conv2d.forward`` or ``F.conv2d`` for the whole process have no effect on that
-            convolution while it is fused: set ``fused=False`` to use them.
+            or a weight of a class with ``__torch_function__``. For hooks on all modules and replacements of
+            ``nn.Conv2d.forward`` or ``F.conv2d`` in the whole process, set ``fused=False``.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
@@ -111,12 +105,7 @@ class Involution(nn.Module):
         self.in_channels = channels if in_channels is None else in_channels
         self.out_channels = channels
         self.kernel_size = pair('kernel_size', kernel_size, 1)
-        self.stride = pair('stride', stride, 1)
-        self.dilation = pair('dilation', dilation, 1)
-        if padding is None:
-            self.padding = same_padding(self.kernel_size, self.dilation)
-        else:
-            self.padding = pair('padding', padding, 0)
+        self.stride, self.padding, self.dilation = to_pairs(self.kernel_size, stride, padding, dilation)
         # The number of rows and columns at the borders that are not the middle of a window.
         self._margin = tuple(
             d * (k - 1) - 2 * p for k, d, p in zip(self.kernel_size, self.dilation, self.padding, strict=True)
@@ -133,22 +122,10 @@ class Involution(nn.Module):
             kernel_generation = partial(
                 BottleneckKernelGeneration, reduction_ratio=reduction_ratio, norm_layer=norm_layer, act_layer=act_layer
             )
-        phi = kernel_generation(
-            channels=channels,
-            groups=self.groups,
-            kernel_size=self.kernel_size,
-            stride=self.stride,
-            padding=self.padding,
-            dilation=self.dilation,
-        )
+        window = dict(kernel_size=self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation)
+        phi = kernel_generation(channels=channels, groups=self.groups, **window)
         self._sees_pixels = getattr(phi, 'sees_pixels', False)
-        # The stages of a plain sequence become children of the layer, as the names in the released checkpoints require.
-        stages = phi._modules if _is_plain_sequence(phi) else {}
-        if not stages or any(name in ('projection', 'output', 'fused') or hasattr(self, name) for name in stages):
-            stages = {'kernel_generation': phi}
-        for name, stage in stages.items():
-            self.add_module(name, stage)
-        self._stages = tuple(stages)
+        self._add_stages(phi)
         # After phi's stages, since mmcv's fuse_conv_bn merges each convolution with the next BatchNorm in this order.
         self.projection = (
             nn.Identity() if self.in_channels == channels else nn.Conv2d(self.in_channels, channels, 1, bias=bias)
@@ -162,11 +139,19 @@ class Involution(nn.Module):
             )
         self.fused = fused
 
+    def _add_stages(self, phi: nn.Module) -> None:
+        # The stages of a plain sequence become children of the layer, as the names in the released checkpoints require.
+        stages = phi._modules if _is_plain_sequence(phi) else {}
+        if not stages or any(name in ('projection', 'output', 'fused') or hasattr(self, name) for name in stages):
+            stages = {'kernel_generation': phi}
+        for name, stage in stages.items():
+            self.add_module(name, stage)
+        self._stages = tuple(stages)
+
     def generate_kernel(self, x: Tensor) -> Tensor:
         """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that the layer applies to ``x`` (N, channels, H, W).
 
-        Raises:
-            ValueError: The kernel generation function returns another shape than it should.
+        Raises ValueError where the kernel generation function returns a tensor of another shape.
         """
         cells = self._cells(x)
         kernel = x if self._sees_pixels else cells
@@ -202,10 +187,7 @@ class Involution(nn.Module):
         return x
 
     def last_convolution(self) -> nn.Conv2d | None:
-        """Returns the 1x1 convolution at the end of phi (W1 of eq. 6), if the fused operator can take its place.
-
-        Returns None where phi ends in another module, or where that convolution was changed: see ``fused``.
-        """
+        """Returns the 1x1 convolution at the end of phi (W1 of eq. 6) if the fused operator can replace it."""
         stage = self.get_submodule(self._stages[-1])
         conv = stage.conv if type(stage) is PointwiseConv and stage.is_plain else stage
         # A parametrization, too, changes the type of the module.

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..ops.backends import Pair
 
-NormLayer = Callable[[int], nn.Module]
+NormLayer = Callable[[int], nn.Module]  # makes a norm layer for a number of channels
 ActLayer = Callable[[], nn.Module]
 
 RELU = partial(nn.ReLU, inplace=True)
@@ -25,12 +25,7 @@ RELU = partial(nn.ReLU, inplace=True)
 class PointwiseConv(nn.Module):
     """A 1x1 convolution with a norm layer and an activation, named as in the released checkpoints: conv, bn, activate.
 
-    Args:
-        in_channels (int): Channels of the input.
-        out_channels (int): Channels of the output.
-        norm_layer (Callable, optional): Makes the norm layer for a number of channels. With None the convolution has a
-            bias instead. Defaults to None.
-        act_layer (Callable, optional): Makes the activation. Defaults to None.
+    The convolution has a bias if there is no norm layer.
     """
 
     def __init__(
@@ -69,13 +64,13 @@ class PointwiseConv(nn.Module):
 class BottleneckKernelGeneration(nn.Sequential):
     """The paper's choice, ``W1 sigma(BN(W0 x))`` with 1x1 convolutions W0 and W1 (eq. 6).
 
+    A kernel is generated from the features at one pixel, so stride, padding and dilation have no effect.
+
     Args:
-        channels (int): Channels C of the features.
+        channels (int): Channels C of the features, (N, C, Ho, Wo).
         groups (int): Groups G of channels.
         kernel_size (tuple[int, int]): Kh and Kw.
-        stride (tuple[int, int]): Not used, since a pixel's kernel is generated from that pixel alone.
-        padding (tuple[int, int]): Not used.
-        dilation (tuple[int, int]): Not used.
+        stride, padding, dilation (tuple[int, int]): Not used.
         reduction_ratio (int): ``r``, by which W0 reduces the channels. Defaults to 4.
         norm_layer (Callable, optional): Makes the norm layer after W0 for a number of channels. Defaults to
             ``nn.BatchNorm2d``.
@@ -111,16 +106,7 @@ class BottleneckKernelGeneration(nn.Sequential):
 
 
 class LinearKernelGeneration(nn.Sequential):
-    """A single 1x1 convolution W (row "W" of Table 6c).
-
-    Args:
-        channels (int): Channels C of the features.
-        groups (int): Groups G of channels.
-        kernel_size (tuple[int, int]): Kh and Kw.
-        stride (tuple[int, int]): Not used.
-        padding (tuple[int, int]): Not used.
-        dilation (tuple[int, int]): Not used.
-    """
+    """A single 1x1 convolution W (row "W" of Table 6c). Its arguments are those of every kernel generation function."""
 
     def __init__(
         self, channels: int, groups: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair

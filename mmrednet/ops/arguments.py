@@ -20,31 +20,43 @@ LAYOUTS = {
     'bias': (1, '(G * Kh * Kw,)'),
 }
 
-IntPair = int | Sequence[int]
+Ints = Sequence[int]
+IntPair = int | Ints
 _INTEGRAL = (int, Integral)  # int first: isinstance takes longer with an abstract class
 
 
 def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
-    """Returns ``value`` as (vertical, horizontal).
-
-    Raises:
-        ValueError: ``value``, the argument ``name``, is not an int or a pair of ints of at least ``least``.
-    """
+    """Returns an argument as (vertical, horizontal): see :func:`ints`."""
     if type(value) is int and value >= least:  # the common case, in less time
         return value, value
-    values = (value, value) if isinstance(value, _INTEGRAL) else value
-    if not isinstance(values, (tuple, list)) or len(values) != 2 or not all(isinstance(v, _INTEGRAL) for v in values):
-        raise ValueError(f'{name} must be an int or a pair of ints, but is {value!r}')
+    vertical, horizontal = ints(name, value, least, 2)
+    return vertical, horizontal
+
+
+def ints(name: str, value: IntPair, least: int, count: int) -> tuple[int, ...]:
+    """Returns an argument as so many ints. Raises ValueError where it is not an int or ints of at least ``least``."""
+    values = (value,) * count if isinstance(value, _INTEGRAL) else value
+    fits = isinstance(values, (tuple, list)) and len(values) == count and all(isinstance(v, _INTEGRAL) for v in values)
+    if not fits:
+        raise ValueError(f'{name} must be an int or {"a pair of" if count == 2 else "three"} ints, but is {value!r}')
     if min(values) < least:
         raise ValueError(f'{name} must be at least {least}, but is {value!r}')
-    return int(values[0]), int(values[1])
+    return tuple(map(int, values))
 
 
-def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, int]:
+def to_pairs(
+    kernel_size: Ints, stride: IntPair, padding: IntPair | None, dilation: IntPair
+) -> tuple[tuple[int, int], ...]:
+    """Returns stride, padding and dilation as (vertical, horizontal). Padding None is 'same'."""
+    stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
+    padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
+    return stride, padding, dilation
+
+
+def same_padding(kernel_size: Ints, dilation: Ints) -> tuple[int, int]:
     """Returns the padding that keeps the size at stride 1, ``dilation * (K - 1) / 2``, as (vertical, horizontal).
 
-    Raises:
-        ValueError: ``dilation * (K - 1)`` is odd, so no symmetric padding keeps the size.
+    Raises ValueError where ``dilation * (K - 1)`` is odd, so that no symmetric padding keeps the size.
     """
     height, width = dilation[0] * (kernel_size[0] - 1), dilation[1] * (kernel_size[1] - 1)
     if height % 2 or width % 2:
@@ -55,16 +67,10 @@ def same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[i
     return height // 2, width // 2
 
 
-def output_size(
-    input_size: Sequence[int],
-    kernel_size: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> tuple[int, int]:
+def output_size(size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints) -> tuple[int, int]:
     """Returns (Ho, Wo), each ``floor((size + 2 p - d (K - 1) - 1) / s) + 1``, for pairs of (vertical, horizontal)."""
-    height = (input_size[0] + 2 * padding[0] - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
-    width = (input_size[1] + 2 * padding[1] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
+    height = (size[0] + 2 * padding[0] - dilation[0] * (kernel_size[0] - 1) - 1) // stride[0] + 1
+    width = (size[1] + 2 * padding[1] - dilation[1] * (kernel_size[1] - 1) - 1) // stride[1] + 1
     return height, width
 
 
@@ -74,30 +80,23 @@ def check_groups(groups: int, channels: int) -> None:
         raise ValueError(f'groups must be a divisor of the {channels} channels, but is {groups!r}')
 
 
-def check_ranks(**tensors: Tensor | None) -> None:
-    """Checks the number of dimensions of each tensor against ``LAYOUTS``. bias may be None.
+def check_rank(name: str, value: Tensor, rank: int, layout: str) -> None:
+    """Raises TypeError where a value is not a tensor, and ValueError where it has another number of dimensions."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f'{name} must be a tensor of shape {layout}, but is of type {type(value).__name__}')
+    if value.dim() != rank:
+        raise ValueError(f'{name} must have {rank} dimensions {layout}, but its shape is {tuple(value.shape)}')
 
-    Raises:
-        TypeError: An argument is not a tensor.
-        ValueError: A tensor has another number of dimensions than its layout.
-    """
+
+def check_ranks(**tensors: Tensor | None) -> None:
+    """Checks the number of dimensions of each tensor against ``LAYOUTS``. bias may be None."""
     for name, value in tensors.items():
-        if value is None and name == 'bias':
-            continue
-        rank, layout = LAYOUTS[name]
-        if not isinstance(value, Tensor):
-            raise TypeError(f'{name} must be a tensor of shape {layout}, but is of type {type(value).__name__}')
-        if value.dim() != rank:
-            raise ValueError(f'{name} must have {rank} dimensions {layout}, but its shape is {tuple(value.shape)}')
+        if value is not None or name != 'bias':
+            check_rank(name, value, *LAYOUTS[name])  # type: ignore[arg-type]
 
 
 def check_tensors(**tensors: Tensor | None) -> None:
-    """Checks number of dimensions, dtype and device of each tensor, after autocast has cast them.
-
-    Raises:
-        TypeError: An argument is not a tensor, or its dtype is not in ``DTYPES`` or differs from the first tensor's.
-        ValueError: A tensor has another number of dimensions than its layout, or another device than the first tensor.
-    """
+    """Raises TypeError or ValueError where numbers of dimensions, dtypes or devices of tensors do not fit."""
     check_ranks(**tensors)
     first, dtype, device = '', None, None
     for name, value in tensors.items():
@@ -115,13 +114,7 @@ def check_tensors(**tensors: Tensor | None) -> None:
             )
 
 
-def check_shapes(
-    input: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> None:
+def check_shapes(input: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> None:
     """Raises ValueError where involution is not defined for an input and a kernel of these shapes."""
     if min(*stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(
@@ -139,34 +132,38 @@ def check_shapes(
             f'the number of groups of kernel, {g} (its dimension 1), must divide the {c} channels of input: '
             'generate the kernel for a number of groups that does'
         )
-    expected = output_size((h, w), (kh, kw), stride, padding, dilation)
-    # Not min(): torch.compile would then compile a program for images that are wider than high only.
-    if expected[0] < 1 or expected[1] < 1:
+    height, width = count_windows('input', (h, w), (kh, kw), stride, padding, dilation)
+    if height != ho or width != wo:
         raise ValueError(
-            f'input of {h}x{w} with padding {tuple(padding)} is smaller than the window of {kh}x{kw} with dilation '
-            f'{tuple(dilation)}: increase padding'
-        )
-    if expected[0] != ho or expected[1] != wo:
-        raise ValueError(
-            f'kernel must hold kernels for {expected[0]}x{expected[1]} output pixels (input {h}x{w}, '
+            f'kernel must hold kernels for {height}x{width} output pixels (input {h}x{w}, '
             f'stride {tuple(stride)}, padding {tuple(padding)}, dilation {tuple(dilation)}), '
             f'but its shape {tuple(kernel)} has {ho}x{wo}'
         )
 
 
-def check_grad_output(grad_output: Sequence[int], expected: Sequence[int]) -> None:
+def count_windows(name: str, size: Ints, kernel_size: Ints, *geometry: Ints) -> tuple[int, int]:
+    """Returns :func:`output_size`. Raises ValueError where no window fits in the padded image."""
+    height, width = output_size(size, kernel_size, *geometry)
+    # Not min(): torch.compile would then compile a program for images that are wider than high only.
+    if height < 1 or width < 1:
+        _, padding, dilation = geometry
+        raise ValueError(
+            f'{name} of {size[0]}x{size[1]} with padding {tuple(padding)} is smaller than the window of '
+            f'{kernel_size[0]}x{kernel_size[1]} with dilation {tuple(dilation)}: increase padding'
+        )
+    return height, width
+
+
+def check_grad_output(grad_output: Ints, expected: Ints) -> None:
     """Raises ValueError where grad_output does not have the shape (N, C, Ho, Wo) of the output."""
     if tuple(grad_output) != tuple(expected):
         raise ValueError(f"grad_output must have the output's shape, {tuple(expected)}, but has {tuple(grad_output)}")
 
 
-def generated_shape(
-    features: Sequence[int], weight: Sequence[int], bias: Sequence[int] | None, kernel_size: Sequence[int]
-) -> tuple[int, ...]:
+def generated_shape(features: Ints, weight: Ints, bias: Ints | None, kernel_size: Ints) -> tuple[int, ...]:
     """Returns the shape (N, G, Kh, Kw, Ho, Wo) of the kernel that a 1x1 convolution generates.
 
-    Raises:
-        ValueError: The shapes of features, weight, bias and window do not fit together.
+    Raises ValueError where the shapes of features, weight, bias and window do not fit together.
     """
     channels, taps = weight[0], prod(kernel_size)
     if channels % taps != 0 or weight[1] != features[1] or weight[2] != 1 or weight[3] != 1:

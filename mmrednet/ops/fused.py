@@ -6,15 +6,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .arguments import (
-    IntPair,
-    check_ranks,
-    check_shapes,
-    check_tensors,
-    generated_shape,
-    pair,
-    same_padding,
-)
+from .arguments import IntPair, check_ranks, check_shapes, check_tensors, generated_shape, pair, to_pairs
 from .backends import check_backend, find, reference
 from .backends.pytorch import generate_kernel
 from .dispatcher import (
@@ -28,7 +20,7 @@ from .dispatcher import (
     map_over_batch,
     register,
 )
-from .involution import empty_output
+from .involution import empty_output, grad_input, grad_kernel
 
 
 def fused_involution2d(
@@ -74,27 +66,15 @@ def fused_involution2d(
         given = (input, features, weight, bias)
         return handle_torch_function(fused_involution2d, given[:3], *given, kernel_size, **arguments)
     check_backend(backend)
-    kernel_size, stride = pair('kernel_size', kernel_size, 1), pair('stride', stride, 1)
-    dilation = pair('dilation', dilation, 1)
-    padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
+    kernel_size = pair('kernel_size', kernel_size, 1)
+    geometry = to_pairs(kernel_size, stride, padding, dilation)
     check_ranks(input=input, features=features, weight=weight, bias=bias)
     if backend == 'reference':
         input, features, weight, bias = cast_for_autocast(input.device.type, input, features, weight, bias)
-        _check(input, features, weight, bias, kernel_size, stride, padding, dilation)
-        kernel = generate_kernel(features, weight, bias, kernel_size)
-        return reference.involution2d(input, kernel, stride, padding, dilation)
-    return call(
-        OPERATORS.fused_involution2d.default,
-        input,
-        features,
-        weight,
-        bias,
-        kernel_size,
-        stride,
-        padding,
-        dilation,
-        backend,
-    )
+        _check(input, features, weight, bias, kernel_size, *geometry)
+        return reference.involution2d(input, generate_kernel(features, weight, bias, kernel_size), *geometry)
+    operator = OPERATORS.fused_involution2d.default
+    return call(operator, input, features, weight, bias, kernel_size, *geometry, backend)
 
 
 def _check(input, features, weight, bias, kernel_size, stride, padding, dilation) -> None:
@@ -141,23 +121,21 @@ class FusedInvolution2d(Operator):
     @staticmethod
     def backward(ctx, grad):
         input, features, weight, bias = ctx.saved_tensors
-        grad_input = grad_features = grad_weight = grad_bias = None
+        grads = [None] * (5 + len(ctx.geometry))
         if ctx.needs_input_grad[0]:
             kernel = generate_kernel(features, weight, bias, ctx.kernel_size)
-            grad_input = call(OPERATORS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.geometry)
+            grads[0] = grad_input(grad, kernel, input.shape[2:], *ctx.geometry)
             del kernel
         if any(ctx.needs_input_grad[1:4]):
             groups = weight.shape[0] // prod(ctx.kernel_size)
-            grad_kernel = call(
-                OPERATORS.involution2d_grad_kernel.default, grad, input, groups, ctx.kernel_size, *ctx.geometry
-            )
+            grad = grad_kernel(grad, input, groups, ctx.kernel_size, *ctx.geometry)
             # Not flatten: autograd's own vmap (is_grads_batched) has no rule for it.
-            grad_kernel = grad_kernel.reshape(features.shape[0], weight.shape[0], *features.shape[2:])
+            grad = grad.reshape(features.shape[0], weight.shape[0], *features.shape[2:])
             mask = list(ctx.needs_input_grad[1:4])
-            grad_features, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
-                grad_kernel, features, weight, weight.shape[:1], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
+            grads[1:4] = torch.ops.aten.convolution_backward(
+                grad, features, weight, weight.shape[:1], [1, 1], [0, 0], [1, 1], False, [0, 0], 1, mask
             )
-        return grad_input, grad_features, grad_weight, grad_bias, *[None] * (1 + len(ctx.geometry))
+        return tuple(grads)
 
     @staticmethod
     def jvp(ctx, input_tangent, features_tangent, weight_tangent, bias_tangent, *_):

@@ -7,15 +7,7 @@ import torch
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .arguments import (
-    IntPair,
-    check_grad_output,
-    check_ranks,
-    check_shapes,
-    check_tensors,
-    pair,
-    same_padding,
-)
+from .arguments import IntPair, check_grad_output, check_ranks, check_shapes, check_tensors, to_pairs
 from .backends import check_backend, find, reference
 from .dispatcher import GEOMETRY, OPERATORS, Operator, add_tangents, call, cast_for_autocast, map_over_batch, register
 
@@ -68,17 +60,23 @@ def involution2d(
         return handle_torch_function(involution2d, (input, kernel), input, kernel, **arguments)
     check_backend(backend)
     check_ranks(input=input, kernel=kernel)
-    stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
-    if padding is None:
-        padding = same_padding(tuple(kernel.shape[2:4]), dilation)
-    else:
-        padding = pair('padding', padding, 0)
+    stride, padding, dilation = to_pairs(kernel.shape[2:4], stride, padding, dilation)
     if backend == 'reference':
         input, kernel = cast_for_autocast(input.device.type, input, kernel)
         check_tensors(input=input, kernel=kernel)
         check_shapes(input.shape, kernel.shape, stride, padding, dilation)
         return reference.involution2d(input, kernel, stride, padding, dilation)
     return call(OPERATORS.involution2d.default, input, kernel, stride, padding, dilation, backend)
+
+
+def grad_input(grad_output: Tensor, kernel: Tensor, size: Sequence[int], *geometry) -> Tensor:
+    """Returns the gradient of eq. 4 with respect to the input of height and width ``size``."""
+    return call(OPERATORS.involution2d_grad_input.default, grad_output, kernel, size, *geometry)
+
+
+def grad_kernel(grad_output: Tensor, input: Tensor, groups: int, kernel_size: Sequence[int], *geometry) -> Tensor:
+    """Returns the gradient of eq. 4 with respect to the kernel."""
+    return call(OPERATORS.involution2d_grad_kernel.default, grad_output, input, groups, kernel_size, *geometry)
 
 
 class Bilinear(Operator):
@@ -126,19 +124,13 @@ class Involution2d(Bilinear):
     @staticmethod
     def backward(ctx, grad):
         input, kernel = ctx.saved_tensors
-        grad_input = grad_kernel = None
-        if ctx.needs_input_grad[0]:
-            grad_input = call(OPERATORS.involution2d_grad_input.default, grad, kernel, input.shape[2:], *ctx.rest)
-        if ctx.needs_input_grad[1]:
-            grad_kernel = call(
-                OPERATORS.involution2d_grad_kernel.default,
-                grad,
-                input,
-                kernel.shape[1],
-                kernel.shape[2:4],
-                *ctx.rest,
-            )
-        return grad_input, grad_kernel, *[None] * len(ctx.rest)
+        return (
+            grad_input(grad, kernel, input.shape[2:], *ctx.rest) if ctx.needs_input_grad[0] else None,
+            grad_kernel(grad, input, kernel.shape[1], kernel.shape[2:4], *ctx.rest)
+            if ctx.needs_input_grad[1]
+            else None,
+            *[None] * len(ctx.rest),
+        )
 
 
 @register
@@ -166,19 +158,12 @@ class GradInput(Bilinear):
     def backward(ctx, grad):
         grad_output, kernel = ctx.saved_tensors
         _, *geometry = ctx.rest
-        grad_grad_output = grad_kernel = None
-        if ctx.needs_input_grad[0]:
-            grad_grad_output = call(OPERATORS.involution2d.default, grad, kernel, *geometry)
-        if ctx.needs_input_grad[1]:
-            grad_kernel = call(
-                OPERATORS.involution2d_grad_kernel.default,
-                grad_output,
-                grad,
-                kernel.shape[1],
-                kernel.shape[2:4],
-                *geometry,
-            )
-        return grad_grad_output, grad_kernel, *[None] * len(ctx.rest)
+        groups, kernel_size = kernel.shape[1], kernel.shape[2:4]
+        return (
+            call(OPERATORS.involution2d.default, grad, kernel, *geometry) if ctx.needs_input_grad[0] else None,
+            grad_kernel(grad_output, grad, groups, kernel_size, *geometry) if ctx.needs_input_grad[1] else None,
+            *[None] * len(ctx.rest),
+        )
 
 
 @register
@@ -199,23 +184,22 @@ class GradKernel(Bilinear):
         out = empty_output(grad_output, groups * prod(kernel_size), grad_output.shape[2:])
         return out.unflatten(1, (groups, *kernel_size))
 
-    @staticmethod
-    def compute(grad_output, input, groups, kernel_size, stride, padding, dilation, backend=None):
-        out = GradKernel.fake(grad_output, input, groups, kernel_size, stride, padding, dilation)
+    @classmethod
+    def compute(cls, first, second, groups, kernel_size, stride, padding, dilation, backend=None):
+        out = cls.fake(first, second, groups, kernel_size, stride, padding, dilation)
         if out.numel():
-            find(backend, input.device).grad_kernel(out, grad_output, input, stride, padding, dilation)
+            find(backend, first.device).grad_kernel(out, first, second, stride, padding, dilation)
         return out
 
     @staticmethod
     def backward(ctx, grad):
         grad_output, input = ctx.saved_tensors
         _, _, *geometry = ctx.rest
-        grad_grad_output = grad_input = None
-        if ctx.needs_input_grad[0]:
-            grad_grad_output = call(OPERATORS.involution2d.default, input, grad, *geometry)
-        if ctx.needs_input_grad[1]:
-            grad_input = call(OPERATORS.involution2d_grad_input.default, grad_output, grad, input.shape[2:], *geometry)
-        return grad_grad_output, grad_input, *[None] * len(ctx.rest)
+        return (
+            call(OPERATORS.involution2d.default, input, grad, *geometry) if ctx.needs_input_grad[0] else None,
+            grad_input(grad_output, grad, input.shape[2:], *geometry) if ctx.needs_input_grad[1] else None,
+            *[None] * len(ctx.rest),
+        )
 
 
 def empty_output(like: Tensor, channels: int, size: Sequence[int]) -> Tensor:

@@ -3,16 +3,8 @@
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .arguments import (
-    IntPair,
-    check_groups,
-    check_ranks,
-    check_tensors,
-    output_size,
-    pair,
-    same_padding,
-)
-from .backends import check_backend, find, reference
+from .arguments import IntPair, check_groups, check_ranks, check_tensors, count_windows, pair, to_pairs
+from .backends import check_backend, reference
 from .dispatcher import GEOMETRY, OPERATORS, call, cast_for_autocast, register
 from .involution import GradKernel
 
@@ -66,15 +58,13 @@ def window_product2d(
     check_backend(backend)
     check_ranks(query=query, key=key)
     kernel_size = pair('kernel_size', kernel_size, 1)
-    stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
-    padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
+    geometry = to_pairs(kernel_size, stride, padding, dilation)
     check_groups(groups, query.shape[1])
     if backend == 'reference':
         query, key = cast_for_autocast(query.device.type, query, key)
-        _check(query, key, groups, kernel_size, stride, padding, dilation)
-        return reference.window_product2d(query, key, groups, kernel_size, stride, padding, dilation)
-    operator = OPERATORS.window_product2d.default
-    return call(operator, query, key, groups, kernel_size, stride, padding, dilation, backend)
+        _check(query, key, kernel_size, *geometry)
+        return reference.window_product2d(query, key, groups, kernel_size, *geometry)
+    return call(OPERATORS.window_product2d.default, query, key, groups, kernel_size, *geometry, backend)
 
 
 @register
@@ -86,34 +76,21 @@ class WindowProduct2d(GradKernel):
 
     @staticmethod
     def fake(query, key, groups, kernel_size, stride, padding, dilation, backend=None):
-        _check(query, key, groups, kernel_size, stride, padding, dilation)
+        _check(query, key, kernel_size, stride, padding, dilation)
         return GradKernel.fake(query, key, groups, kernel_size, stride, padding, dilation)
 
-    @staticmethod
-    def compute(query, key, groups, kernel_size, stride, padding, dilation, backend=None):
-        out = WindowProduct2d.fake(query, key, groups, kernel_size, stride, padding, dilation)
-        if out.numel():
-            find(backend, key.device).grad_kernel(out, query, key, stride, padding, dilation)
-        return out
 
-
-def _check(query, key, groups, kernel_size, stride, padding, dilation) -> None:
+def _check(query, key, kernel_size, stride, padding, dilation) -> None:
     check_tensors(query=query, key=key)
     if query.shape[:2] != key.shape[:2]:
         raise ValueError(
             f'query and key must have the same batch size and channels, but their shapes are {tuple(query.shape)} and '
             f'{tuple(key.shape)}'
         )
-    size = output_size(key.shape[2:], kernel_size, stride, padding, dilation)
-    # Not min(): under torch.compile that would tie the program to images that are wider than high.
-    if size[0] < 1 or size[1] < 1:
+    height, width = count_windows('key', key.shape[2:], kernel_size, stride, padding, dilation)
+    if query.shape[2] != height or query.shape[3] != width:
         raise ValueError(
-            f'key of {key.shape[2]}x{key.shape[3]} with padding {tuple(padding)} is smaller than the window of '
-            f'{kernel_size[0]}x{kernel_size[1]} with dilation {tuple(dilation)}: increase padding'
-        )
-    if query.shape[2] != size[0] or query.shape[3] != size[1]:
-        raise ValueError(
-            f'query must have {size[0]}x{size[1]} pixels, one for each window (key {key.shape[2]}x{key.shape[3]}, '
+            f'query must have {height}x{width} pixels, one for each window (key {key.shape[2]}x{key.shape[3]}, '
             f'stride {tuple(stride)}, padding {tuple(padding)}, dilation {tuple(dilation)}), but its shape is '
             f'{tuple(query.shape)}'
         )

@@ -20,6 +20,7 @@ except RuntimeError as error:
 def test_fallback_warns_once_without_compiler(tmp_path, monkeypatch, in_python):
     monkeypatch.delenv('CXX', raising=False)
     monkeypatch.setenv('PATH', str(tmp_path))
+    monkeypatch.setenv('MMREDNET_CACHE_DIR', str(tmp_path))  # a library that is kept there needs no compiler
     monkeypatch.setattr(cpu, 'load', cpu.load.__wrapped__)
     monkeypatch.setattr(cpu, '_library', cpu._library.__wrapped__)
     monkeypatch.setattr(backends, '_load', functools.cache(backends._load.__wrapped__))

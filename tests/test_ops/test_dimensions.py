@@ -78,7 +78,7 @@ def test_sums_run_in_float32():
         ((1, 2, 3, 3, 3), (1, 1, 3, 3, 3, 2, 3, 3), {}, 'kernels for 3 output slices'),
         ((1, 2, 3, 3, 3), (1, 1, 2, 3, 3, 3, 3, 3), {}, "padding None means 'same'"),
         ((1, 2, 3, 3, 3), (1, 1, 3, 3, 3, 3, 3, 3), dict(stride=(1, 1)), 'stride must be an int or three ints'),
-        ((1, 2, 3, 3, 3), (1, 1, 3, 3, 3, 3, 3, 3), dict(dilation=0), 'dilation must be an int or three ints'),
+        ((1, 2, 3, 3, 3), (1, 1, 3, 3, 3, 3, 3, 3), dict(dilation=0), 'dilation must be at least 1, but is 0'),
     ],
 )
 def test_errors_name_the_argument(input, kernel, options, text):

@@ -36,11 +36,7 @@ class Backend(Protocol):
     """
 
     def load(self) -> object:
-        """Makes the backend ready.
-
-        Raises:
-            ImportError, OSError or RuntimeError: The backend cannot be used here. The text names the remedy.
-        """
+        """Makes the backend ready. Raises ImportError, OSError or RuntimeError, with a remedy, where that fails."""
 
     def involution2d(self, out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
         """Writes eq. 4 to ``out`` (N, C, Ho, Wo), for the geometry stride, padding and dilation."""
@@ -78,9 +74,8 @@ def check_backend(name: str | None, names: Sequence[str] | None = None) -> None:
 def find(name: str | None, device: torch.device) -> Backend:
     """Returns the backend with this name in ``TABLE``. For None, returns the first that works on the device.
 
-    Raises:
-        ValueError: There is no backend with this name, or it does not support the device.
-        RuntimeError: The backend cannot be used here, or for None no backend can be used.
+    Raises ValueError where no backend has this name or it does not support the device, and RuntimeError where it
+    cannot be used here.
     """
     check_backend(name, tuple(TABLE))
     if name and TABLE[name].devices and device.type not in TABLE[name].devices:
@@ -89,11 +84,7 @@ def find(name: str | None, device: torch.device) -> Backend:
 
 
 def explain(device: torch.device) -> tuple[str, list[tuple[str, str]]]:
-    """Returns the backend that is used on a device where none is named, and why.
-
-    Returns:
-        tuple: The backend's name, and for each row of ``TABLE`` its name and the reason why it is used or not.
-    """
+    """Returns the backend for calls without a named one, and for each in ``TABLE`` why it is used or not."""
     chosen, rows = '', []
     for name in TABLE:
         try:
@@ -110,18 +101,19 @@ def explain(device: torch.device) -> tuple[str, list[tuple[str, str]]]:
 
 @cache
 def _load(name: str | None, device_type: str) -> Backend:
-    failures = []
+    failures: list[tuple[str, Exception]] = []
     for candidate, (module, devices) in TABLE.items():
         if candidate == name or name is None and (not devices or device_type in devices):
             try:
                 backend = import_module(module)
                 backend.load()
             except (ImportError, OSError, RuntimeError) as error:
-                failures.append(f'backend {candidate!r} of involution2d cannot be used: {error}')
+                failures.append((f'backend {candidate!r} of involution2d cannot be used: {error}', error))
                 continue
             if failures:
-                warnings.warn(f'{failures[0]}. Until then the slower {candidate!r} computes', stacklevel=2)
+                warnings.warn(f'{failures[0][0]}. Until then the slower {candidate!r} computes', stacklevel=2)
             if name is None and hasattr(backend, 'register_kernels'):
                 backend.register_kernels()
             return backend
-    raise RuntimeError(failures[0])
+    text, cause = failures[0]
+    raise RuntimeError(text) from cause

@@ -51,7 +51,7 @@ FLAGS = (
     f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
 )
 _PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
-_NO_GENERATION = (0,) * 8  # the last five fields, where the kernel is not generated
+_NONE = (0,) * 8  # the last five fields, where the kernel is not generated
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
@@ -118,10 +118,10 @@ def _call(
     output: Tensor,
     input: Tensor,
     kernel: Tensor,
-    kernel_shape: tuple[int, ...],
-    kernel_strides: tuple[int, ...],
-    geometry: tuple[Pair, ...],
-    generation: tuple[int, ...] = _NO_GENERATION,
+    kernel_shape,
+    kernel_strides,
+    geometry,
+    generation=_NONE,
 ) -> bool:
     """Calls a compiled function. Returns False, without a result, if it would need far more memory than the image."""
     stride, padding, dilation = geometry
@@ -145,11 +145,7 @@ def _call(
 
 @cache
 def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], bool]]:
-    """Returns the compiled functions by name and dtype.
-
-    Raises:
-        RuntimeError: No C++ compiler was found, or it fails, or the library cannot be loaded.
-    """
+    """Returns the compiled functions by name and dtype. Raises RuntimeError where they cannot be compiled or loaded."""
     library, functions = _library(), {}
     for dtype in DTYPES:
         for name in ('involution2d', 'grad_input', 'grad_kernel'):
@@ -190,7 +186,6 @@ def _torch_flags() -> tuple[str, ...]:
 def compile_for_onnxruntime(path: Path) -> None:
     """Writes a library that adds ``mmrednet::involution2d`` to ONNX Runtime, for this machine's CPU.
 
-    Raises:
-        RuntimeError: No C++ compiler was found, or it fails, for example without ONNX Runtime's headers.
+    Raises RuntimeError where no C++ compiler was found, or where it fails, for example without ONNX Runtime's headers.
     """
     compile_library(SOURCE.with_name('onnxruntime.cpp'), compile_command(FLAGS), path)

@@ -27,13 +27,7 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
     Only a library that this user or root wrote, and that nobody else can replace, is loaded from the cache folder. If
     the folder cannot be used, this process compiles a library for itself, and a line on stderr gives the reason.
 
-    Args:
-        source (Path): The C++ file. It may include other C++ files in its folder.
-        flags (Sequence[str]): Flags for the compiler in addition to ``FLAGS``. Defaults to ``()``.
-        folder (Path, optional): The cache folder. Defaults to None, :func:`cache_folder`.
-
-    Raises:
-        RuntimeError: No library is there and no C++ compiler; or the compiler fails; or the library cannot be loaded.
+    Raises RuntimeError where there is neither a library nor a C++ compiler, the compiler fails, or loading fails.
     """
     folder = cache_folder() if folder is None else folder
     name = f'{source.stem}-{digest(source, flags)}'
@@ -80,26 +74,18 @@ def _remedy(error: str) -> str:
 
 
 def compile_command(flags: Sequence[str] = ()) -> list[str]:
-    """Returns the command that compiles a shared library with ``FLAGS`` and these flags.
-
-    Raises:
-        RuntimeError: No C++ compiler was found.
-    """
+    """Returns the command that compiles a shared library. Raises RuntimeError where no C++ compiler was found."""
     compiler = find_compiler()
     return [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
 
 
 def find_compiler() -> list[str]:
-    """Returns the command of the C++ compiler: ``CXX``, or the first of c++, g++ and clang++ that is installed.
-
-    Raises:
-        RuntimeError: No C++ compiler was found.
-    """
+    """Returns the command of the C++ compiler: ``CXX``, or the first of c++, g++ and clang++ that is installed."""
     named = os.environ.get('CXX', '').split()
-    if named:
-        if shutil.which(named[0]):
-            return named
+    if named and not shutil.which(named[0]):
         raise RuntimeError(f'CXX names the C++ compiler {named[0]!r}, which was not found: correct or unset CXX')
+    if named:
+        return named
     for name in ('c++', 'g++', 'clang++'):
         if shutil.which(name):
             return [name]
@@ -160,11 +146,7 @@ def cache_folder() -> Path:
 
 
 def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
-    """Compiles a source to ``path``, reports that on stderr, and returns the content of the library.
-
-    Raises:
-        RuntimeError: The compiler fails.
-    """
+    """Compiles a source to ``path``, reports that on stderr, and returns the content of the library."""
     _say(f"mmrednet: compiling {source.name} for this machine's CPU (30 to 60 s)")
     run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
@@ -184,12 +166,7 @@ def _newest(folder: Path, name: str) -> Path | None:
 
 
 def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
-    """Returns the library at ``path``. It is compiled if it is not there.
-
-    Raises:
-        OSError: The folder cannot be written, or others can write it.
-        RuntimeError: The compiler fails.
-    """
+    """Returns the library at ``path``. It is compiled if it is not there."""
     # Others may read the folder: root can fill it for all users.
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     check_private(path.parent)

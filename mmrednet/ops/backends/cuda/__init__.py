@@ -30,12 +30,7 @@ class Stream(NamedTuple):
 
 @cache
 def load() -> None:
-    """Makes the backend ready. It compiles and loads the smallest module, so that a wrong installation fails here.
-
-    Raises:
-        RuntimeError: CuPy cannot be used, or its compiler does not match the GPU or the driver. The message names the
-            remedy.
-    """
+    """Compiles and loads the smallest module. Raises RuntimeError with a remedy where that fails."""
     if torch.version.cuda is None:
         raise RuntimeError('the CUDA kernels need a PyTorch that is built for CUDA')
     major = torch.version.cuda.split('.')[0]
@@ -184,5 +179,9 @@ def _function(index: int, specialisation: Specialisation, name: str):
     return function
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().partition('\n')[0]
+def _reason(error: BaseException) -> str:
+    """Returns one line: of the first cause, since CuPy wraps that in a page of text, the line that names an error."""
+    while error.__cause__:
+        error = error.__cause__
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return next((line for line in lines if 'error' in line.lower()), lines[0])

@@ -15,13 +15,8 @@ LANES = 8  # vectors of 16 bytes that shared memory serves at a time: its 32 ban
 def find_pitches(width: int, lines: int, strips: int, units: int, steps: Pair, dtype: torch.dtype) -> Pair:
     """Returns the distances from row to row and from unit to unit, in elements, at which the fewest threads collide.
 
-    Args:
-        width (int): Elements of a row.
-        lines (int): Rows of a unit, those of all its channels together.
-        strips (int): Strips of a row of a block.
-        units (int): Units of a block.
-        steps (tuple): Elements from strip to strip, and rows from a thread's row to the next one's.
-        dtype (torch.dtype): The type of an element.
+    A row has ``width`` elements, a unit has ``lines`` rows in all its channels, and a block has ``strips`` in a row.
+    ``steps`` are the elements from strip to strip, and the rows from a thread's row to the next one's.
     """
     vector = strip_size(dtype)
     lanes = 128 // (vector * dtype.itemsize)
@@ -38,13 +33,9 @@ def find_pitches(width: int, lines: int, strips: int, units: int, steps: Pair, d
 def find_pixel_pitch(width: int, counts: tuple[int, ...], down: int, rows: int, columns: int, vector: int) -> int:
     """Returns the distance from row to row, in elements, for pixels that lie in memory with all their channels or taps.
 
-    Args:
-        width (int): Elements of a row.
-        counts (tuple): Threads of a strip, rows of a block, and strips of a row.
-        down (int): Rows from a strip's thread to the next one; 0 where they read neighbouring vectors.
-        rows (int): Rows from a thread's row to the next one's.
-        columns (int): Elements from strip to strip.
-        vector (int): Elements of 16 bytes.
+    A row has ``width`` elements and 16 bytes have ``vector``. ``counts`` are the threads of a strip, the rows of a
+    block and the strips of a row. From one to the next of these are ``down`` rows (0: neighbouring vectors), ``rows``
+    rows and ``columns`` elements.
     """
     return min(
         range(width, width + LANES * vector, vector),

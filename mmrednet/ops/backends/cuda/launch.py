@@ -15,19 +15,12 @@ ALIGNMENT = 8  # elements: an address that is a multiple of them is one of 16 by
 
 @dataclass(frozen=True)
 class Device:
-    """The limits of a GPU. The default values work on every GPU, but are not the fastest.
+    """The limits of a GPU. The default values work on every GPU, but are not the fastest."""
 
-    Args:
-        shared (int): Bytes of shared memory of a block, at most.
-        multiprocessors (int): Multiprocessors, or 0 if unknown.
-        max_grid (int): Blocks of a launch, at most.
-        tensor_cores (bool): Whether tensor cores multiply both float16 and bfloat16.
-    """
-
-    shared: int = 48 << 10
-    multiprocessors: int = 0
-    max_grid: int = 1 << 20
-    tensor_cores: bool = False
+    shared: int = 48 << 10  # bytes of shared memory of a block, at most
+    multiprocessors: int = 0  # 0 if unknown
+    max_grid: int = 1 << 20  # blocks of a launch, at most
+    tensor_cores: bool = False  # whether they multiply both float16 and bfloat16
 
 
 class Block(NamedTuple):

@@ -24,18 +24,7 @@ def plan_launch(
     dilation: Pair,
     device: Device = Device(),  # noqa: B008
 ) -> Launch | None:
-    """Plans a launch, or returns None where shared memory cannot hold what one thread reads.
-
-    Args:
-        function (str): 'forward', 'grad_input' or 'grad_kernel'.
-        x (Layout): The input or its gradient, (N, C, H, W).
-        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
-        y (Layout): The output or its gradient, (N, C, Ho, Wo).
-        stride (tuple): Vertical and horizontal stride.
-        padding (tuple): Vertical and horizontal padding.
-        dilation (tuple): Vertical and horizontal dilation.
-        device (Device): The limits of the GPU.
-    """
+    """Plans a launch for a :class:`Problem`, or returns None where shared memory cannot hold what one thread reads."""
     problem = Problem(function, x, k, y, stride, padding, dilation)
     plans = (family.plan(problem, device) for family in FAMILIES)
     return next((launch for launch in plans if launch), None)

@@ -76,22 +76,12 @@ class Share(NamedTuple):
 
 @dataclass(frozen=True)
 class Problem:
-    """One operator on tensors of given layouts.
+    """One operator on tensors of given layouts."""
 
-    Args:
-        function (str): 'forward', 'grad_input' or 'grad_kernel'.
-        x (Layout): The input or its gradient, (N, C, H, W).
-        k (Layout): The kernel or its gradient, (N, G, Kh, Kw, Ho, Wo).
-        y (Layout): The output or its gradient, (N, C, Ho, Wo).
-        stride (tuple): Vertical and horizontal stride.
-        padding (tuple): Vertical and horizontal padding.
-        dilation (tuple): Vertical and horizontal dilation.
-    """
-
-    function: str
-    x: Layout
-    k: Layout
-    y: Layout
+    function: str  # 'forward', 'grad_input' or 'grad_kernel'
+    x: Layout  # the input or its gradient, (N, C, H, W)
+    k: Layout  # the kernel or its gradient, (N, G, Kh, Kw, Ho, Wo)
+    y: Layout  # the output or its gradient, (N, C, Ho, Wo)
     stride: Pair
     padding: Pair
     dilation: Pair

@@ -54,28 +54,18 @@ def strip_size(dtype: torch.dtype) -> int:
 
 @dataclass(frozen=True)
 class Specialisation:
-    """A module of kernels: everything that is fixed at compile time. Image sizes are not.
-
-    Args:
-        dtype (torch.dtype): The type of all tensors.
-        kernel_size (tuple): Height and width of the window.
-        stride (tuple): Vertical and horizontal stride.
-        dilation (tuple): Vertical and horizontal dilation.
-        wide (bool): Whether indices have 64 bits.
-        kernels (str): The family of kernels, a key of ``SOURCES``.
-        phase (int): The horizontal padding modulo a strip times the stride, from which follows where the first strip
-            starts within a vector of memory. Only the family 'tiled' uses it.
-        narrow (int): Pixels of a row of the image in the family 'narrow', else 0.
-    """
+    """A module of kernels: everything that is fixed at compile time. Image sizes are not."""
 
     dtype: torch.dtype
     kernel_size: Pair
     stride: Pair
     dilation: Pair
-    wide: bool
-    kernels: str = 'tiled'
+    wide: bool  # whether indices have 64 bits
+    kernels: str = 'tiled'  # the family of kernels, a key of SOURCES
+    # The horizontal padding modulo a strip times the stride. It determines where the first strip starts within a vector
+    # of memory. Only the family 'tiled' uses it.
     phase: int = 0
-    narrow: int = 0
+    narrow: int = 0  # pixels of a row of the image in the family 'narrow', else 0
 
     def source(self, *functions: str) -> str:
         """Returns the CUDA source of some of 'forward', 'grad_input' and 'grad_kernel'."""
