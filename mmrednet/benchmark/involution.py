@@ -5,6 +5,7 @@ It needs torch alone.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import torch
@@ -121,9 +122,15 @@ def _describe(backend: str, problem: Problem) -> list[str]:
     module: Any = find(backend, device)
     if not hasattr(module, 'describe'):
         return []
-    geometry = case.kernel_size, case.stride, case.padding, case.dilation
-    setting = case.groups, problem.dtype, device, problem.channels_last
-    return module.describe(problem.batch, case.channels, case.size, *geometry, *setting)
+    memory_format = torch.channels_last if problem.channels_last else torch.contiguous_format
+
+    def make(channels: int, size: Sequence[int]) -> torch.Tensor:
+        shape = problem.batch, channels, *size
+        return torch.empty(shape, dtype=problem.dtype, device='meta', memory_format=memory_format)
+
+    input, kernel_shape = make(case.channels, case.size), (case.groups, *case.kernel_size)
+    kernel = make(prod(kernel_shape), case.output_size).unflatten(1, kernel_shape)
+    return module.describe(input, kernel, device, case.stride, case.padding, case.dilation)
 
 
 def _rows(phase: str, results: Sequence[Result]) -> list[tuple[str, ...]]:

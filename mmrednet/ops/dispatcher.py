@@ -53,7 +53,7 @@ class Operator(_SingleLevelFunction):
 
     @staticmethod
     def _compiled_autograd_key(ctx) -> tuple:
-        """Returns the key under which torch's compiled autograd caches this function."""
+        """Returns the key of this function in the cache of torch's compiled autograd."""
         return (ctx._autograd_function_id,)
 
 
@@ -139,17 +139,9 @@ def expand(info, dim: int | None, tensor: Tensor) -> Tensor:
 
 
 def map_over_batch(info, dims: Sequence[int | None], tensors: Sequence[Tensor], overload: Any, *rest):
-    """Applies a vmap rule: one call in which the dimension that vmap maps over is part of the batch N.
+    """Applies a vmap rule: one call in which the dimension that vmap maps over (``dims``) is part of the batch N.
 
-    Args:
-        info: torch's facts about the vmap.
-        dims (Sequence[int or None]): For each tensor, the dimension that vmap maps over.
-        tensors (Sequence[Tensor]): The operator's first arguments. The batch is dimension 0 of each.
-        overload (OpOverload): The operator.
-        *rest: The operator's other arguments.
-
-    Returns:
-        tuple: The result, and the dimension of it that vmap maps over: 0.
+    Returns the result, and the dimension of it that vmap maps over: 0.
     """
     moved = [expand(info, dim, tensor) for dim, tensor in zip(dims, tensors, strict=True)]
     out = call(overload, *(tensor.flatten(0, 1) for tensor in moved), *rest)

@@ -20,11 +20,12 @@ from .involution import Involution2d
 from .window_product import WindowProduct2d
 
 
-def _involution2d(
-    input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
-) -> Tensor:
+def _involution2d(input, kernel, stride, padding, dilation, backend=None) -> Tensor:
     """Computes eq. 4 tap by tap, also for sizes that are unknown when the network is exported."""
-    products = _products(input, kernel, stride, padding, dilation)
+    groups, kh, kw = map(int, kernel.shape[1:4])  # ints, also under torch.jit.trace
+    values = kernel.to(accumulation_dtype(input)).reshape(-1, kh * kw, *kernel.shape[4:]).split(1, 1)
+    taps = _taps(input, groups, (kh, kw), kernel.shape[4:], stride, padding, dilation)
+    products = (pixels * values[u * kw + v] for u, v, pixels in taps)
     total = next(products)
     waiting = next(products, None)
     # ONNX Runtime first computes the operand of a sum whose node comes last in the file. So the product of a tap is
@@ -35,48 +36,22 @@ def _involution2d(
     return total.reshape(*input.shape[:2], *kernel.shape[4:]).to(input.dtype)
 
 
-def _window_product2d(
-    query: Tensor,
-    key: Tensor,
-    groups: int,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    backend: str | None = None,
-) -> Tensor:
+def _window_product2d(query, key, groups, kernel_size, stride, padding, dilation, backend=None) -> Tensor:
     """Multiplies tap by tap, also for sizes that are unknown when the network is exported."""
     dtype, channels = accumulation_dtype(query), query.shape[1]
     grouped = query.to(dtype).reshape(-1, channels // groups, *query.shape[2:])
     taps = _taps(key, groups, kernel_size, query.shape[2:], stride, padding, dilation)
-    # The taps come column by column.
-    products = [(grouped * pixels).sum(1) for pixels in taps]
-    rows = [torch.stack(products[u :: kernel_size[0]], 1) for u in range(kernel_size[0])]
-    out = torch.stack(rows, 1).reshape(query.shape[0], groups, *kernel_size, *query.shape[2:])
+    products = {(u, v): (grouped * pixels).sum(1) for u, v, pixels in taps}
+    rows = torch.stack([products[tap] for tap in sorted(products)], 1)
+    out = rows.reshape(query.shape[0], groups, *kernel_size, *query.shape[2:])
     return out.to(query.dtype)
 
 
-def _products(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Iterator[Tensor]:
-    """Yields, for each tap, its kernel values times the pixels under it, (N * G, C / G, Ho, Wo)."""
-    groups, kh, kw = map(int, kernel.shape[1:4])  # ints, also under torch.jit.trace
-    values = kernel.to(accumulation_dtype(input)).reshape(-1, kh * kw, *kernel.shape[4:]).split(1, 1)
-    taps = _taps(input, groups, (kh, kw), kernel.shape[4:], stride, padding, dilation)
-    for i, pixels in enumerate(taps):
-        v, u = divmod(i, kh)
-        yield pixels * values[u * kw + v]
-
-
 def _taps(
-    input: Tensor,
-    groups: int,
-    kernel_size: Pair,
-    output_size: Sequence[int],
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-) -> Iterator[Tensor]:
-    """Yields the pixels under each tap, (N * G, C / G, Ho, Wo), column by column of the window."""
-    (kh, kw), (ho, wo) = kernel_size, output_size
+    input: Tensor, groups: int, kernel_size: Pair, size: Sequence[int], stride: Pair, padding: Pair, dilation: Pair
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Yields each tap (u, v) with the pixels under it, (N * G, C / G, Ho, Wo), column by column of the window."""
+    (kh, kw), (ho, wo) = kernel_size, size
     dtype = accumulation_dtype(input)
     # The input is padded to a multiple of the stride: the exporter can then prove the length of each slice, and the
     # pixels of one phase of the stride are moved together once, not for each tap.
@@ -92,7 +67,7 @@ def _taps(
         shifted = [_part(row[phase_x], 3, left, last_column) for row in phases]
         for u in range(kh):
             top, phase_y = divmod(u * dilation[0], stride[0])
-            yield _part(shifted[phase_y], 2, top, last_row)
+            yield u, v, _part(shifted[phase_y], 2, top, last_row)
 
 
 def _part(tensor: Tensor, axis: int, start: int, last: int) -> Tensor:
@@ -100,9 +75,7 @@ def _part(tensor: Tensor, axis: int, start: int, last: int) -> Tensor:
     return torch.ops.aten.slice.Tensor(tensor, axis, start, start - last or None)
 
 
-def _operator(
-    input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair, backend: str | None = None
-) -> Tensor:
+def _operator(input, kernel, stride, padding, dilation, backend=None) -> Tensor:
     """Writes one operator of ONNX Runtime. ``backends/cpu/onnxruntime.cpp`` implements it."""
     geometry: dict[str, Any] = dict(stride=list(stride), padding=list(padding), dilation=list(dilation))
     shape = *input.shape[:2], *kernel.shape[4:]

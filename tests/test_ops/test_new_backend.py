@@ -19,8 +19,8 @@ def load():
 def involution2d(out, input, kernel, *geometry):
     out.copy_(_reference(input, kernel, *geometry))
 
-def describe(batch, channels, size, kernel_size, *setting):
-    return [f'kernels: a toy for {channels} channels and a window of {kernel_size}']
+def describe(input, kernel, *setting):
+    return [f'kernels: a toy for {input.shape[1]} channels and a window of {tuple(kernel.shape[2:4])}']
 """
 ROW = "    'toy': Row('mmrednet.ops.backends.toy', ('cpu',)),\n"
 TABLE = 'TABLE = {  # by name, best first\n'

@@ -28,9 +28,9 @@ class Backend(Protocol):
 
     - ``fused_involution2d(out, input, features, weight, bias, kernel_size, *geometry)`` applies the kernels that a 1x1
       convolution generates, without writing them to memory.
-    - ``describe(batch, channels, size, kernel_size, stride, padding, dilation, groups, dtype, device, channels_last)``
-      returns lines of text about the kernels that run for such an involution. ``python -m mmrednet benchmark
-      involution`` prints them.
+    - ``describe(input, kernel, device, *geometry)`` returns lines of text about the kernels that run on a device for
+      tensors like these, which have no data (torch's device 'meta'). ``python -m mmrednet benchmark involution`` prints
+      them.
     - ``register_kernels()`` registers kernels of the backend in torch's dispatcher. It is called when the backend was
       chosen for a call without a named backend.
     """

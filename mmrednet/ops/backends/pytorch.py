@@ -53,9 +53,9 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, p
         out[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
 
 
-def describe(batch: int, channels: int, size: Pair, kernel_size: Pair, *setting: object) -> list[str]:
+def describe(input: Tensor, kernel: Tensor, *setting: object) -> list[str]:
     """Returns a line about the kernels that run for such an involution."""
-    return [f'kernels: those of torch, one call for each of {prod(kernel_size)} taps']
+    return [f'kernels: those of torch, one call for each of {prod(kernel.shape[2:4])} taps']
 
 
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:

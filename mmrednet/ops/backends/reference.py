@@ -4,10 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import Pair
 
-def involution2d(
-    input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
+
+def involution2d(input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> Tensor:
     """Unfolds the input into windows, multiplies them with the kernel and sums. Autograd computes the gradients.
 
     Kernel values at taps outside the input are set to zero, since infinity times the zeros there would be NaN.
@@ -24,13 +24,7 @@ def involution2d(
 
 
 def window_product2d(
-    query: Tensor,
-    key: Tensor,
-    groups: int,
-    kernel_size: tuple[int, int],
-    stride: tuple[int, int],
-    padding: tuple[int, int],
-    dilation: tuple[int, int],
+    query: Tensor, key: Tensor, groups: int, kernel_size: Pair, stride: Pair, padding: Pair, dilation: Pair
 ) -> Tensor:
     """Unfolds the keys into windows, multiplies them with the queries and sums over the channels of a group.
 

@@ -92,20 +92,9 @@ def fused_involution2d(
         pytorch.involution2d(out, input, kernel, *geometry)
 
 
-def describe(
-    batch: int,
-    channels: int,
-    size: Pair,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    dtype: torch.dtype,
-    *_: object,
-) -> list[str]:
+def describe(input: Tensor, *setting: object) -> list[str]:
     """Returns a line about the kernels that run for such an involution."""
-    suffix, threads = str(dtype).removeprefix('torch.'), torch.get_num_threads()
+    suffix, threads = str(input.dtype).removeprefix('torch.'), torch.get_num_threads()
     names = ', '.join(f'{name}_{suffix}' for name in ('involution2d', 'grad_input', 'grad_kernel'))
     return [
         f'kernels: {names}, in C++ for {torch.backends.cpu.get_cpu_capability()}; each call plans its own loops; '

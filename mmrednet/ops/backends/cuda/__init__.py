@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ...arguments import output_size
 from .. import Pair, pytorch
 from .launch import Device, Launch
 from .plan import plan_launch
@@ -64,32 +63,14 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair
         pytorch.grad_kernel(out, grad_output, input, *geometry)
 
 
-def describe(
-    batch: int,
-    channels: int,
-    size: Pair,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
-    groups: int,
-    dtype: torch.dtype,
-    device: torch.device,
-    channels_last: bool,
-) -> list[str]:
+def describe(input: Tensor, kernel: Tensor, device: torch.device, *geometry: Pair) -> list[str]:
     """Returns text about the kernels that run for such an involution, and how they are launched."""
-    memory_format = torch.channels_last if channels_last else torch.contiguous_format
-
-    def make(channels: int, size: Pair) -> Tensor:
-        return torch.empty(batch, channels, *size, dtype=dtype, device='meta', memory_format=memory_format)
-
-    out_size = output_size(size, kernel_size, stride, padding, dilation)
-    k = make(groups * kernel_size[0] * kernel_size[1], out_size).unflatten(1, (groups, *kernel_size))
-    layouts = [Layout.of(tensor) for tensor in (make(channels, size), k, make(channels, out_size))]
+    output = torch.ops.mmrednet.involution2d(input, kernel, *geometry)
+    layouts = [Layout.of(tensor) for tensor in (input, kernel, output)]
     limits = _device(torch.cuda.current_device() if device.index is None else device.index)
     lines = []
     for function in WRITTEN:
-        launch = plan_launch(function, *layouts, stride, padding, dilation, limits)
+        launch = plan_launch(function, *layouts, *geometry, limits)
         if launch is None:
             lines.append(f'- {function}: no kernel, since shared memory cannot hold a window: backend torch computes')
             continue
@@ -102,10 +83,7 @@ def describe(
 
 
 def match_layouts(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Copies a tensor that the kernels would read slowly. They are fast if both are channels-last or both are not.
-
-    The tensor that is written is never copied: it is contiguous or channels-last.
-    """
+    """Returns x and y both channels-last or both not: mixed layouts are slow. What is written is not copied."""
     lead = x if function == 'grad_input' else y
     is_last = not lead.is_contiguous() and lead.is_contiguous(memory_format=torch.channels_last)
     axis, memory_format = (1, torch.channels_last) if is_last else (3, torch.contiguous_format)

@@ -13,8 +13,7 @@ BLOCKS = 2  # blocks of a multiprocessor, at least: one computes while the other
 def shrink(share: Share, least: int, take_channels: Callable[[int], int]) -> Iterator[Share]:
     """Yields a share and then smaller ones, the last with one strip of ``least`` channels.
 
-    A smaller share has first fewer rows, but ``FEW_ROWS``, then fewer channels, then fewer rows and strips again.
-    ``take_channels`` returns the next smaller number of channels.
+    Rows shrink first, to ``FEW_ROWS``, then channels to what ``take_channels`` returns, then rows and strips to one.
     """
     yield share
     while share[:3] != (1, 1, least):
@@ -37,13 +36,8 @@ def find_block(
 ) -> Block | None:
     """Returns the block of a launch, or None where shared memory is too small for every share.
 
-    Args:
-        problem (Problem): What is computed.
-        whole (Share): The whole work.
-        shares (Iterable): Shares that a block has threads and registers for, the largest first.
-        even_out (Callable): Makes a share smaller if the whole can be cut into as many equal shares.
-        arrange (Callable): Places a share in shared memory.
-        device (Device): The limits of the GPU.
+    ``shares`` are those that a block has threads and registers for, the largest first. ``even_out`` makes a share
+    smaller if the whole can be cut into as many equal shares. ``arrange`` places a share in shared memory.
     """
     fitting = next((share for share in shares if arrange(share).shared <= device.shared), None)
     if fitting is None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from .arithmetic import divide_up, round_up
 from .problem import Problem, Share
-from .specialisation import ARGUMENTS, Specialisation
+from .specialisation import ARGUMENTS, THREADS, Specialisation
 
 if TYPE_CHECKING:
     import numpy
@@ -27,16 +27,16 @@ class Block(NamedTuple):
     """One block of threads: its share of the work, and the places in shared memory of what it reads, in elements."""
 
     share: Share
-    strip_threads: int  # threads that compute a strip together
-    most_strips: int  # strips of all rows and units that the block has threads for
     tile_h: int  # rows of the image that a channel needs
     tile_w: int  # columns
     pitch: int  # from row to row of the image
     channel_pitch: int  # from channel to channel, or in channels-last families from pixel to pixel
     plane_pitch: int  # from unit to unit
     kernel_at: int  # from the start to what is staged behind the image
-    kernel_pitch: int  # from row to row of the staged kernels
     shared: int  # bytes
+    kernel_pitch: int = 0  # from row to row of the staged kernels
+    strip_threads: int = 1  # threads that compute a strip together
+    most_strips: int = THREADS  # strips of all rows and units that the block has threads for
 
 
 class Counts(NamedTuple):
@@ -50,7 +50,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem, whole: Share, share: Share) -> 'Counts':
-        """Counts what it takes to solve the whole problem by blocks of a share."""
+        """Counts what solves the whole problem with blocks of a share."""
         tiles_x, tiles_y = divide_up(whole.strips, share.strips), divide_up(whole.rows, share.rows)
         chunks = 1 if problem.function == 'grad_kernel' else divide_up(whole.channels, share.channels)
         units = whole.units * chunks

@@ -48,14 +48,11 @@ def _arrange(problem: Problem, share: Share) -> Block:
     images = 2 if problem.function == 'grad_kernel' else 1
     return Block(
         share,
-        strip_threads=1,
-        most_strips=THREADS,
         tile_h=share.rows,
         tile_w=width,
         pitch=width,
         channel_pitch=area,
         plane_pitch=share.channels * area,
         kernel_at=image,
-        kernel_pitch=0,
         shared=(images * image + kernels) * problem.dtype.itemsize,
     )

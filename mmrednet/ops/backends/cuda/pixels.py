@@ -36,10 +36,7 @@ def _find_largest(problem: Problem, whole: Share) -> Share:
 
 
 def _even_out(whole: Share, share: Share) -> Share:
-    return share._replace(
-        strips=equal_part(whole.strips, share.strips),
-        rows=equal_part(whole.rows, share.rows),
-    )
+    return share._replace(strips=equal_part(whole.strips, share.strips), rows=equal_part(whole.rows, share.rows))
 
 
 def _count_threads(problem: Problem, channels: int) -> int:

@@ -147,6 +147,6 @@ class Problem:
         return (pixels - 1 + reach) // stride + 1 + between
 
     def find_steps(self, strip: int) -> Pair:
-        """Returns how many columns of the image one strip, and how many rows one row, lies after the one before."""
+        """Returns the columns of the image from strip to strip, and its rows from row to row."""
         rows, columns = self.stride
         return (strip // columns, 1) if self.function == 'grad_input' else (strip * columns, rows)

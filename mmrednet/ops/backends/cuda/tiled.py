@@ -56,14 +56,11 @@ def _arrange(problem: Problem, special: Specialisation, share: Share) -> Block:
     elements = round_up(share.units * unit_pitch, ALIGNMENT)
     return Block(
         share,
-        strip_threads=1,
-        most_strips=THREADS,
         tile_h=height,
         tile_w=width,
         pitch=pitch,
         channel_pitch=height * pitch,
         plane_pitch=unit_pitch,
         kernel_at=elements,
-        kernel_pitch=0,
         shared=elements * dtype.itemsize,
     )
