@@ -1,10 +1,15 @@
 """Modules built on the operators, for any network. They need torch alone."""
 
-from .attention import LocalAttention, LocalRelationKernelGeneration, SelfAttentionKernelGeneration
+from .attention import (
+    LocalAttention,
+    LocalRelationKernelGeneration,
+    SelfAttentionKernelGeneration,
+    WindowKernelGeneration,
+)
 from .involution import Involution, in_place_of_conv
 from .kernel_generation import BottleneckKernelGeneration, LinearKernelGeneration
 from .neighbourhood import NeighbourhoodKernelGeneration
-from .san import PairwiseKernelGeneration, PatchwiseKernelGeneration
+from .san import PairwiseKernelGeneration, PatchwiseKernelGeneration, SANKernelGeneration
 
 __all__ = [
     'BottleneckKernelGeneration',
@@ -15,6 +20,8 @@ __all__ = [
     'NeighbourhoodKernelGeneration',
     'PairwiseKernelGeneration',
     'PatchwiseKernelGeneration',
+    'SANKernelGeneration',
     'SelfAttentionKernelGeneration',
+    'WindowKernelGeneration',
     'in_place_of_conv',
 ]

@@ -24,7 +24,7 @@ class SANKernelGeneration(WindowKernelGeneration):
         super().__init__(*args, border=border, **kwargs)
         if border != 'reflect':
             raise ValueError(f"border must be 'reflect' in SAN, but is {border!r}")
-        self.relation_channels = self.channels // 16 if relation_channels is None else relation_channels
+        self.relation_channels = max(1, self.channels // 16) if relation_channels is None else relation_channels
         self.conv1 = nn.Conv2d(self.channels, self.relation_channels, 1)
         self.conv2 = nn.Conv2d(self.channels, self.relation_channels, 1)
 

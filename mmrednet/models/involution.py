@@ -8,11 +8,12 @@ from math import gcd, prod
 from mmcv.cnn import ConvModule, build_activation_layer, build_norm_layer
 from torch import nn
 
-from ..layers import BottleneckKernelGeneration, Involution, LinearKernelGeneration, in_place_of_conv
+from .. import layers
+from ..layers import Involution, in_place_of_conv
 from ..registry import MMENGINE_MODELS, register_model
 
-register_model()(BottleneckKernelGeneration)
-register_model()(LinearKernelGeneration)
+for _name in ('Bottleneck', 'Linear', 'LocalRelation', 'Neighbourhood', 'Pairwise', 'Patchwise', 'SelfAttention'):
+    register_model()(getattr(layers, f'{_name}KernelGeneration'))
 
 
 @register_model('Involution')

@@ -26,6 +26,12 @@ def test_kernel_generation_is_replaceable():
     assert [tuple(p.shape) for p in linear.parameters()] == [(9, 16, 1, 1), (9,)]
 
 
+@pytest.mark.parametrize('name', ['LocalRelation', 'Neighbourhood', 'Pairwise', 'Patchwise', 'SelfAttention'])
+def test_the_kernel_generation_of_each_member_of_the_family_has_a_config(name):
+    layer = build_involution(channels=32, kernel_generation=dict(type=f'mmrednet.{name}KernelGeneration'))
+    assert layer(torch.rand(2, 32, 8, 9)).shape == (2, 32, 8, 9)
+
+
 def test_group_norm_of_any_toolbox_fits_the_few_channels_of_phi():
     layer = build_involution(channels=32, norm_cfg=dict(type='GN', num_groups=32))
     assert layer.conv1.bn.num_groups == layer.conv1.bn.num_channels == 8
