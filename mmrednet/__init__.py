@@ -5,7 +5,7 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.util import find_spec
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 class _BeforeInferencers(MetaPathFinder):
