@@ -15,7 +15,7 @@ from helpers import ROOT, run_python
 PYTHON = """#!/bin/bash
 case "$*" in
     '-m venv --clear '*)
-        installed=$4/lib/python3.11/site-packages/mmrednet-0.1.0.dist-info
+        installed=$4/lib/python3.11/site-packages/mmrednet-0.2.0.dist-info
         mkdir -p "$4/bin" "$installed" && cp "$0" "$4/bin/python" && touch "$installed/RECORD"
         echo "PATH=$PWD/$4/bin:\\$PATH" >"$4/bin/activate" ;;
     '-m pip --version') ;;
@@ -118,7 +118,7 @@ def test_mim_finds_the_package_and_pip_the_link(set_up, tmp_path):
     assert set_up()[0].returncode == 0
     packages = tmp_path / '.venv/lib/python3.11/site-packages'
     assert (packages / 'mmrednet').readlink() == tmp_path / 'mmrednet'
-    assert (packages / 'mmrednet-0.1.0.dist-info/RECORD').read_text() == 'mmrednet,,\n'
+    assert (packages / 'mmrednet-0.2.0.dist-info/RECORD').read_text() == 'mmrednet,,\n'
 
 
 def test_another_driver_exchanges_what_is_built_for_cuda(set_up):
