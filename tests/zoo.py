@@ -333,12 +333,12 @@ def tables(records: list[dict]) -> str:
         [f'`{argument}`', len(of_argument), sum(len(record['configs']) for record in of_argument)]
         for argument, of_argument in sorted(omitted.items(), key=lambda item: -len(item[1]))
     ]
-    headings = ['Toolbox', 'Configs', 'Models', 'RedNet works', 'ResNet alone works', 'neither works']
+    headings = ['toolbox', 'configs', 'models', 'RedNet works', 'only ResNet works', 'neither works']
     return '\n\n'.join(
         [
             markdown_table(headings, numbers, range(1, 6)),
-            markdown_table(['Config', 'Configs of this model', 'ResNet', 'RedNet'], rest, [1]),
-            markdown_table(['Left out of the entry', 'Models', 'Configs'], arguments, [1, 2]),
+            markdown_table(['config', 'configs of this model', 'ResNet', 'RedNet'], rest, [1]),
+            markdown_table(['argument', 'models', 'configs'], arguments, [1, 2]),
         ]
     )
 

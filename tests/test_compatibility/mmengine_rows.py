@@ -49,7 +49,7 @@ def trains(network: Network):
 
 @row
 def resumes(network: Network):
-    """`resume=True`: goes on with the same weights"""
+    """`resume=True`: training continues with the same weights"""
     train(task(network, 'mmpretrain', default_hooks__checkpoint__interval=1, train_cfg__max_iters=1))
     run = train(task(network, 'mmpretrain', resume=True))
     assert run.iter == 2
@@ -76,7 +76,7 @@ def accumulates(network: Network):
 
 @row
 def amp(network: Network):
-    """`AmpOptimWrapper(dtype='bfloat16')`, where mmengine finds no GPU"""
+    """`AmpOptimWrapper(dtype='bfloat16')` without a GPU"""
     train(task(network, 'mmpretrain', optim_wrapper__type='AmpOptimWrapper', optim_wrapper__dtype='bfloat16'))
 
 
@@ -89,7 +89,7 @@ def clips(network: Network):
 
 @row
 def ema(network: Network):
-    """`EMAHook`, and resuming it: the averaged weights go on"""
+    """`EMAHook`: a resumed run continues with the averaged weights"""
     hooks = [dict(type='EMAHook', momentum=0.5)]
     options = dict(custom_hooks=hooks, default_hooks__checkpoint__interval=1)
     train(task(network, 'mmpretrain', train_cfg__max_iters=1, **options))
@@ -201,7 +201,7 @@ def other_norms(network: Network):
 
 @row
 def sync_norm(network: Network):
-    """`sync_bn='torch'`, where one process runs"""
+    """`sync_bn='torch'` in a single process"""
     train(task(network, 'mmpretrain', sync_bn='torch'))
 
 
@@ -304,7 +304,7 @@ row = rows_of('Hooks', tier='full')
 
 @row
 def save_best(network: Network):
-    """`CheckpointHook(save_best='auto')`, and testing what it saved, also of a segmentor"""
+    """`CheckpointHook(save_best='auto')`, and a test of the saved checkpoint, also for a segmentor"""
     hook = dict(type='CheckpointHook', by_epoch=False, interval=1, save_best='auto', rule='greater', max_keep_ckpts=1)
     for scope in ('mmpretrain', 'mmseg'):  # whose metrics are numbers of Python and of NumPy
         train(task(network, scope, default_hooks__checkpoint=hook))
@@ -341,7 +341,7 @@ def precise_bn(network: Network):
 
 @row
 def switch_recipe(network: Network):
-    """mmpretrain's `SwitchRecipeHook`, with mixup at first"""
+    """mmpretrain's `SwitchRecipeHook`, which starts with mixup"""
     hook = dict(
         type='SwitchRecipeHook',
         schedule=[dict(action_epoch=1, batch_augments=dict(augments='Mixup')), dict(action_epoch=2)],
@@ -351,7 +351,7 @@ def switch_recipe(network: Network):
 
 @row
 def class_checks(network: Network):
-    """Hooks that look through the modules for the number of classes: mmdet's `NumClassCheckHook`, in training"""
+    """mmdet's `NumClassCheckHook`, in training"""
     train(task(network, 'mmdet', custom_hooks=[dict(type='NumClassCheckHook')], default_hooks__checkpoint__interval=9))
 
 
@@ -397,7 +397,7 @@ model.merge(dict(backbone=dict(_delete_=True, type={name}, depth=50, base_channe
 
 @row
 def new_style(network: Network):
-    """A new-style config: `read_base()`, and classes in the place of names; loaded, dumped and loaded again"""
+    """A new-style config with `read_base()` and classes instead of names: loaded, dumped and loaded again"""
     name = network.config()['type'].split('.')[-1]
     module = 'mmrednet.models' if name == 'RedNet' else 'mmpretrain.models'
     (network.folder / 'base.py').write_text(BASE)
@@ -418,7 +418,7 @@ def every_scope(network: Network):
 
 @row
 def file_client(network: Network):
-    """`backend_args` with a path mapping: images and annotations come from the client, no folder has to exist"""
+    """`backend_args` with a path mapping: images and annotations come from the storage client, without a folder"""
     _client(network, 'Runner')
 
 

@@ -12,15 +12,15 @@ PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmpretrain', 'mmdet', 'mmseg')
 
 TEXT = """# Compatibility
 
-This page compares the toolboxes' ResNet-50 with RedNet-50 in its place. Each row is something that people do with a
-backbone: the same code is run with both, and only the backbone's `type` differs. The tests write this page. The code of
-each row is in `tests/test_compatibility/`. Most rows check a number, not only that nothing was raised.
+This page compares the toolboxes' ResNet-50 with RedNet-50. Each row is a common use of a backbone. The same code runs
+with both networks, and only the backbone's `type` differs. The code of each row is in `tests/test_compatibility/`. Most
+rows compare numbers. The others only check that no error is raised. The tests write this page.
 
-- *works*: the row's checks hold. A remark of the row may follow.
-- *refuses*: the row's code raised this error.
-- *not applicable*: this machine lacks what the row needs.
+- *works*: the checks of the row pass. A remark may follow.
+- *raises*: the code of the row raised this error.
+- *not applicable*: this machine lacks something that the row needs.
 
-The tests fail if a row works for ResNet and not for RedNet, or if this page differs from what they found:
+A test fails if a row works for ResNet and not for RedNet, or if its result differs from this page:
 
 ```bash
 python -m pytest tests/test_compatibility --all                          # all rows except the slow ones
@@ -28,12 +28,12 @@ python -m pytest tests/test_compatibility --all --run-slow               # all r
 python -m pytest tests/test_compatibility --all --run-slow --write-docs  # all rows; writes this page
 ```
 
-The slow rows run tools as processes, or compilers. Some tools need packages that their toolbox does not install. Their
-rows are skipped without these packages: `pip install 'grad-cam<1.5' 'scikit-learn<1.7' seaborn`.
+The slow rows run command-line tools or compilers. Some tools need packages that their toolbox does not install. Without
+these packages their rows are skipped: `pip install 'grad-cam<1.5' 'scikit-learn<1.7' seaborn`.
 
 The networks have a quarter of the channels, and most have one or two of the four stages. mmrednet is imported in both
-columns: its changes to other packages (torch's safe loading of mmengine's checkpoints) help ResNet, too. The tests
-compare the rows with this page if the machine has the same versions:
+columns. It changes other packages, so that torch's safe mode accepts mmengine's checkpoints. ResNet benefits from this,
+too. The tests compare the rows with this page if the machine has these versions:
 {versions}.
 """
 

@@ -72,7 +72,7 @@ class Row(NamedTuple):
         except NotApplicable as reason:
             return f'not applicable: {reason}'
         except Exception as error:
-            return f'refuses: `{_words(error, network)}`'
+            return f'raises: `{_words(error, network)}`'
         finally:
             if scope is not None:
                 init_default_scope(scope.scope_name)

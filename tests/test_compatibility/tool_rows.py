@@ -196,7 +196,7 @@ def row(tool: Tool) -> Row:
     elif '{out}' in tool.arguments:
         command = f'`mim test {tool.scope} --out`, then {command}'
     name = f'{tool.scope}-{tool.name.replace(" ", "-")}'
-    return Row('Tools of the toolboxes, as processes', name, tool.feature or command, tool, tier='slow')
+    return Row('Command-line tools of the toolboxes', name, tool.feature or command, tool, tier='slow')
 
 
 ROWS.extend(map(row, TOOLS))

@@ -104,7 +104,7 @@ def mmpretrain_model(network: Network):
 
 @row
 def mmpretrain_functions(network: Network):
-    """`mmpretrain.inference_model(model, image)` with a model of one's own"""
+    """`mmpretrain.inference_model(model, image)` with your own model"""
     from mmpretrain import get_model, inference_model
 
     config, checkpoint = files(network, 'mmpretrain')
@@ -141,7 +141,7 @@ def mmdet_inferencer(network: Network):
 
 @row
 def mmdet_inferencer_alone(network: Network):
-    """`DetInferencer(weights=checkpoint)`: the config is the checkpoint's"""
+    """`DetInferencer(weights=checkpoint)`: the config comes from the checkpoint"""
     from mmdet.apis import DetInferencer
 
     inferencer = DetInferencer(weights=files(network, 'mmdet')[1], device='cpu', show_progress=False)
@@ -150,7 +150,7 @@ def mmdet_inferencer_alone(network: Network):
 
 @row
 def mmdet_inferencer_scope(network: Network):
-    """`DetInferencer`, where another toolbox's scope was before"""
+    """`DetInferencer` after another toolbox's scope was set"""
     init_default_scope('mmseg')
     mmdet_inferencer(network)
 
@@ -175,7 +175,7 @@ def mmseg_inferencer(network: Network):
 
 @row
 def mmseg_inferencer_alone(network: Network):
-    """`MMSegInferencer(None, checkpoint)`: the config is the checkpoint's"""
+    """`MMSegInferencer(None, checkpoint)`: the config comes from the checkpoint"""
     from mmseg.apis import MMSegInferencer
 
     MMSegInferencer(None, files(network, 'mmseg')[1], device='cpu')(picture(), show=False)
@@ -183,7 +183,7 @@ def mmseg_inferencer_alone(network: Network):
 
 @row
 def mmseg_inferencer_scope(network: Network):
-    """`MMSegInferencer`, where another toolbox's scope was before"""
+    """`MMSegInferencer` after another toolbox's scope was set"""
     init_default_scope('mmdet')
     mmseg_inferencer(network)
 
@@ -197,7 +197,7 @@ def mmseg_functions(network: Network):
     assert inference_model(model, picture()).pred_sem_seg.data.shape == (1, 65, 90)
 
 
-row = rows_of('Parts that other parts ask for')
+row = rows_of('As part of another model')
 
 
 @row
@@ -282,7 +282,7 @@ def self_supervised(network: Network):
 
 @row
 def last_stage(network: Network):
-    """mmdet: the last stage alone with frozen BatchNorm, as DETR has it, and a `ChannelMapper`"""
+    """mmdet: only the last stage with frozen BatchNorm, as in DETR, and a `ChannelMapper`"""
     model = network.build(
         scope='mmdet', out_indices=(3,), norm_cfg=dict(type='BN', requires_grad=False), norm_eval=True
     )

@@ -54,7 +54,7 @@ def deterministic(network: Network):
 
 @row
 def per_sample(network: Network):
-    """`torch.func.vmap(grad(...))`: per-sample gradients, as a loop's"""
+    """`torch.func.vmap(grad(...))`: the per-sample gradients of a loop"""
     loss, value = loss_of(network.build())
     x = network.image(3, 1, 3, 64, 64)
     gradients = torch.func.vmap(torch.func.grad(loss), (None, 0))(value, x)
@@ -78,7 +78,7 @@ def jvp(network: Network):
 
 @row
 def hessian(network: Network):
-    """`torch.func.hessian`: as `torch.autograd.functional.hessian`'s"""
+    """`torch.func.hessian`: the same as `torch.autograd.functional.hessian`"""
     loss, value = exact_loss(network)
     actual = torch.func.hessian(loss)(value)
     assert actual.norm() > 0
@@ -87,7 +87,7 @@ def hessian(network: Network):
 
 @row
 def penalty(network: Network):
-    """Gradients of gradients (`create_graph=True`), as a gradient penalty needs them"""
+    """Gradients of gradients (`create_graph=True`), as for a gradient penalty"""
     model, x = network.build(**SHALLOW), network.image().requires_grad_()
     (gradient,) = torch.autograd.grad(model(x)[0].square().sum(), x, create_graph=True)
     gradient.square().sum().backward()
@@ -117,7 +117,7 @@ def fx(network: Network):
 
 @row
 def fx_fuse(network: Network):
-    """`torch.fx.experimental.optimization.fuse`: BatchNorms go into convolutions"""
+    """`torch.fx.experimental.optimization.fuse`: BatchNorm layers are folded into convolutions"""
     from torch.fx.experimental.optimization import fuse
 
     model = network.build()
@@ -166,7 +166,7 @@ def in_fresh_process(network, model, code):
 
 @row
 def jit_trace(network: Network):
-    """`torch.jit.trace`, which checks itself, saved and loaded in a fresh process"""
+    """`torch.jit.trace` with its own check, saved and loaded in a new process"""
     model = network.build()
     torch.jit.trace(model, network.image()).save(network.folder / 'traced.pt')
     in_fresh_process(network, model, 'model = torch.jit.load(sys.argv[1] + "/traced.pt")')
@@ -174,7 +174,7 @@ def jit_trace(network: Network):
 
 @row
 def jit_trace_training(network: Network):
-    """`torch.jit.trace`: the trace has the network's gradients, and takes other sizes"""
+    """`torch.jit.trace`: the trace has the network's gradients and accepts other sizes"""
     model = network.build()
     traced = torch.jit.trace(model, network.image())
     x = network.image(1, 3, 96, 65)
@@ -207,7 +207,7 @@ def onnx_former_exporter(network: Network):
 
 @row
 def export_any_size(network: Network):
-    """`torch.export` with any batch size, height and width that 32 divides"""
+    """`torch.export` with any batch size, and any height and width that are multiples of 32"""
     model = network.build(**SHALLOW)
     batch, height, width = (torch.export.Dim(name, min=1, max=32) for name in ('batch', 'height', 'width'))
     shapes = ({0: batch, 2: 32 * height, 3: 32 * width},)
@@ -217,7 +217,7 @@ def export_any_size(network: Network):
 
 @row
 def export(network: Network):
-    """`torch.export` with any batch size, saved and loaded in a fresh process"""
+    """`torch.export` with any batch size, saved and loaded in a new process"""
     model = network.build(**SHALLOW)
     dynamic = ({0: torch.export.Dim('batch', min=1, max=64)},)
     program = torch.export.export(model, (network.image(),), dynamic_shapes=dynamic)
@@ -266,7 +266,7 @@ def compile_aot_training(network: Network):
 
 @row
 def compile_in_place(network: Network):
-    """`model.compile()`, sizes of any parity in turn"""
+    """`model.compile()` with odd and even sizes in turn"""
     torch._dynamo.reset()
     model = network.build(**SHALLOW)
     expected = copy.deepcopy(model)
@@ -294,7 +294,7 @@ def inductor_training(network: Network):
 
 @slow_row
 def aot_inductor(network: Network):
-    """`torch._inductor.aoti_compile_and_package`, loaded in a fresh process"""
+    """`torch._inductor.aoti_compile_and_package`, loaded in a new process"""
     model = network.build(**SHALLOW)
     with torch.no_grad():
         program = torch.export.export(model, (network.image(),))
@@ -315,7 +315,7 @@ def copies(network: Network):
 
 @row
 def meta_forward(network: Network):
-    """A forward of meta or fake tensors: shapes without computing"""
+    """A forward pass with meta or fake tensors: shapes without computation"""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     with torch.device('meta'):
@@ -339,7 +339,7 @@ def channels_last(network: Network):
 
 @row
 def dtypes(network: Network):
-    """`model.half()`, `.bfloat16()` and `.double()`: as float32 but for rounding"""
+    """`model.half()`, `.bfloat16()` and `.double()`: the results of float32 except for rounding"""
     model, x = network.build(), network.image()
     expected = model(x)[0]
     for dtype, tolerance in ((torch.float64, 1e-5), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)):
@@ -365,7 +365,7 @@ def autocast(network: Network):
 
 @row
 def inference_mode(network: Network):
-    """`torch.inference_mode`: as with gradients recorded"""
+    """`torch.inference_mode`: the same results as with recorded gradients"""
     model = network.build()
     with torch.inference_mode():
         out = model(network.image())[0]
@@ -374,7 +374,7 @@ def inference_mode(network: Network):
 
 @row
 def modes(network: Network):
-    """`train()` and `eval()` in turn: statistics move in training alone"""
+    """`train()` and `eval()` in turn: statistics change only in training"""
     model = network.build(norm_eval=False)
     statistics = [buffer for name, buffer in model.named_buffers() if 'running_mean' in name]
     for training in (True, False, True, False):
@@ -407,7 +407,7 @@ def hooks(network: Network):
 
 @row
 def inference_hooks(network: Network):
-    """A forward hook on a module, in inference: seen, and what it returns counts"""
+    """A forward hook on a module, in inference: it is called, and its return value is used"""
     for name, module in network.build(**SHALLOW).named_modules():
         if not isinstance(module, nn.Conv2d):
             continue
@@ -419,8 +419,8 @@ def inference_hooks(network: Network):
 
 @row
 def global_hooks(network: Network):
-    """A hook of all modules (`register_module_forward_hook`), in inference: it sees each convolution; RedNet with
-    `fused=False`"""
+    """A hook on all modules (`register_module_forward_hook`), in inference: it is called for each convolution; RedNet
+    with `fused=False`"""
     model, seen = network.build(**dict(fused=False) if network.name.startswith('RedNet') else {}), set()
     handle = nn.modules.module.register_module_forward_hook(lambda module, *_: seen.add(module) and None)
     try:
@@ -434,7 +434,7 @@ def global_hooks(network: Network):
 
 @row
 def instance_forward(network: Network):
-    """A `forward` put on an instance, as offloading and patching libraries do, in inference: it is called"""
+    """A `forward` assigned to an instance, as by offloading libraries, in inference: it is called"""
     model, seen = network.build(), set()
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
     for name in names:
@@ -452,7 +452,7 @@ def instance_forward(network: Network):
 
 @row
 def replaced(network: Network):
-    """A convolution replaced by a module around it, as LoRA does, in inference: it is called"""
+    """A convolution wrapped in another module, as by LoRA, in inference: the wrapper is called"""
 
     class Around(nn.Module):
         def __init__(self, inner):
