@@ -1,6 +1,6 @@
 """Sphinx's settings. ``sphinx-build -W --keep-going -c docs . build/site`` makes the site, build/site/docs/index.html.
 
-Its root is the repository's, so that the pages' links lead to the same places here and there.
+The site has the repository's root as its root, so that links work both in the repository and on the site.
 """
 
 from mmrednet import __version__
@@ -13,9 +13,9 @@ include_patterns = ['README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'docs/*.md',
 html_theme = 'furo'
 html_title = 'mmrednet'
 autodoc_member_order = 'bysource'
-autodoc_typehints = 'none'  # the docstrings say them
+autodoc_typehints = 'none'  # the docstrings contain the types
 myst_heading_anchors = 3
 nb_execution_mode = 'off'  # a test runs the notebook
-# Types and other packages' names; ours have to be there.
+# References to mmrednet must exist. References to types and to other packages are not checked.
 nitpicky = True
 nitpick_ignore_regex = [('py:.*', r'(?!mmrednet\.).*')]
