@@ -1,15 +1,10 @@
 """Modules built on the operators, for any network. They need torch alone."""
 
-from .attention import (
-    LocalAttention,
-    LocalRelationKernelGeneration,
-    SelfAttentionKernelGeneration,
-    WindowKernelGeneration,
-)
+from .attention import LocalAttention, LocalRelationKernelGeneration, SelfAttentionKernelGeneration
 from .involution import Involution, in_place_of_conv
 from .kernel_generation import BottleneckKernelGeneration, LinearKernelGeneration
 from .neighbourhood import NeighbourhoodKernelGeneration
-from .san import PairwiseKernelGeneration, PatchwiseKernelGeneration, SANKernelGeneration
+from .san import PairwiseKernelGeneration, PatchwiseKernelGeneration
 
 __all__ = [
     'BottleneckKernelGeneration',
@@ -20,8 +15,6 @@ __all__ = [
     'NeighbourhoodKernelGeneration',
     'PairwiseKernelGeneration',
     'PatchwiseKernelGeneration',
-    'SANKernelGeneration',
     'SelfAttentionKernelGeneration',
-    'WindowKernelGeneration',
     'in_place_of_conv',
 ]

@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import sys
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -151,6 +152,20 @@ def cupy(monkeypatch):
         cached.cache_clear()
 
 
+def test_the_first_cause_of_a_failed_import_is_shown(tmp_path, monkeypatch):
+    """CuPy puts the cause into a page of text that begins with a line of equals signs."""
+    (tmp_path / 'cupy.py').write_text(
+        "try:\n    raise ImportError('libnvrtc.so.12: cannot open shared object file')\n"
+        "except ImportError as error:\n    raise ImportError('====\\nFailed to import CuPy.\\n====') from error\n"
+    )
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'cupy']:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(torch.version, 'cuda', '12.4')
+    with pytest.raises(RuntimeError, match=r"need CuPy \(libnvrtc.so.12: cannot open .*\): pip install 'cupy-cuda12x"):
+        cuda.load.__wrapped__()
+
+
 def test_a_compiler_or_driver_that_fails_leads_to_the_next_backend(cupy, monkeypatch):
     def fail(**arguments):
         raise cupy.cuda.compiler.CompileException('nvrtc: error: invalid value', '', '', ())
@@ -211,8 +226,10 @@ def test_a_window_that_no_block_could_hold_is_summed_by_pytorch(monkeypatch):
 )
 def test_describes_launches_without_a_gpu(monkeypatch, limits, kernels):
     monkeypatch.setattr(cuda, '_device', lambda index: limits)
-    geometry = (7, 7), (1, 1), (3, 3), (1, 1)
-    (text,) = cuda.describe(8, 64, (56, 56), *geometry, 4, torch.bfloat16, torch.device('cuda', 0), True)
+    options = dict(dtype=torch.bfloat16, device='meta', memory_format=torch.channels_last)
+    input, kernel = torch.empty(8, 64, 56, 56, **options), torch.empty(8, 4 * 49, 56, 56, **options)
+    geometry = (1, 1), (3, 3), (1, 1)
+    (text,) = cuda.describe(input, kernel.unflatten(1, (4, 7, 7)), torch.device('cuda', 0), *geometry)
     lines = text.splitlines()[2:]
     assert [line.split(':')[0] for line in lines] == ['- forward', '- grad_input', '- grad_kernel']
     assert all('kernel_size (7, 7)' in line and f'kernels {kernels}' in line for line in lines)
@@ -223,8 +240,8 @@ def test_describes_launches_without_a_gpu(monkeypatch, limits, kernels):
 
 def test_describes_a_window_that_no_block_can_hold(monkeypatch):
     monkeypatch.setattr(cuda, '_device', lambda index: Device())
-    geometry = (9, 9), (1, 1), (396, 396), (99, 99)
-    (text,) = cuda.describe(1, 16, (9, 9), *geometry, 1, torch.float32, torch.device('cuda', 0), False)
+    input, kernel = torch.empty(1, 16, 9, 9, device='meta'), torch.empty(1, 1, 9, 9, 9, 9, device='meta')
+    (text,) = cuda.describe(input, kernel, torch.device('cuda', 0), (1, 1), (396, 396), (99, 99))
     assert '- forward: no kernel, since shared memory cannot hold a window: backend torch computes' in text
 
 

@@ -1,10 +1,9 @@
 """Plans the launches of bands.cu, which computes channels-last images of 16-bit types on tensor cores."""
 
 from collections.abc import Iterator
-from functools import partial
 
 from .arithmetic import divide_up, equal_part, round_up
-from .blocks import find_block
+from .blocks import find_launch
 from .launch import ALIGNMENT, Block, Device, Launch
 from .problem import Problem, Share
 from .specialisation import CHUNK, SIDE, THREADS, WARP_ROWS, Specialisation, vector_size
@@ -20,9 +19,7 @@ def plan(problem: Problem, device: Device) -> Launch | None:
     if not (device.tensor_cores and plain and small and problem.is_channels_last):
         return None
     special, whole = problem.specialise('bands'), problem.measure(SIDE)
-    arrange = partial(_arrange, problem, special)
-    block = find_block(problem, whole, _find_shares(whole), partial(_even_out, whole), arrange, device)
-    return Launch.of(problem, special, whole, block, device) if block else None
+    return find_launch(problem, special, whole, _find_shares(whole), _even_out, _arrange, device)
 
 
 def _find_shares(whole: Share) -> Iterator[Share]:

@@ -1,10 +1,12 @@
 """How large a block is: as large as threads and shared memory allow, smaller where the GPU would not be busy."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 from .arithmetic import divide_up
-from .launch import Block, Counts, Device
+from .launch import Block, Counts, Device, Launch
 from .problem import Problem, Share
+from .specialisation import Specialisation
 
 FEW_ROWS = 4  # a block of fewer rows reads more pixels around its own than its own
 BLOCKS = 2  # blocks of a multiprocessor, at least: one computes while the other waits for memory
@@ -26,26 +28,28 @@ def shrink(share: Share, least: int, take_channels: Callable[[int], int]) -> Ite
         yield share
 
 
-def find_block(
+def find_launch(
     problem: Problem,
+    special: Specialisation,
     whole: Share,
     shares: Iterable[Share],
-    even_out: Callable[[Share], Share],
-    arrange: Callable[[Share], Block],
+    even_out: Callable[[Share, Share], Share],
+    arrange: Callable[[Problem, Specialisation, Share], Block],
     device: Device,
-) -> Block | None:
-    """Returns the block of a launch, or None where shared memory is too small for every share.
+) -> Launch | None:
+    """Returns a launch of the whole work, or None where shared memory is too small for every share.
 
     ``shares`` are those that a block has threads and registers for, the largest first. ``even_out`` makes a share
     smaller if the whole can be cut into as many equal shares. ``arrange`` places a share in shared memory.
     """
-    fitting = next((share for share in shares if arrange(share).shared <= device.shared), None)
+    place = partial(arrange, problem, special)
+    fitting = next((share for share in shares if place(share).shared <= device.shared), None)
     if fitting is None:
         return None
-    share = even_out(fitting)
+    share = even_out(whole, fitting)
     while share.rows > FEW_ROWS and Counts.of(problem, whole, share).blocks < BLOCKS * device.multiprocessors:
         share = share._replace(rows=divide_up(share.rows, 2))
-    return _add_units(problem, whole, share, arrange, device)
+    return Launch.of(problem, special, whole, _add_units(problem, whole, share, place, device), device)
 
 
 def _add_units(

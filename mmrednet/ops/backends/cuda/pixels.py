@@ -3,11 +3,9 @@
 A strip has a thread for each vector of its channels, in grad_kernel for each row of the window.
 """
 
-from functools import partial
-
 from .arithmetic import equal_part, round_up
 from .banks import LANES, find_pixel_pitch
-from .blocks import find_block, shrink
+from .blocks import find_launch, shrink
 from .launch import ALIGNMENT, Block, Device, Launch
 from .problem import Problem, Share
 from .specialisation import CHUNK, THREADS, Specialisation, vector_size
@@ -22,9 +20,7 @@ def plan(problem: Problem, device: Device) -> Launch | None:
     special = problem.specialise('pixels')
     vector, whole = vector_size(problem.dtype), problem.measure(special.constant('STRIP', problem.function))
     shares = shrink(_find_largest(problem, whole), vector, lambda channels: channels - vector)
-    arrange = partial(_arrange, problem, special)
-    block = find_block(problem, whole, shares, partial(_even_out, whole), arrange, device)
-    return Launch.of(problem, special, whole, block, device) if block else None
+    return find_launch(problem, special, whole, shares, _even_out, _arrange, device)
 
 
 def _find_largest(problem: Problem, whole: Share) -> Share:

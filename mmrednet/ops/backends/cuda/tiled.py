@@ -1,10 +1,8 @@
 """Plans the launches of tiled.cu, whose kernels compute any problem whose window fits in shared memory."""
 
-from functools import partial
-
 from .arithmetic import divide_up, equal_part, round_up
 from .banks import LANES, find_pitches
-from .blocks import find_block, shrink
+from .blocks import find_launch, shrink
 from .launch import ALIGNMENT, Block, Device, Launch
 from .problem import Problem, Share
 from .specialisation import THREADS, Specialisation
@@ -20,9 +18,7 @@ def plan(problem: Problem, device: Device) -> Launch | None:
     channels = equal_part(whole.channels, special.constant('CHUNK', problem.function))
     largest = Share(strips, equal_part(whole.rows, THREADS // strips), channels, 1)
     shares = shrink(largest, 1, lambda channels: divide_up(channels, 2))
-    arrange = partial(_arrange, problem, special)
-    block = find_block(problem, whole, shares, partial(_even_out, whole), arrange, device)
-    return Launch.of(problem, special, whole, block, device) if block else None
+    return find_launch(problem, special, whole, shares, _even_out, _arrange, device)
 
 
 def _even_out(whole: Share, share: Share) -> Share:
