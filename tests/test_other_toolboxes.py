@@ -1,4 +1,4 @@
-"""The configs in docs/other_toolboxes.md, each where its toolbox is installed: one loss and one prediction."""
+"""The configs in docs/other_toolboxes.md and the code in docs/layer.md, each where its toolbox is installed."""
 
 import re
 from importlib import import_module
@@ -10,11 +10,14 @@ import torch
 from helpers import ROOT, registry, run_python
 from mmengine.config import Config
 
+from mmrednet.layers import Involution
 from mmrednet.models.rednet import RedNet
 from mmrednet.toolboxes import OTHER_INFERENCERS
 
 pytestmark = pytest.mark.slow
 BLOCKS = re.findall(r'^```python\n(_base_ = .*?)^```', (ROOT / 'docs/other_toolboxes.md').read_text(), re.S | re.M)
+# Python code that tests/test_docs.py does not run, since it needs packages that the set-up does not install.
+LIBRARIES = re.findall(r'^```py\n(.*?)^```', (ROOT / 'docs/layer.md').read_text(), re.S | re.M)
 BACKBONE = """
 _base_ = 'mmaction::recognition{}'
 model = dict(backbone=dict(_delete_=True, type='mmrednet.RedNet', depth=50, in_channels={}){})
@@ -167,3 +170,24 @@ def test_the_inferencer_that_errors_name_exists(scope):
     pytest.importorskip(scope)
     module, _, name = re.match(r'[\w.]+', OTHER_INFERENCERS[scope])[0].rpartition('.')
     assert callable(getattr(import_module(module), name))
+
+
+@pytest.mark.parametrize(
+    ('library', 'block'),
+    [
+        (library, next(block for block in LIBRARIES if library in block))
+        for library in ('segmentation_models_pytorch', 'timm', 'ultralytics')
+    ],
+)
+def test_a_network_of_another_library_learns(library, block, tmp_path, monkeypatch):
+    monkeypatch.setenv('YOLO_CONFIG_DIR', str(tmp_path))
+    pytest.importorskip(library)
+    names = {}
+    exec(compile(block, library, 'exec'), names)
+    network = names['network'].train()
+    outputs = network(torch.rand(2, 3, 64, 64))
+    outputs = outputs.values() if isinstance(outputs, dict) else [outputs]
+    sum(output.sum() for output in outputs if isinstance(output, torch.Tensor)).backward()
+    layers = [module for module in network.modules() if isinstance(module, Involution)]
+    assert layers
+    assert all(p.grad is not None and p.grad.isfinite().all() for layer in layers for p in layer.parameters())

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Makes .venv-others, an environment with mmpose, mmaction2, mmrotate, mmyolo, mmocr and mmdet3d, and tests RedNet there:
+# Makes .venv-others, an environment with six more OpenMMLab toolboxes, timm, segmentation_models_pytorch and
+# Ultralytics, and tests RedNet and Involution there:
 #     bash tools/other_toolboxes.sh
 # torch, mmcv and mmdet are those of .venv, which tools/setup.sh makes. Nothing is installed there.
 set -euo pipefail
@@ -16,6 +17,8 @@ install() { "$python" -m pip install --quiet --quiet --disable-pip-version-check
 install mmpose==1.3.2 mmaction2==1.2.0 mmrotate-dev==1.0.1 mmyolo==0.6.0 mmocr==1.0.1 mmdet3d==1.4.0 \
     'cython<3.1' decord imageio imgaug==0.4.0 json_tricks lazy_loader llvmlite lmdb lyft-dataset-sdk munkres numba \
     nuscenes-devkit plyfile pyclipper pyquaternion rapidfuzz scikit-image tifffile trimesh
+install timm==1.0.31 segmentation-models-pytorch==0.6.0 ultralytics==8.4.190 ultralytics-thop anyio h11 \
+    httpcore2 httpx2 huggingface_hub truststore
 # Its wheel is built for NumPy 1.
 install --no-binary xtcocotools --no-build-isolation xtcocotools
 
