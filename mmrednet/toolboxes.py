@@ -45,8 +45,7 @@ def read_config(name: str) -> Config:
     """
     file = os.path.expanduser(name)
     try:
-        if '::' not in name and not os.path.isfile(file):
-            file = find(name)
+        file = file if '::' in name or os.path.isfile(file) else find(name)
     except ValueError as error:
         raise ValueError(f'there is no file {name}, and {error}') from error
     try:
@@ -92,11 +91,7 @@ def split_pipeline(config: Config) -> tuple[list, list]:
 
 
 def enter_scope(config: Config, source: str) -> str:
-    """Makes the toolbox of a config mmengine's default scope, and returns its name.
-
-    Args:
-        config (Config): The config.
-        source (str): The config's name, for the error.
+    """Makes the toolbox of a config mmengine's default scope, and returns its name. ``source`` is for errors.
 
     Raises:
         ValueError: The config is for a toolbox that the commands do not support.
@@ -107,21 +102,20 @@ def enter_scope(config: Config, source: str) -> str:
         supported = f'this command supports the configs of {", ".join(TOOLBOXES)}'
         if scope is None:
             raise ValueError(f'{source} sets no default_scope: {supported}, so set it to one of these')
-        other = OTHER_INFERENCERS.get(scope)
-        remedy = f'use {other}' if other else f'use the inferencer of {scope}'
-        raise ValueError(f'{source} is a config of {scope}, and {supported}: {remedy} after `import mmrednet`')
+        other = OTHER_INFERENCERS.get(scope, f'the inferencer of {scope}')
+        raise ValueError(f'{source} is a config of {scope}, and {supported}: use {other} after `import mmrednet`')
     require(scope)
     init_default_scope(scope)
     return scope
 
 
 def build_model(config: Config, source: str, checkpoint: str | None) -> nn.Module:
-    """Builds the model of a config on the CPU.
+    """Builds the model of a config on the CPU, with the weights of a checkpoint or random ones.
 
     Args:
         config (Config): The config.
         source (str): The config's name, for errors.
-        checkpoint (str, optional): The weights, a path or URL. None leaves the random ones.
+        checkpoint (str, optional): A path or URL.
 
     Raises:
         ValueError: The model cannot be built, or the checkpoint does not fit.
@@ -148,42 +142,30 @@ def naming(source: str):
 
 
 def load_weights(model: nn.Module, state_dict: OrderedDict, source: str, remedy: str = REMEDY) -> None:
-    """Loads parameters into a model if they fit it and are finite.
-
-    Args:
-        model (nn.Module): The model.
-        state_dict (OrderedDict): The parameters by name.
-        source (str): The checkpoint's path, for errors.
-        remedy (str): What to do if they do not fit.
+    """Loads a checkpoint's parameters into a model. ``source`` and ``remedy`` are for errors.
 
     Raises:
         ValueError: Names or shapes differ from the model's, or values are NaN or infinite.
     """
     state_dict = check(model, state_dict, source, remedy)
     learned = {name for name, _ in model.named_parameters()}
-    # An attention mask, which is a buffer, may hold -inf. Parameters and running statistics may not.
+    # Other buffers, such as an attention mask, may hold infinity.
     bad = [
         name
         for name, value in state_dict.items()
-        if isinstance(value, Tensor)
-        and value.is_floating_point()
-        and (value.isnan().any() or ((name in learned or '.running_' in name) and value.isinf().any()))
+        if (name in learned or '.running_' in name) and isinstance(value, Tensor) and not value.isfinite().all()
     ]
     if bad:
-        more = ', ...' if len(bad) > NAMES_IN_AN_ERROR else ''
+        shown = ', '.join(bad[:NAMES_IN_AN_ERROR]) + ', ...' * (len(bad) > NAMES_IN_AN_ERROR)
         raise ValueError(
-            f'{len(bad)} parameters in {source} hold NaN or infinity ({", ".join(bad[:NAMES_IN_AN_ERROR])}{more}): the '
-            'training diverged, so give an earlier checkpoint, or train with a smaller learning rate or gradient '
-            'clipping'
+            f'{len(bad)} parameters in {source} hold NaN or infinity ({shown}): the training diverged, so give an '
+            'earlier checkpoint, or train with a smaller learning rate or gradient clipping'
         )
     model.load_state_dict(state_dict, strict=False)
 
 
 def find_metainfo(config: Config) -> Mapping:
-    """Returns what the test data set of a config states about itself, such as ``classes`` and ``palette``.
-
-    The data set is built without its files, so that all forms that its toolbox takes are read by the toolbox.
-    """
+    """Returns ``classes``, ``palette`` and so on of a config's test data set, which is built without its files."""
     registry = import_module(f'{config.default_scope}.registry').DATASETS
     dataset = {**copy.deepcopy(find_dataset(config)), 'lazy_init': True, 'pipeline': []}
     return registry.build(dataset).metainfo

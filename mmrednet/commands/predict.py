@@ -3,15 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
+from ..errors import printable
 from ..files import replacing
 from ..requirements import require
 from .common import to_count, to_path
-
-if TYPE_CHECKING:
-    from ..inference.predictor import Prediction
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='K',
         help='most results of a photograph (default: 5 in classification, else all)',
     )
-    add(
-        '--batch-size',
-        type=to_count,
-        default=1,
-        metavar='N',
-        help='photographs of one size that go through the model together (default: 1)',
-    )
 
 
 def _fraction(text: str) -> float:
@@ -59,47 +48,48 @@ def _fraction(text: str) -> float:
 def run(args: argparse.Namespace) -> int:
     """Predicts. Returns 2 if a photograph could not be predicted, which does not stop the others."""
     require('mmengine')
-    from ..inference.names import printable
     from ..inference.photos import find_photos
 
-    def report(text: str) -> None:
-        print(f'mmrednet predict: {printable(text)}', file=sys.stderr)
-
     photos = find_photos(args.photos)
-    errors, results = [*photos.problems], []
-    for error in errors:
-        report(f'error: {error}')
+    for problem in photos.problems:
+        _report(f'error: {problem}')
     if photos.drawn:
         count = len(photos.drawn)
-        report(f'left out {count} picture{"s" * (count > 1)} that it drew before, such as {photos.drawn[0]}')
-    for prediction in _predict(args, photos.files, report) if photos.files else ():
-        if prediction.error:
-            errors.append(prediction.error)
-            report(f'error: {prediction.error}')
-        else:
-            results.append(dict(file=prediction.file, task=prediction.task, results=prediction.rows))
+        _report(f'left out {count} picture{"s" * (count > 1)} that it drew before, such as {photos.drawn[0]}')
+    results = _predict(args, photos.files) if photos.files else []
     if args.json:
         with replacing(args.json) as part:
             part.write_text(json.dumps(results, indent=1) + '\n')
-    return 2 if errors else 0
+    return 2 if photos.problems or len(results) < len(photos.files) else 0
 
 
-def _predict(args: argparse.Namespace, files: list[str], report: Callable[[str], None]) -> Iterator['Prediction']:
-    """Prints a table of predictions as they come."""
-    from ..inference.names import printable
+def _report(text: str) -> None:
+    print(f'mmrednet predict: {printable(text, 4000)}', file=sys.stderr)
+
+
+def _predict(args: argparse.Namespace, files: list[str]) -> list[dict]:
+    """Prints a table of predictions as they come, and returns those that could be made."""
     from ..inference.predictor import Predictor, write_pictures
 
     limits = dict(score_threshold=args.score_threshold, top=args.top)
     predictor = Predictor(args.model, args.checkpoint, args.device, **limits, draw=args.out is not None)
     for note in predictor.notes:
-        report(note)
-    predictions = predictor(files, args.batch_size)
-    if args.out:
-        predictions = write_pictures(predictions, args.out)
+        _report(note)
+    task, results = predictor.task.name, []
     width = max(len(printable(file)) for file in files)
-    print(f'{"file":{width}}  {predictor.task.header}')
-    for prediction in predictions:
-        if not prediction.error:
-            for line in [predictor.task.format(row) for row in prediction.rows] or ['nothing']:
-                print(f'{printable(prediction.file):{width}}  {line}', flush=True)
-        yield prediction
+    box = f'{"x1 y1 x2 y2":19}  ' if task == 'detection' else ''
+    print(f'{"file":{width}}  {"share" if task == "segmentation" else "score"}  {box}what')
+    for prediction in write_pictures(predictor(files), args.out):
+        if prediction.error:
+            _report(f'error: {prediction.error}')
+            continue
+        results.append(dict(file=prediction.file, task=task, results=prediction.rows))
+        for line in map(_format, prediction.rows) if prediction.rows else ['nothing']:
+            print(f'{printable(prediction.file):{width}}  {line}', flush=True)
+    return results
+
+
+def _format(row: dict) -> str:
+    number = f'{row["share"]:5.1%}' if 'share' in row else f'{row["score"]:.3f}'
+    box = f'{" ".join(f"{side:.0f}" for side in row["box"]):19}  ' if 'box' in row else ''
+    return f'{number}  {box}{printable(row["what"])}'

@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar='C',
         help='the path or name of the config of a classifier, detector or segmentor',
     )
-    add('--checkpoint', metavar='F', help='the weights, a file or URL (default: those that training starts from)')
+    add('--checkpoint', metavar='F', help='the weights, a file or URL (default: random weights)')
     add('--layer', metavar='NAME', help="the name of an involution (default: that of the paper's Figure 3)")
     add('--groups', nargs='+', type=int, metavar='G', help='the groups to draw, from 0 (default: all)')
     add(
@@ -43,22 +43,19 @@ def run(args: argparse.Namespace) -> None:
     """Draws. Nothing is written if an image or a place is wrong."""
     from ..inference.photos import find_photos
     from ..toolboxes import quiet
-    from ..visualization.fonts import advise, find_font, using_font
+    from ..visualization.fonts import find_font, using_font
     from ..visualization.pictures import KernelDrawer
 
     photos = find_photos(args.images)
     if photos.problems:
         raise ValueError(photos.problems[0])
     files = photos.files + photos.drawn
-    font, missing = find_font(''.join(files))
+    font, note = find_font(''.join(files))
     with quiet(), using_font(font):
         pictures = list(KernelDrawer(args.config, args.checkpoint, args.layer).draw(files, args.groups, args.at))
-        if missing:
-            print(f'mmrednet visualize: {advise(missing)}', file=sys.stderr)
-        if args.checkpoint is None:
-            print(
-                'mmrednet visualize: no --checkpoint: the weights are those that training starts from', file=sys.stderr
-            )
+        for line in (note, '' if args.checkpoint else 'without --checkpoint the weights are random'):
+            if line:
+                print(f'mmrednet visualize: {line}', file=sys.stderr)
         for name, figure in pictures:
             with replacing(args.out / name) as part:
                 figure.savefig(part, format='png')

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from glob import escape, glob
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 from ..errors import one_line
@@ -17,7 +18,7 @@ DRAWN = re.compile(r'_prediction(_\d+)?\.png$')
 
 
 class Photos(NamedTuple):
-    """What paths and patterns stand for.
+    """The photographs that paths and patterns stand for.
 
     Attributes:
         files: The photographs, each once, in the order of the arguments.
@@ -37,21 +38,17 @@ def find_photos(arguments: Iterable[str]) -> Photos:
     drawn: list[str] = []
     for argument in arguments:
         path = os.path.expanduser(argument)
-        if os.path.exists(path) and not os.path.isdir(path):
+        if os.path.isdir(path):
+            found = [file for file in sorted(glob(os.path.join(escape(path), '*'))) if file.lower().endswith(ENDINGS)]
+            problem = f"is a folder without images: for those in its folders give '{argument}/**/*.jpg'"
+        elif os.path.exists(path):
             files.append(path)
             continue
-        folder = os.path.isdir(path)
-        found = sorted(
-            filter(os.path.isfile, glob(os.path.join(escape(path), '*') if folder else path, recursive=not folder))
-        )
-        if folder:
-            found = [file for file in found if file.lower().endswith(ENDINGS)]
-        if not found and folder:
-            problems.append(
-                f"{argument} is a folder without images: for those in its folders give '{argument}/**/*.jpg'"
-            )
-        elif not found:
-            problems.append(f'{argument} is no file or folder, and no pattern of one: give the path of a photograph')
+        else:
+            found = sorted(filter(os.path.isfile, glob(path, recursive=True)))
+            problem = 'is no file or folder, and no pattern of one: give the path of a photograph'
+        if not found:
+            problems.append(f'{argument} {problem}')
         for file in found:
             (drawn if DRAWN.search(file) else files).append(file)
     return Photos(list(dict.fromkeys(files)), problems, list(dict.fromkeys(drawn)))
@@ -68,33 +65,23 @@ def read_photo(path: str, load: Callable[[dict], dict]) -> np.ndarray:
         np.ndarray: (H, W) or (H, W, C), with the channels and the dtype that the steps give it. Colours are BGR.
 
     Raises:
-        OSError: The file cannot be read.
-        ValueError: It holds no image that the steps can read.
+        ValueError: The file cannot be read, or holds no image that the steps can read.
     """
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # the error below stands for OpenCV's messages
     try:
-        if not os.path.getsize(path):
-            raise ValueError('the file is empty')
-        image = load(dict(img_path=path))['img']
-    except OSError as error:
-        if error.errno is None:  # Pillow's, about the content
-            raise ValueError(
-                f'{path} cannot be read as an image ({one_line(error)}): give it as JPEG or PNG'
-            ) from error
-        raise
+        return load(dict(img_path=path))['img']
     except Exception as error:
         # mmcv asserts that OpenCV returned an image, and OpenCV gives no reason.
-        damaged = 'it is damaged, or in no format that OpenCV reads'
-        reason = damaged if isinstance(error, AssertionError) else one_line(error)
-        raise ValueError(f'{path} cannot be read as an image ({reason}): give it as JPEG or PNG') from error
-    return image
+        unexplained = isinstance(error, AssertionError | cv2.error)
+        reason = 'it is empty or damaged, or in no format that OpenCV reads' if unexplained else one_line(error)
+        raise ValueError(f'{path} cannot be read as an image ({reason}): give a JPEG or PNG file') from error
 
 
 def to_picture(image: np.ndarray) -> np.ndarray:
     """Converts an image of any dtype and number of channels, in BGR, to 8-bit RGB (H, W, 3).
 
-    Integers of 8 bits keep their values, as floats from 0 to 255 do. Other values are scaled from the image's least and
-    greatest. Of more than four channels the first three are shown.
+    8-bit integers keep their values, and so do floats from 0 to 255. Other values are scaled from the image's least and
+    greatest. An image of fewer than three channels is drawn in grey, and one of more shows its first three.
     """
     image = image[..., None] if image.ndim == 2 else image
     image = np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., 2::-1]

@@ -1,9 +1,9 @@
 """Predictions for photographs with the inferencers of mmpretrain, mmdet and mmsegmentation."""
 
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import groupby, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from ..environment import find_device
 from ..errors import one_line
 from ..files import replacing
 from ..toolboxes import enter_scope, find_dataset, load_weights, naming, quiet, read_config, split_pipeline
-from ..visualization.fonts import advise, find_font, using_font
+from ..visualization.fonts import find_font, using_font
 from .names import find_names
 from .photos import read_photo
 from .tasks import TASKS
@@ -31,7 +31,6 @@ class Prediction:
 
     Attributes:
         file: The photograph's path.
-        task: ``'classification'``, ``'detection'`` or ``'segmentation'``.
         rows: The results, the best first: dicts with ``label``, ``what`` (the class's name), and ``score`` and ``box``
             (x1, y1, x2, y2 in pixels), or ``share`` of the image.
         picture: What was drawn, 8-bit RGB (H, W, 3), or None.
@@ -39,7 +38,6 @@ class Prediction:
     """
 
     file: str
-    task: str
     rows: list[dict] = field(default_factory=list)
     picture: np.ndarray | None = None
     error: str = ''
@@ -89,68 +87,35 @@ class Predictor:
                 dataset = config.test_dataloader.dataset = find_dataset(config)
                 dataset.pipeline = [dict(type='LoadImageFromFile'), *following]
                 self._load = Compose(loading)
-                self.task = TASKS[scope](config, device, score_threshold=score_threshold, top=top)
+                self.task = TASKS[scope](config, device, score_threshold, top)
             content = content or load(source)
-            # The inferencers load what fits and leave the rest of the model random.
+            # The inferencers would load what fits and leave the rest of the model random.
             load_weights(self.task.inferencer.model, content['state_dict'], source, REMEDY)
             names = find_names(content['meta'], config, self.task.inferencer.model)
         self.task.set_names(names)
         self._draw = draw
-        self._font, missing = find_font(''.join(sorted({*''.join(names.classes)}))) if draw else ('', '')
-        self.notes = [note for note in (names.note, missing and advise(missing)) if note]
+        self._font, note = find_font(''.join(names.classes) if draw else '')
+        self.notes = [line for line in (names.note, note) if line]
 
-    def __call__(self, photos: Iterable[str], batch_size: int = 1) -> Iterator[Prediction]:
-        """Predicts for photographs, in their order.
+    def __call__(self, photos: Iterable[str]) -> Iterator[Prediction]:
+        """Predicts for photographs, in their order. One that cannot be read or predicted does not stop the others."""
+        return map(self._predict, photos)
 
-        Args:
-            photos (Iterable[str]): Their paths.
-            batch_size (int): How many photographs of one size that follow each other go through the model together.
-                Defaults to 1.
-
-        Yields:
-            Prediction: One for each photograph, with an error where it cannot be read or predicted.
-        """
-        for good, group in groupby(map(self._read, photos), lambda item: getattr(item[1], 'shape', None)):
-            if good is None:
-                yield from (Prediction(photo, self.task.name, error=str(error)) for photo, error in group)
-                continue
-            while batch := list(islice(group, batch_size)):
-                yield from self._predict(batch)
-
-    def _read(self, photo: str) -> tuple[str, np.ndarray | str]:
+    def _predict(self, photo: str) -> Prediction:
         try:
             with quiet():
-                return photo, read_photo(photo, self._load)
-        except (OSError, ValueError) as error:
-            return photo, one_line(error)
-
-    def _predict(self, batch: list) -> Iterator[Prediction]:
+                image = read_photo(photo, self._load)
+        except ValueError as error:
+            return Prediction(photo, error=one_line(error))
         try:
-            with quiet():
-                samples = self.task.infer([image for _, image in batch])
-                found = [
-                    self._show(photo, image, sample) for (photo, image), sample in zip(batch, samples, strict=True)
-                ]
+            with quiet(), using_font(self._font):
+                sample = self.task.infer(image)
+                rows = self.task.list_rows(sample)
+                return Prediction(photo, rows, self.task.draw(image, sample, rows) if self._draw else None)
         except Exception as error:  # a model can raise anything
-            if len(batch) > 1:  # the others of the batch may do
-                for item in batch:
-                    yield from self._predict([item])
-                return
-            photo, image = batch[0]
             shape = 'x'.join(map(str, (image.shape[1], image.shape[0], *image.shape[2:])))
             remedy = ': make it smaller' if 'out of memory' in str(error) else ''
-            yield Prediction(
-                photo, self.task.name, error=f'{photo} ({shape}) cannot be predicted ({one_line(error)}){remedy}'
-            )
-        else:
-            yield from found
-
-    def _show(self, photo: str, image: np.ndarray, sample) -> Prediction:
-        rows, picture = self.task.list_rows(sample), None
-        if self._draw:
-            with using_font(self._font):
-                picture = self.task.draw(image, sample, rows)
-        return Prediction(photo, self.task.name, rows, picture)
+            return Prediction(photo, error=f'{photo} ({shape}) cannot be predicted ({one_line(error)}){remedy}')
 
 
 def _public_weights(model: str | None) -> str:
@@ -183,24 +148,21 @@ def _config_in(checkpoint: dict, source: str) -> Config:
 
 
 def write_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
-    """Writes the pictures of predictions as they come, as ``<name>_prediction.png``.
+    """Writes the pictures of predictions as they come, as ``<name>_prediction.png``, whole or not at all.
 
-    The inferencers would write a file in place, and a second photograph of the same name over the first.
+    The second photograph of the same name gets ``<name>_prediction_2.png``.
 
     Raises:
         OSError: A file cannot be written.
     """
     import cv2
 
-    taken: set[Path] = set()
+    names: Counter[str] = Counter()
     for prediction in predictions:
         if prediction.picture is not None:
             stem = f'{Path(prediction.file).stem}_prediction'
-            path, number = folder / f'{stem}.png', 1
-            while path in taken:
-                number += 1
-                path = folder / f'{stem}_{number}.png'
-            taken.add(path)
-            with replacing(path) as part:
+            names[stem] += 1
+            number = f'_{names[stem]}' if names[stem] > 1 else ''
+            with replacing(folder / f'{stem}{number}.png') as part:
                 part.write_bytes(cv2.imencode('.png', prediction.picture[..., ::-1])[1].tobytes())
         yield prediction

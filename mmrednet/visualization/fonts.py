@@ -1,8 +1,39 @@
 """Fonts for texts in any language, for what matplotlib draws."""
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
-from pathlib import Path
+
+DEFAULT = 'DejaVu Sans'  # matplotlib ships it
+
+
+@cache
+def find_font(text: str) -> tuple[str, str]:
+    """Finds an installed font that has glyphs for a text.
+
+    Returns:
+        tuple[str, str]: The font's family, and a note for the user about characters that it has no glyphs for, or ''.
+        Matplotlib's own font is preferred, then the font that lacks the fewest characters.
+    """
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    characters = {character for character in text if character.isprintable() and not character.isspace()}
+    family, missing = DEFAULT, _missing(fontManager.findfont(DEFAULT), characters)
+    if not missing:
+        return family, ''
+    # Matplotlib keeps a list of fonts, which lacks those that were installed later.
+    for path in {*findSystemFonts()} - {font.fname for font in fontManager.ttflist}:
+        with suppress(Exception):
+            fontManager.addfont(path)
+    for font in fontManager.ttflist:
+        if len(left := _missing(font.fname, characters)) < len(missing):
+            family, missing = font.name, left
+    if not missing:
+        return family, ''
+    shown = ''.join(sorted(missing)[:20]) + '...' * (len(missing) > 20)
+    return family, (
+        f'no installed font has all of {shown}, which are drawn as empty squares: install one that does (for Chinese, '
+        'Japanese and Korean on Debian and Ubuntu: apt-get install fonts-noto-cjk)'
+    )
 
 
 def _missing(path: str, characters: set[str]) -> set[str]:
@@ -16,56 +47,12 @@ def _missing(path: str, characters: set[str]) -> set[str]:
     return {character for character in characters if ord(character) not in glyphs}
 
 
-@cache
-def find_font(text: str) -> tuple[str, str]:
-    """Finds an installed font that has glyphs for a text.
-
-    Args:
-        text (str): All characters that will be drawn.
-
-    Returns:
-        tuple[str, str]: The font's family, and the characters that it has no glyphs for. Matplotlib's own font is
-        preferred, then the font that lacks the fewest characters.
-    """
-    from matplotlib.font_manager import findSystemFonts, fontManager
-
-    default = 'DejaVu Sans'  # matplotlib ships it
-    characters = {character for character in text if character.isprintable() and not character.isspace()}
-    missing = _missing(fontManager.findfont(default), characters)
-    if not missing:
-        return default, ''
-    # Matplotlib keeps a list of fonts, which lacks those that were installed later.
-    for path in {*findSystemFonts()} - {font.fname for font in fontManager.ttflist}:
-        try:
-            fontManager.addfont(path)
-        except Exception:
-            continue
-    best, lacking = default, missing
-    for font in sorted(
-        fontManager.ttflist, key=lambda font: (font.style != 'normal', font.weight not in (400, 'normal'))
-    ):
-        if Path(font.fname).is_file() and len(left := _missing(font.fname, characters)) < len(lacking):
-            best, lacking = font.name, left
-        if not lacking:
-            break
-    return best, ''.join(sorted(lacking))
-
-
-def advise(missing: str) -> str:
-    """Returns a line about characters that no installed font has."""
-    shown = missing[:20] + '...' * (len(missing) > 20)
-    return (
-        f'no installed font has all of {shown}, which are drawn as empty squares: install one that does (for Chinese, '
-        'Japanese and Korean on Debian and Ubuntu: apt-get install fonts-noto-cjk)'
-    )
-
-
 @contextmanager
 def using_font(family: str):
     """Draws texts as they are, without formulas, in a font."""
     from matplotlib import rc_context
 
-    families = [family, 'DejaVu Sans']
+    families = [family, DEFAULT]
     with rc_context(
         {
             'font.family': 'sans-serif',

@@ -20,36 +20,23 @@ THIRD_STAGE = 'layer2'
 
 @dataclass(frozen=True)
 class KernelMap:
-    """The kernels that an involution generates for an image.
-
-    Args:
-        image (np.ndarray): The image (H, W, 3), 8-bit RGB.
-        alignment (ImageAlignment): How the network's input lies over the image.
-        kernel (Tensor): The kernels (G, Kh, Kw, Ho, Wo).
-    """
+    """The kernels (G, Kh, Kw, Ho, Wo) that an involution generates for an image (H, W, 3), which is 8-bit RGB."""
 
     image: np.ndarray
     alignment: ImageAlignment
     kernel: Tensor
 
 
-def involutions(model: nn.Module) -> dict[str, Involution]:
-    """Returns the involutions of a model by name."""
-    return {name: module for name, module in model.named_modules() if isinstance(module, Involution)}
-
-
 def find_involution(model: nn.Module, name: str | None = None) -> str:
     """Checks the name of an involution, or chooses one.
 
-    Args:
-        model (nn.Module): Any model.
-        name (str, optional): The name. Defaults to None: the involution of the paper's Figure 3, which is the last of
-            ``layer2``. In a model without that stage it is the last involution that processes whole images.
+    The default is the involution of the paper's Figure 3, which is the last of ``layer2``. In a model without that stage
+    it is the last involution that processes whole images.
 
     Raises:
         ValueError: The model has no such involution or none at all, or the involution processes regions of an image.
     """
-    known = list(involutions(model))
+    known = [layer for layer, module in model.named_modules() if isinstance(module, Involution)]
     names = [layer for layer in known if 'roi_head' not in layer.split('.')]
     if not known:
         raise ValueError(f'the model, {type(model).__name__}, has no involution: give one that has')
@@ -72,12 +59,7 @@ def generate_kernel(model: nn.Module, batch: Mapping[str, Any], layer: str) -> t
     """Generates the kernels of one involution in a toolbox's model.
 
     The forward pass has no gradients and ends at this layer. If several maps go through the layer, as in an RPN, the
-    first one counts, which has the highest resolution.
-
-    Args:
-        model (nn.Module): A classifier, detector or segmentor in evaluation mode.
-        batch (Mapping): ``inputs`` and ``data_samples``, as a dataloader of the toolbox gives them.
-        layer (str): The name of the involution.
+    first one counts, which has the highest resolution. ``batch`` is what a dataloader of the toolbox gives.
 
     Returns:
         tuple[Tensor, tuple[int, int]]: The kernels (N, G, Kh, Kw, Ho, Wo), and height and width of the model's padded
@@ -113,10 +95,7 @@ def heat_map(kernel: Tensor) -> Tensor:
 def draw_heat_maps(maps: Sequence[KernelMap], groups: Sequence[int] | None = None, title: str = '') -> 'Figure':
     """Draws Figure 3: a row for each image, with the heat map of each group beside it. A group has one colour scale.
 
-    Args:
-        maps (Sequence[KernelMap]): The images with their kernels, all of one layer.
-        groups (Sequence[int], optional): The groups to draw, from 0. Defaults to None, all.
-        title (str): The title. Defaults to ''.
+    All maps are of one layer. ``groups`` count from 0, and None stands for all.
 
     Raises:
         ValueError: The layer has no such group.
@@ -136,13 +115,7 @@ def draw_heat_maps(maps: Sequence[KernelMap], groups: Sequence[int] | None = Non
 def draw_kernels(
     one: KernelMap, points: Sequence[tuple[float, float]], groups: Sequence[int] | None = None, title: str = ''
 ) -> 'Figure':
-    """Draws the kernels at points of an image: a row for each point, with the kernel of each group.
-
-    Args:
-        one (KernelMap): The image with its kernels.
-        points (Sequence[tuple[float, float]]): x and y, in pixels of the image.
-        groups (Sequence[int], optional): The groups to draw, from 0. Defaults to None, all.
-        title (str): The title. Defaults to ''.
+    """Draws the kernels at points (x, y), in pixels of an image: a row for each, with the kernel of each group.
 
     Raises:
         ValueError: The layer has no such group, or a point is outside the network's input.

@@ -22,7 +22,7 @@ class KernelDrawer:
 
     Args:
         config (str): The path or the name of a config.
-        checkpoint (str, optional): The weights, a path or URL. Defaults to None: the weights that training starts from.
+        checkpoint (str, optional): The weights, a path or URL. Defaults to None: random weights.
         layer (str, optional): The name of an involution, see :func:`mmrednet.visualization.kernels.find_involution`.
 
     Raises:
@@ -32,8 +32,6 @@ class KernelDrawer:
     def __init__(self, config: str, checkpoint: str | None = None, layer: str | None = None) -> None:
         parsed = read_config(config)
         self.model: nn.Module = build_model(parsed, config, checkpoint)
-        if checkpoint is None:
-            self.model.init_weights()  # type: ignore[operator]
         self.model.to(find_device()).eval()
         self.layer = find_involution(self.model, layer)
         self._load, self._transform = map(Compose, split_pipeline(parsed))
@@ -42,8 +40,7 @@ class KernelDrawer:
         """Generates the kernels for a photograph.
 
         Raises:
-            OSError: The file cannot be read.
-            ValueError: It is not an image, or the pipeline rotates or distorts it.
+            ValueError: It cannot be read, or the pipeline rotates or distorts it.
         """
         image = read_photo(photo, self._load)
         size = image.shape[:2]
@@ -59,12 +56,7 @@ class KernelDrawer:
     def draw(
         self, photos: Sequence[str], groups: Sequence[int] | None = None, points: Sequence[tuple[float, float]] = ()
     ) -> Iterator[tuple[str, 'Figure']]:
-        """Draws the heat maps of all photographs in one figure and, with points, the kernels there for each photograph.
-
-        Args:
-            photos (Sequence[str]): The files.
-            groups (Sequence[int], optional): The groups to draw, from 0. Defaults to None, all.
-            points (Sequence[tuple[float, float]]): x and y, in pixels of each image. Defaults to ().
+        """Draws the heat maps of all photographs in one figure and, for each photograph, the kernels at points.
 
         Yields:
             tuple[str, Figure]: A name for a file, and the figure.

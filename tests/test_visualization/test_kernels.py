@@ -22,7 +22,6 @@ from mmrednet.visualization.kernels import (
     find_involution,
     generate_kernel,
     heat_map,
-    involutions,
     to_pixels,
 )
 
@@ -253,7 +252,3 @@ def test_several_images_have_one_scale_for_each_group():
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and len(np.unique(pixels)) > 50
     with pytest.raises(ValueError, match=r'groups must be from 0 to 2 .* but are \[3\]'):
         draw_heat_maps([KernelMap(image, alignment, kernels[0])], [3])
-
-
-def test_involutions():
-    assert [*involutions(Toy())] == ['layer', 'unused']
