@@ -3,16 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from ..registry import HOOKS
-from ..visualization.alignment import ImageAlignment
-from ..visualization.kernels import KernelMap, draw_heat_maps, find_involution, generate_kernel, to_pixels
+from ..visualization.kernels import draw_heat_maps, find_involution, map_kernels, to_pixels
 
 
 @HOOKS.register_module()
@@ -60,12 +58,7 @@ class KernelHeatMapHook(Hook):
         model = _unwrap(runner.model)
         layer = find_involution(model, self.layer)
         batch = {name: values[: self.images] for name, values in data_batch.items()}
-        kernels, padded = generate_kernel(model, batch, layer)
-        maps = [
-            KernelMap(_picture(pixels), _whole(pixels, padded), kernel)
-            for pixels, kernel in zip(batch['inputs'], kernels, strict=True)
-        ]
-        figure = draw_heat_maps(maps, self.groups, layer)
+        figure = draw_heat_maps(map_kernels(model, batch, layer), self.groups, layer)
         runner.visualizer.add_image(f'kernels_{layer}', to_pixels(figure), runner.iter)
 
 
@@ -78,13 +71,3 @@ def _unwrap(model: nn.Module) -> nn.Module:
             'leave the hook out, and use `python -m mmrednet visualize` with a checkpoint'
         )
     return model.module
-
-
-def _picture(pixels: Tensor) -> np.ndarray:
-    """Returns an image (H, W, 3), RGB, of what a pipeline gives: (3, H, W), in the toolboxes' loader's BGR."""
-    return pixels.flip(0).permute(1, 2, 0).clamp(0, 255).byte().cpu().numpy()
-
-
-def _whole(pixels: Tensor, padded: tuple[int, int]) -> ImageAlignment:
-    height, width = pixels.shape[1:]
-    return ImageAlignment(padded, ((-0.5, height - 0.5), (-0.5, width - 0.5)))

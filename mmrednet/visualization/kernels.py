@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import ceil, log2
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..inference.photos import to_picture
 from ..layers import Involution
-from .alignment import ImageAlignment
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,18 +21,62 @@ THIRD_STAGE = 'layer2'
 
 @dataclass(frozen=True)
 class KernelMap:
-    """The kernels (G, Kh, Kw, Ho, Wo) that an involution generates for an image (H, W, 3), which is 8-bit RGB."""
+    """The kernels that an involution generates for an image.
+
+    Coordinates are pixels of the image. They count from the centre of the first pixel, as in ``matplotlib.imshow``.
+
+    Args:
+        image (np.ndarray): The network's input without its padding: 8-bit RGB (H, W, 3).
+        kernel (Tensor): The kernels (G, Kh, Kw, Ho, Wo).
+        padded (tuple[int, int]): Height and width of the network's input. Padding is below and to the right.
+    """
 
     image: np.ndarray
-    alignment: ImageAlignment
     kernel: Tensor
+    padded: tuple[int, int]
+
+    def extent(self) -> tuple[float, float, float, float]:
+        """Returns where the map lies: left, right, bottom, top. Its last cells may reach beyond the input's border."""
+        bottom, right = map(lambda padded, cells: cell_size(padded, cells) * cells - 0.5, self.padded, self._cells)
+        return -0.5, right, bottom, -0.5
+
+    def kernels_at(self, x: float, y: float) -> Tensor:
+        """Returns the kernels (G, Kh, Kw) at a point.
+
+        Raises:
+            ValueError: The point is outside the image.
+        """
+        height, width = self.image.shape[:2]
+        if not (-0.5 <= x <= width - 0.5 and -0.5 <= y <= height - 0.5):
+            raise ValueError(
+                f'{x:g},{y:g} is a place outside the input of the network: give x from 0 to {width - 1} and y from 0 '
+                f'to {height - 1}'
+            )
+        row, column = (
+            min(int((at + 0.5) / cell_size(padded, cells)), cells - 1)
+            for at, padded, cells in zip((y, x), self.padded, self._cells, strict=True)
+        )
+        return self.kernel[..., row, column]
+
+    @property
+    def _cells(self) -> tuple[int, int]:
+        return tuple(self.kernel.shape[3:])  # type: ignore[return-value]
+
+
+def cell_size(padded: int, cells: int) -> float:
+    """Returns the size of a map's cell along one side, in pixels of the network's input.
+
+    Networks halve a size and round up. Where that explains the number of cells, the last cell may be cut off.
+    """
+    size = 2 ** ceil(log2(padded / cells))
+    return size if ceil(padded / size) == cells else padded / cells
 
 
 def find_involution(model: nn.Module, name: str | None = None) -> str:
     """Checks the name of an involution, or chooses one.
 
-    The default is the involution of the paper's Figure 3, which is the last of ``layer2``. In a model without that stage
-    it is the last involution that processes whole images.
+    The default is the involution of the paper's Figure 3, which is the last of ``layer2``. In a model without that
+    stage it is the last involution that processes whole images.
 
     Raises:
         ValueError: The model has no such involution or none at all, or the involution processes regions of an image.
@@ -87,6 +132,13 @@ def generate_kernel(model: nn.Module, batch: Mapping[str, Any], layer: str) -> t
     raise ValueError(f'layer is {layer!r}, which takes no part in a forward pass: give another')
 
 
+def map_kernels(model: nn.Module, batch: Mapping[str, Any], layer: str) -> list[KernelMap]:
+    """Generates the kernels of one involution for each image of a batch, see :func:`generate_kernel`."""
+    kernels, padded = generate_kernel(model, batch, layer)
+    pictures = [to_picture(pixels.permute(1, 2, 0).cpu().numpy()) for pixels in batch['inputs']]
+    return [KernelMap(picture, kernel, padded) for picture, kernel in zip(pictures, kernels, strict=True)]
+
+
 def heat_map(kernel: Tensor) -> Tensor:
     """Sums up each kernel: (..., Kh, Kw, Ho, Wo) to (..., Ho, Wo) (section 5.3)."""
     return kernel.sum((-4, -3))
@@ -101,30 +153,26 @@ def draw_heat_maps(maps: Sequence[KernelMap], groups: Sequence[int] | None = Non
         ValueError: The layer has no such group.
     """
     groups = _check_groups(groups, len(maps[0].kernel))
-    rows = []
-    for one in maps:
-        sums = heat_map(one.kernel.float()).cpu().numpy()
-        rows.append([(sums[group], one.alignment.extent(sums.shape[1:])) for group in groups])
-    figure, axes = _draw(maps, rows, groups, title, 'viridis', False)
+    values = [heat_map(one.kernel.float()).cpu().numpy()[groups] for one in maps]
+    figure, axes = _draw(maps, values, groups, title, signed=False)
     for one, row in zip(maps, axes, strict=True):
         for axis in row[1:]:
-            _limit(axis, one.alignment)
+            axis.images[0].set_extent(one.extent())
+            axis.set(xlim=row[0].get_xlim(), ylim=row[0].get_ylim())
     return figure
 
 
 def draw_kernels(
     one: KernelMap, points: Sequence[tuple[float, float]], groups: Sequence[int] | None = None, title: str = ''
 ) -> 'Figure':
-    """Draws the kernels at points (x, y), in pixels of an image: a row for each, with the kernel of each group.
+    """Draws the kernels at points (x, y) of an image: a row for each, with the kernel of each group.
 
     Raises:
-        ValueError: The layer has no such group, or a point is outside the network's input.
+        ValueError: The layer has no such group, or a point is outside the image.
     """
     groups = _check_groups(groups, len(one.kernel))
-    kernel = one.kernel.float().cpu().numpy()
-    cells = [one.alignment.cell(x, y, kernel.shape[3:]) for x, y in points]
-    rows = [[(kernel[group, :, :, row, column], None) for group in groups] for row, column in cells]
-    figure, axes = _draw([one] * len(points), rows, groups, title, 'RdBu_r', True)
+    values = [one.kernels_at(x, y).float().cpu().numpy()[groups] for x, y in points]
+    figure, axes = _draw([one] * len(points), values, groups, title, signed=True)
     for (x, y), row in zip(points, axes, strict=True):
         row[0].plot(x, y, marker='+', color='white', markersize=14, markeredgewidth=3)
         row[0].plot(x, y, marker='+', color='black', markersize=12, markeredgewidth=1)
@@ -141,50 +189,41 @@ def to_pixels(figure: 'Figure') -> np.ndarray:
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
-def _check_groups(groups: Sequence[int] | None, count: int) -> Sequence[int]:
+def _check_groups(groups: Sequence[int] | None, count: int) -> list[int]:
     if groups is None:
-        return range(count)
+        return list(range(count))
     if not groups or not all(0 <= group < count for group in groups):
         raise ValueError(f'groups must be from 0 to {count - 1} with this layer, but are {list(groups)}')
-    return groups
+    return list(groups)
 
 
-def _draw(maps: Sequence[KernelMap], rows: Sequence[Sequence[tuple]], groups, title: str, colors: str, signed: bool):
+def _draw(maps: Sequence[KernelMap], values: Sequence[np.ndarray], groups: Sequence[int], title: str, signed: bool):
     """Draws images with panels beside them. The panels of a column share one scale, shown by the colour bar below."""
     # Not pyplot, whose figures and backend belong to the caller.
     from matplotlib.figure import Figure
 
-    boxes = [one.alignment.box for one in maps]
-    shapes = [(bottom - top) / (right - left) for (top, bottom), (left, right) in boxes]
-    heights = [max(shape, 1) if signed else shape for shape in shapes]  # kernels are square
+    heights = [one.image.shape[0] / one.image.shape[1] for one in maps]
+    heights = [max(height, 1) for height in heights] if signed else heights  # kernels are square
     figure = Figure(figsize=(1.4 * (len(groups) + 1), 1.4 * sum(heights) + 0.9), dpi=150, layout='constrained')
     ratios = dict(height_ratios=[*heights, 0.07])
-    *axes, bars = figure.subplots(len(rows) + 1, len(groups) + 1, squeeze=False, gridspec_kw=ratios)
-    for axis in np.ravel(axes):
-        axis.set(xticks=[], yticks=[])
+    *axes, bars = figure.subplots(len(maps) + 1, len(groups) + 1, squeeze=False, gridspec_kw=ratios)
     bars[0].axis('off')
     for one, row in zip(maps, axes, strict=True):
         row[0].imshow(one.image)
-        _limit(row[0], one.alignment)
+        row[0].tick_params(labelsize=6)  # places for `--at` are read here
     for column, group in enumerate(groups):
-        values = np.concatenate([row[column][0].flatten() for row in rows])
+        shown = np.concatenate([row[column].flatten() for row in values])
         # A few extreme values would make all others one colour. The pointed ends of the bar stand for them.
-        low, high = (-abs(values).max(), abs(values).max()) if signed else np.quantile(values, (0.01, 0.99))
-        for panels, row in zip(axes, rows, strict=True):
-            value, extent = row[column]
-            drawn = panels[column + 1].imshow(value, extent=extent, cmap=colors, vmin=low, vmax=high)
+        low, high = (-abs(shown).max(), abs(shown).max()) if signed else np.quantile(shown, (0.01, 0.99))
+        colours = dict(cmap='RdBu_r' if signed else 'viridis', vmin=low, vmax=high)
+        for panels, row in zip(axes, values, strict=True):
+            panels[column + 1].set(xticks=[], yticks=[])
+            drawn = panels[column + 1].imshow(row[column], **colours)
         axes[0][column + 1].set_title(f'group {group}', fontsize=8)
-        bar = figure.colorbar(
-            drawn, cax=bars[column + 1], orientation='horizontal', extend='neither' if signed else 'both'
-        )
+        ends = 'neither' if signed else 'both'
+        bar = figure.colorbar(drawn, cax=bars[column + 1], orientation='horizontal', extend=ends)
         bar.ax.tick_params(labelsize=6)
         bar.ax.locator_params(nbins=3)
         bar.ax.xaxis.get_offset_text().set_fontsize(6)
     figure.suptitle(title, fontsize=9)
     return figure, axes
-
-
-def _limit(axis, alignment: ImageAlignment) -> None:
-    """Limits an axis to the part of the image that the network's input shows."""
-    (top, bottom), (left, right) = alignment.box
-    axis.set(xlim=(left, right), ylim=(bottom, top))

@@ -8,10 +8,9 @@ from mmengine.dataset import Compose
 from torch import nn
 
 from ..environment import find_device
-from ..inference.photos import read_photo, to_picture
+from ..inference.photos import read_photo
 from ..toolboxes import build_model, read_config, split_pipeline
-from .alignment import coordinate_ramp, find_alignment
-from .kernels import KernelMap, draw_heat_maps, draw_kernels, find_involution, generate_kernel
+from .kernels import KernelMap, draw_heat_maps, draw_kernels, find_involution, map_kernels
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -40,18 +39,12 @@ class KernelDrawer:
         """Generates the kernels for a photograph.
 
         Raises:
-            ValueError: It cannot be read, or the pipeline rotates or distorts it.
+            ValueError: It cannot be read.
         """
         image = read_photo(photo, self._load)
         size = image.shape[:2]
-        packed, probe = (
-            self._transform(dict(img=pixels, img_path=photo, img_shape=size, ori_shape=size))
-            for pixels in (image, coordinate_ramp(*size).astype(image.dtype))
-        )
-        batch = dict(inputs=[packed['inputs']], data_samples=[packed['data_samples']])
-        kernel, padded = generate_kernel(self.model, batch, self.layer)
-        alignment = find_alignment(probe['inputs'].numpy().transpose(1, 2, 0), size, padded)
-        return KernelMap(to_picture(image), alignment, kernel[0])
+        packed = self._transform(dict(img=image, img_path=photo, img_shape=size, ori_shape=size))
+        return map_kernels(self.model, {name: [value] for name, value in packed.items()}, self.layer)[0]
 
     def draw(
         self, photos: Sequence[str], groups: Sequence[int] | None = None, points: Sequence[tuple[float, float]] = ()

@@ -237,7 +237,7 @@ def test_grey_models_get_grey_images():
     np.testing.assert_allclose([found[i] for i in range(3)], scores, 1e-4, 1e-5)
     assert main(['visualize', 't.png', '--config', 'gray.py', '--checkpoint', checkpoint, '--out', 'out']) == 0
     shown = KernelDrawer('gray.py', checkpoint).map_kernels('t.png')
-    grey = cv2.imread('t.png', cv2.IMREAD_GRAYSCALE)
+    grey = cv2.resize(cv2.imread('t.png', cv2.IMREAD_GRAYSCALE), (48, 48))
     assert np.array_equal(shown.image, np.dstack([grey] * 3)) and shown.kernel.shape[3:] == (6, 6)
 
 

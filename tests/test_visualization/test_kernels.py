@@ -2,26 +2,24 @@
 
 from math import ceil
 
-import mmcv
 import numpy as np
 import pytest
 import torch
-from helpers import registry
 from mmengine.model import BaseModel, ImgDataPreprocessor
-from mmengine.registry import TRANSFORMS, init_default_scope
 from torch import nn
 
 from mmrednet.layers import Involution
 from mmrednet.layers import involution as layer_module
 from mmrednet.models.rednet import RedNet
-from mmrednet.visualization.alignment import ImageAlignment, cell_size, coordinate_ramp, find_alignment
 from mmrednet.visualization.kernels import (
     KernelMap,
+    cell_size,
     draw_heat_maps,
     draw_kernels,
     find_involution,
     generate_kernel,
     heat_map,
+    map_kernels,
     to_pixels,
 )
 
@@ -108,84 +106,22 @@ def test_what_no_layer_is():
         generate_kernel(model.train(), batch, 'layer')
 
 
-def letterbox(results):
-    """Scales an image into the middle of 96 x 96 grey pixels."""
-    image = mmcv.imrescale(results['img'], (96, 96))
-    top, left = ((96 - side) // 2 for side in image.shape[:2])
-    results['img'] = mmcv.impad(
-        image, padding=(left, top, 96 - left - image.shape[1], 96 - top - image.shape[0]), pad_val=114
-    )
-    return results
-
-
-def change(function):
-    return lambda results: {**results, 'img': np.ascontiguousarray(function(results['img']))}
-
-
-# Scope, steps of the pipeline, and the side of the network's input that the image's longer side becomes.
-PIPELINES = {
-    'as it is': ('mmpretrain', []),
-    'ImageNet': (
-        'mmpretrain',
-        [dict(type='ResizeEdge', scale=74, edge='short'), dict(type='CenterCrop', crop_size=64)],
-    ),
-    'squeezed': ('mmpretrain', [dict(type='Resize', scale=(96, 64))]),
-    'detection': ('mmdet', [dict(type='Resize', scale=(160, 96), keep_ratio=True)]),
-    'padded': ('mmdet', [dict(type='Resize', scale=(90, 90), keep_ratio=True), dict(type='Pad', size_divisor=32)]),
-    'padded in white': (
-        'mmdet',
-        [
-            dict(type='Resize', scale=(90, 90), keep_ratio=True),
-            dict(type='Pad', size=(96, 128), pad_val=dict(img=(255,) * 3)),
-        ],
-    ),
-    'segmentation': ('mmseg', [dict(type='Resize', scale=(160, 80), keep_ratio=True)]),
-    'letterbox': ('mmseg', [letterbox]),
-    'mirrored': ('mmdet', [dict(type='RandomFlip', prob=1.0, direction='horizontal')]),
-    'channels reversed': ('mmdet', [change(lambda image: image[..., ::-1])]),
-}
-
-
-def pipeline(name):
-    scope, steps = PIPELINES[name]
-    init_default_scope(scope)
-    registry(scope)
-    steps = [step if callable(step) else TRANSFORMS.build(step) for step in steps]
-
-    def run(image):
-        results = dict(img=image, img_shape=image.shape[:2], ori_shape=image.shape[:2])
-        for step in steps:
-            results = step(results)
-        return results['img']
-
-    return run
-
-
 @pytest.mark.parametrize('size', ((75, 100), (101, 80), (320, 240)))
-@pytest.mark.parametrize('name', PIPELINES)
-def test_a_bright_spot_is_where_its_heat_is(name, size):
-    """The only thing in the image, and the only hot cell: through the pipeline, the network and the picture."""
+def test_a_bright_spot_is_where_its_heat_is(size):
+    """The only thing in the image, and the only hot cell: through the network's padding and into the picture."""
     height, width = size
     y, x, radius = round(0.42 * height), round(0.58 * width), max(size) // 12
     image = np.zeros((height, width, 3), np.uint8)
     image[y - radius : y + radius + 1, x - radius : x + radius + 1] = 255
-    run = pipeline(name)
     model = Toy(3, 1, pad_size_divisor=32, kernel_generation=Brightness).eval()
-    inputs = torch.from_numpy(run(image).transpose(2, 0, 1).copy())
-    kernel, padded = generate_kernel(model, dict(inputs=[inputs]), 'layer')
-    alignment = find_alignment(run(coordinate_ramp(height, width)), size, padded)
-    one = KernelMap(image, alignment, kernel[0])
+    (one,) = map_kernels(model, dict(inputs=[torch.from_numpy(image).permute(2, 0, 1)]), 'layer')
+    assert np.array_equal(one.image, image)
 
     figure = draw_heat_maps([one], [1])
     picture, heat = figure.axes[:2]
-    assert picture.get_xlim() == heat.get_xlim() and picture.get_ylim() == heat.get_ylim()
-    # As far as an image goes, and no padding.
-    (left, right), (bottom, top) = heat.get_xlim(), heat.get_ylim()
-    assert -0.5 <= left < x < right <= width - 0.5 and -0.5 <= top < y < bottom <= height - 0.5
-    if name != 'ImageNet':
-        assert np.abs(
-            np.array([left, top, right, bottom]) - (-0.5, -0.5, width - 0.5, height - 0.5)
-        ).max() < 0.03 * max(size)
+    # As far as the image goes, and no padding.
+    for axis in (picture, heat):
+        assert axis.get_xlim() == (-0.5, width - 0.5) and axis.get_ylim() == (height - 0.5, -0.5)
     assert picture.get_aspect() == heat.get_aspect() == 1
 
     values = heat.images[0].get_array()
@@ -215,34 +151,19 @@ def test_cells():
         for halvings in range(1, 6):
             cells = ceil(cells / 2)
             assert cells == 1 or cell_size(size, cells) == 2**halvings
-    alignment = ImageAlignment((225, 232), ((-0.5, 99.5), (9.5, 49.5)), (0.5, 0.25), (0, 10))
-    assert alignment.extent((29, 29)) == (9.875, 10 + 0.25 * 231.5, 0.5 * 231.5, -0.25)
-    assert alignment.cell(10, 0, (29, 29)) == (0, 0) and alignment.cell(49, 99, (29, 29)) == (24, 19)
-    assert alignment.cell(12, 4, (29, 29)) == (1, 1)
-    with pytest.raises(ValueError, match='5,0 is a place .* give x from 10 to 49 and y from 0 to 99'):
-        alignment.cell(5, 0, (29, 29))
-
-
-@pytest.mark.parametrize(
-    'function',
-    (
-        lambda image: np.rot90(image),
-        lambda image: mmcv.imrotate(image, 20),
-        lambda image: image**2 // 255,
-        lambda image: image[:1, :1],
-        lambda image: image / 255,
-    ),
-)
-def test_views_that_are_none(function):
-    with pytest.raises(ValueError, match='cannot be laid over the image'):
-        find_alignment(function(coordinate_ramp(60, 80).astype(int).astype(np.uint16)), (60, 80), (60, 80))
+    kernel = torch.arange(29 * 29.0).reshape(1, 1, 1, 29, 29)
+    one = KernelMap(np.zeros((100, 60, 3), np.uint8), kernel, (225, 232))
+    assert one.extent() == (-0.5, 231.5, 231.5, -0.5)
+    for x, y, row, column in ((0, 0, 0, 0), (7.4, 0, 0, 0), (7.6, 8, 1, 1), (59, 99, 12, 7)):
+        assert one.kernels_at(x, y).item() == row * 29 + column
+    with pytest.raises(ValueError, match='60,0 is a place .* give x from 0 to 59 and y from 0 to 99'):
+        one.kernels_at(60, 0)
 
 
 def test_several_images_have_one_scale_for_each_group():
     image = np.zeros((16, 24, 3), np.uint8)
-    alignment = ImageAlignment((16, 24), ((-0.5, 15.5), (-0.5, 23.5)))
     kernels = [torch.rand(3, 5, 5, 4, 6) + 10 * i for i in range(2)]
-    figure = draw_heat_maps([KernelMap(image, alignment, kernel) for kernel in kernels], [2, 0], 'a layer')
+    figure = draw_heat_maps([KernelMap(image, kernel, (16, 24)) for kernel in kernels], [2, 0], 'a layer')
     grid = np.array(figure.axes[:6]).reshape(2, 3)
     limits = [[axis.images[0].get_clim() for axis in row[1:]] for row in grid]
     assert limits[0] == limits[1] and limits[0][0] != limits[0][1]
@@ -251,4 +172,4 @@ def test_several_images_have_one_scale_for_each_group():
     pixels = to_pixels(figure)
     assert pixels.dtype == np.uint8 and pixels.shape[2] == 3 and len(np.unique(pixels)) > 50
     with pytest.raises(ValueError, match=r'groups must be from 0 to 2 .* but are \[3\]'):
-        draw_heat_maps([KernelMap(image, alignment, kernels[0])], [3])
+        draw_heat_maps([KernelMap(image, kernels[0], (16, 24))], [3])
