@@ -75,14 +75,12 @@ def split_pipeline(config: Config) -> tuple[list, list]:
         tuple[list, list]: Two pipelines, for mmengine's ``Compose``. The first takes ``dict(img_path=...)``.
 
     Raises:
-        ValueError: The config has no test pipeline, or one with test-time augmentation.
+        ValueError: The config has no test pipeline.
     """
     loading, following = [], []
     for step in find_dataset(config).pipeline:
         kind = step['type'] if isinstance(step['type'], str) else step['type'].__name__
         kind = kind.rpartition('.')[2]
-        if kind == 'TestTimeAug':
-            raise ValueError('the test pipeline has TestTimeAug, which makes several images: give the plain pipeline')
         if not kind.startswith('Load'):
             following.append(step)
         elif 'Image' in kind:

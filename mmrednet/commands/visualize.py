@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_point,
         default=[],
         metavar='X,Y',
-        help='also draws the kernels at these places, in pixels of the image',
+        help='also draws the kernels at these places, in pixels as on the axes of the picture',
     )
     add('--out', type=to_path, required=True, metavar='FOLDER', help='the folder for the pictures')
 
@@ -35,7 +35,7 @@ def _point(text: str) -> tuple[float, float]:
     try:
         x, y = map(float, text.split(','))
     except ValueError:
-        raise argparse.ArgumentTypeError(f'must be X,Y in pixels of the image, but is {text!r}') from None
+        raise argparse.ArgumentTypeError(f'must be X,Y in pixels, but is {text!r}') from None
     return x, y
 
 
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     from ..inference.photos import find_photos
     from ..toolboxes import quiet
     from ..visualization.fonts import find_font, using_font
-    from ..visualization.pictures import KernelDrawer
+    from ..visualization.pictures import draw_photos
 
     photos = find_photos(args.images)
     if photos.problems:
@@ -52,12 +52,12 @@ def run(args: argparse.Namespace) -> None:
     files = photos.files + photos.drawn
     font, note = find_font(''.join(files))
     with quiet(), using_font(font):
-        pictures = list(KernelDrawer(args.config, args.checkpoint, args.layer).draw(files, args.groups, args.at))
+        figures = draw_photos(files, args.config, args.checkpoint, args.layer, args.groups, args.at)
         for line in (note, '' if args.checkpoint else 'without --checkpoint the weights are random'):
             if line:
                 print(f'mmrednet visualize: {line}', file=sys.stderr)
-        for name, figure in pictures:
+        for name, figure in figures.items():
             with replacing(args.out / name) as part:
                 figure.savefig(part, format='png')
-    for name, _ in pictures:
+    for name in figures:
         print(args.out / name)

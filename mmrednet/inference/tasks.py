@@ -102,6 +102,8 @@ class Detection(Task):
 
     def list_rows(self, sample) -> list[dict]:
         """Returns the boxes."""
+        if 'pred_instances' not in sample:
+            raise ValueError('predict lists boxes, and the model predicts none: use mmdet.apis.DetInferencer')
         found = sample.pred_instances
         found = found[found.scores >= (0.3 if self.score_threshold is None else self.score_threshold)]
         sample.pred_instances = found[found.scores.argsort(descending=True)[: self.top]]

@@ -137,7 +137,7 @@ def test_what_cannot_be_drawn_is_said_in_a_line(args, text, run, capsys):
 def test_a_place_is_two_numbers(run, capsys):
     with pytest.raises(SystemExit, match='2'):
         run('wide.png', '--config', 'mmpretrain.py', '--out', 'out', '--at', '3')
-    assert "argument --at: must be X,Y in pixels of the image, but is '3'" in capsys.readouterr().err
+    assert "argument --at: must be X,Y in pixels, but is '3'" in capsys.readouterr().err
 
 
 def test_a_dense_config_without_a_checkpoint_has_random_weights(run, capsys):

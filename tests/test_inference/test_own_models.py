@@ -22,7 +22,7 @@ from mmrednet.inference.photos import find_photos, to_picture
 from mmrednet.inference.predictor import Predictor
 from mmrednet.toolboxes import find_metainfo, quiet
 from mmrednet.visualization.fonts import find_font
-from mmrednet.visualization.pictures import KernelDrawer
+from mmrednet.visualization.pictures import draw_photos
 
 CLASSES = ('cat', 'dog', 'hen')
 CLS = f"""
@@ -236,9 +236,10 @@ def test_grey_models_get_grey_images():
     found = {row['label']: row['score'] for row in results[0]['results']}
     np.testing.assert_allclose([found[i] for i in range(3)], scores, 1e-4, 1e-5)
     assert main(['visualize', 't.png', '--config', 'gray.py', '--checkpoint', checkpoint, '--out', 'out']) == 0
-    shown = KernelDrawer('gray.py', checkpoint).map_kernels('t.png')
+    (figure,) = draw_photos(['t.png'], 'gray.py', checkpoint).values()
+    image, heat_map = (axis.images[0].get_array() for axis in figure.axes[:2])
     grey = cv2.resize(cv2.imread('t.png', cv2.IMREAD_GRAYSCALE), (48, 48))
-    assert np.array_equal(shown.image, np.dstack([grey] * 3)) and shown.kernel.shape[3:] == (6, 6)
+    assert np.array_equal(image, np.dstack([grey] * 3)) and heat_map.shape == (6, 6)
 
 
 def test_a_wrong_number_of_channels_is_named(capsys):
@@ -339,10 +340,15 @@ def test_configs_of_other_toolboxes(command, scope, remedy, capsys):
 
 
 @pytest.mark.parametrize(
-    'base', ('mmdet::solo/solo_r50_fpn_1x_coco.py', 'mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py')
+    ('base', 'least', 'error'),
+    (
+        ('mmdet::solo/solo_r50_fpn_1x_coco.py', 0.0, ''),
+        ('mmdet::solo/solo_r50_fpn_1x_coco.py', 1.0, ''),
+        ('mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', None, 'use mmdet.apis.DetInferencer'),
+    ),
 )
-def test_masks_and_panoptic_segments_without_boxes(base):
-    """Their maps are enlarged with the photograph, also where there are none."""
+def test_models_without_boxes(base, least, error):
+    """The masks of SOLO are drawn on an enlarged photograph, also where there are none."""
     Path('det.py').write_text(
         f"_base_ = '{base}'\n"
         'model = dict(backbone=dict(depth=18, init_cfg=None), neck=dict(in_channels=[64, 128, 256, 512]))\n'
@@ -350,17 +356,10 @@ def test_masks_and_panoptic_segments_without_boxes(base):
         "dict(type='Resize', scale=(96, 64), keep_ratio=True), dict(type='PackDetInputs', meta_keys=('img_id', "
         "'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]))\n"
     )
-    (prediction,) = Predictor('det.py', save_checkpoint('det', scope='mmdet'), 'cpu', draw=True)(['t.png'])
-    assert prediction.error == '' and prediction.picture.shape == (320, 427, 3)
-
-
-def test_test_time_augmentation_is_refused():
-    Path('tta.py').write_text(
-        "_base_ = 'cls.py'\ntest_dataloader = dict(dataset=dict(pipeline=[dict(type='LoadImageFromFile'),"
-        "dict(type='TestTimeAug', transforms=[[dict(type='PackInputs')]])]))\n"
-    )
-    with pytest.raises(ValueError, match='TestTimeAug, which makes several images'):
-        Predictor('tta.py', save_checkpoint('cls'), 'cpu')
+    checkpoint = save_checkpoint('det', scope='mmdet')
+    (prediction,) = Predictor('det.py', checkpoint, 'cpu', least, draw=True)(['t.png'])
+    assert error in prediction.error and bool(prediction.error) == bool(error)
+    assert error or prediction.picture.shape == (320, 427, 3)
 
 
 def test_a_checkpoint_of_parameters_alone():
