@@ -7,8 +7,6 @@ import os
 import platform
 import re
 import subprocess
-import tempfile
-import time
 from collections.abc import Callable, Sequence
 from functools import cache, partial
 from importlib import import_module
@@ -17,9 +15,9 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from . import __version__
-from .environment import cores, cpu, nvrtc_version, query_driver
+from .environment import cores, cpu, driver_and_clocks, nvrtc_version
 from .requirements import MINIMUM, require
-from .workers import Item, Worker
+from .workers import Item, Job, run_jobs
 
 TIMEOUT = 600  # seconds for a process: a kernel may have to be compiled
 
@@ -32,25 +30,17 @@ class Finding(NamedTuple):
 
 
 def diagnose(*lists: Callable[[], Sequence[Item]]) -> dict[str, Finding]:
-    """Runs lists of probes in processes of their own, so that a broken package ends only its own probe.
+    """Runs lists of probes, which functions such as :func:`machine_probes` return, and returns their findings by name.
 
-    Args:
-        *lists (Callable): Functions of a module that return probes, such as :func:`machine_probes`.
-
-    Returns:
-        dict[str, Finding]: The finding of each probe. Folders and the user's name are left out.
+    They run in processes of their own, so that a broken package ends only its own probe. Folders and the user's name
+    are left out.
     """
     findings: dict[str, Finding] = {}
     for probes in lists:
         start = 0
         while True:
-            with tempfile.TemporaryDirectory() as folder:
-                worker = Worker(probes_from, (probes.__module__, probes.__name__, start), folder)
-                try:
-                    worker.wait(time.monotonic() + TIMEOUT)
-                finally:
-                    worker.stop()
-                planned, found, end, _ = worker.outcome()
+            job = Job(probes_from, (probes.__module__, probes.__name__, start))
+            ((planned, found, end, _),) = run_jobs([job], TIMEOUT)
             findings |= zip(planned, (Finding(*finding) for finding in found), strict=False)
             if not planned and end:
                 findings['this report'] = Finding('broken', f'the process of {probes.__name__} ends early ({end})')
@@ -175,18 +165,16 @@ def _cache_folder() -> Finding:
     from .ops.backends.cpu.build import cache_folder, check_private
 
     folder = cache_folder()
-    problems = []
     if not folder.exists():
         nearest = next(parent for parent in folder.absolute().parents if parent.exists())
-        if not os.access(nearest, os.W_OK | os.X_OK):
-            problems.append('it cannot be made')
+        problems = [] if os.access(nearest, os.W_OK | os.X_OK) else ['it cannot be made']
         here = 'does not exist yet'
     else:
+        problems = []
         status = folder.stat()
         owner = 'yours' if not hasattr(os, 'geteuid') or status.st_uid == os.geteuid() else "another user's"
-        libraries = list(folder.glob('*.so'))
-        size = sum(file.stat().st_size for file in libraries) / 2**20
-        here = f'{owner}, mode {status.st_mode & 0o7777:o}, {len(libraries)} libraries ({size:.1f} MiB)'
+        sizes = [file.stat().st_size for file in folder.glob('*.so')]
+        here = f'{owner}, mode {status.st_mode & 0o7777:o}, {len(sizes)} libraries ({sum(sizes) / 2**20:.1f} MiB)'
         try:
             check_private(folder)
         except OSError as error:
@@ -202,17 +190,14 @@ def _cache_folder() -> Finding:
 def _gpu() -> Finding:
     import torch
 
-    try:
-        driver = query_driver('driver_version')['driver_version']
-    except (OSError, RuntimeError):
-        driver = ''
+    facts = driver_and_clocks()
     if torch.cuda.is_available():
         gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
-        names = [f'{gpu.name} ({gpu.major}.{gpu.minor}, {gpu.total_memory >> 20} MiB)' for gpu in gpus]
-        return Finding(f'{", ".join(names)}; driver {driver or "unknown"}, torch for CUDA {torch.version.cuda}')
+        names = ', '.join(f'{gpu.name} ({gpu.major}.{gpu.minor}, {gpu.total_memory >> 20} MiB)' for gpu in gpus)
+        return Finding(f'{names}; driver {facts["driver"]}, torch for CUDA {torch.version.cuda}')
+    problem = f'the driver {facts["driver"]} is installed: update it, or install a torch for an older CUDA'
     here = f'none that torch, built for CUDA {torch.version.cuda}, can use'
-    problem = f'the driver {driver} is installed: update it, or install a torch for an older CUDA' if driver else ''
-    return Finding(here, problem)
+    return Finding(here, problem if 'clocks' in facts else '')
 
 
 def _cupy() -> Finding:

@@ -17,17 +17,16 @@ if TYPE_CHECKING:
 
 # CPU features that the native kernels can use, by their names in Linux.
 CPU_FEATURES = ('avx2', 'fma', 'f16c', 'avx512f', 'avx512_bf16', 'avx512_fp16', 'amx_tile', 'asimd', 'sve')
+DRIVER_FIELDS = (
+    *('driver_version', 'clocks.sm', 'clocks.max.sm', 'clocks.mem', 'clocks.max.mem'),
+    *('power.limit', 'temperature.gpu', 'ecc.mode.current'),
+)
 
 
 def find_device(name: str | None = None) -> 'torch.device':
-    """Returns a device on which tensors can be made.
+    """Returns the device with this name, such as 'cuda:1', or by default a GPU, or the CPU where torch finds no GPU.
 
-    Args:
-        name (str, optional): Its name, such as 'cpu' or 'cuda:1'. Defaults to None: a GPU, or the CPU where torch finds
-            no GPU.
-
-    Raises:
-        ValueError: No tensor can be made on this device.
+    ValueError is raised if no tensor can be made on it.
     """
     import torch
 
@@ -52,30 +51,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
 
 
-def query_driver(*fields: str, gpu: str = '') -> dict[str, str]:
-    """Returns fields that ``nvidia-smi --query-gpu`` reports.
-
-    Args:
-        *fields (str): Names of fields, such as 'driver_version'.
-        gpu (str): The UUID of a GPU. Defaults to '', the first GPU.
-
-    Raises:
-        FileNotFoundError: There is no nvidia-smi.
-        RuntimeError: nvidia-smi does not report these fields.
-    """
-    if not shutil.which('nvidia-smi'):
-        raise FileNotFoundError('there is no nvidia-smi')
-    command = ['nvidia-smi', f'--query-gpu={",".join(fields)}', '--format=csv,noheader']
-    if gpu:
-        command.append(f'--id=GPU-{gpu.removeprefix("GPU-")}')
-    answer = subprocess.run(command, capture_output=True, text=True)
-    values = [value.strip() for value in answer.stdout.partition('\n')[0].split(',')]
-    if answer.returncode or len(values) != len(fields):
-        text = ' '.join((answer.stdout + answer.stderr).split())
-        raise RuntimeError(f'nvidia-smi reports: {text[:300]}')
-    return dict(zip(fields, values, strict=True))
-
-
 def versions(*packages: str) -> str:
     """Returns the versions of Python and of those packages that are installed, in one line."""
     found = [f'Python {platform.python_version()}']
@@ -95,12 +70,7 @@ def commit() -> str:
 
 
 def describe_machine(device: 'str | torch.device' = 'cpu', packages: Sequence[str] = ()) -> dict[str, str]:
-    """Returns the facts that every measurement needs: processor, versions and today's date.
-
-    Args:
-        device (str or torch.device): The device that was measured. Defaults to 'cpu'.
-        packages (Sequence[str]): Packages that took part besides torch, CuPy and the toolboxes. Defaults to none.
-    """
+    """Returns the facts that every measurement needs: processor, versions, also of ``packages``, and today's date."""
     import torch
 
     if torch.device(device).type == 'cuda':
@@ -117,26 +87,35 @@ def describe_gpu(device: 'torch.device') -> dict[str, str]:
     import torch
 
     gpu = torch.cuda.get_device_properties(device)
-    about = {
+    cuda, cudnn = f'{torch.version.cuda} of torch', torch.backends.cudnn
+    with suppress(Exception):  # CuPy's errors are of several kinds
+        cuda += f', NVRTC {nvrtc_version()}'
+    return {
         'GPU': f'compute capability {gpu.major}.{gpu.minor}, {gpu.multi_processor_count} multiprocessors, '
         f'{gpu.total_memory / 2**30:.0f} GiB',
         **driver_and_clocks(str(getattr(gpu, 'uuid', ''))),
-        'CUDA': f'{torch.version.cuda} of torch, cuDNN {torch.backends.cudnn.version()}',
+        'CUDA': f'{cuda}, cuDNN {cudnn.version()}',
+        'TF32': f'convolutions {cudnn.allow_tf32}, matrix products {torch.backends.cuda.matmul.allow_tf32}',
     }
-    with suppress(Exception):  # CuPy's errors are of several kinds
-        about['CUDA'] += f', NVRTC {nvrtc_version()}'
-    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    return {**about, 'TF32': f'convolutions {convolutions}, matrix products {products}'}
 
 
-def driver_and_clocks(gpu: str) -> dict[str, str]:
-    """Returns the driver of a GPU, its clocks, power limit and temperature, or why they are not known."""
-    clocks = 'clocks.sm', 'clocks.max.sm', 'clocks.mem', 'clocks.max.mem'
-    try:
-        found = query_driver('driver_version', *clocks, 'power.limit', 'temperature.gpu', 'ecc.mode.current', gpu=gpu)
-    except (OSError, RuntimeError) as error:
-        return {'driver': f'not known: {error}'}
-    return {'driver': found.pop('driver_version'), 'clocks': ', '.join(f'{k} {v}' for k, v in found.items())}
+def driver_and_clocks(gpu: str = '') -> dict[str, str]:
+    """Returns the 'driver' and 'clocks' of a GPU, from nvidia-smi, or only the reason why the driver is not known.
+
+    ``gpu`` is its UUID. Defaults to '', the first GPU.
+    """
+    if not shutil.which('nvidia-smi'):
+        return {'driver': 'not known: there is no nvidia-smi'}
+    command = ['nvidia-smi', f'--query-gpu={",".join(DRIVER_FIELDS)}', '--format=csv,noheader']
+    if gpu:
+        command.append(f'--id=GPU-{gpu.removeprefix("GPU-")}')
+    answer = subprocess.run(command, capture_output=True, text=True)
+    values = [value.strip() for value in answer.stdout.partition('\n')[0].split(',')]
+    if answer.returncode or len(values) != len(DRIVER_FIELDS):
+        text = ' '.join((answer.stdout + answer.stderr).split())
+        return {'driver': f'not known: nvidia-smi reports: {text[:300]}'}
+    clocks = ', '.join(f'{name} {value}' for name, value in zip(DRIVER_FIELDS[1:], values[1:], strict=True))
+    return {'driver': values[0], 'clocks': clocks}
 
 
 def nvrtc_version() -> str:

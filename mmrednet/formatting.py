@@ -19,13 +19,7 @@ def markdown_list(items: Mapping[str, object]) -> str:
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence], numbers: Sequence[int] = ()) -> str:
-    """Returns a Markdown table whose columns are padded to equal width.
-
-    Args:
-        header (Sequence[str]): The titles of the columns.
-        rows (Sequence[Sequence]): The cells.
-        numbers (Sequence[int]): Indices of the columns that are aligned to the right. Defaults to none.
-    """
+    """Returns a Markdown table with padded columns. Those with an index in ``numbers`` are aligned right."""
     lines = [[str(cell) for cell in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     lines = [
@@ -37,17 +31,10 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence], numbers: Seq
 
 
 def format_records(records: Sequence[Mapping], markdown: str, style: str, about: Mapping[str, str] = {}) -> str:
-    """Formats records as Markdown, CSV or JSON.
+    """Formats records with equal fields as Markdown, CSV or JSON, after the facts ``about`` them.
 
-    Args:
-        records (Sequence[Mapping]): One or more records with the same fields. Their values are strings and numbers.
-        markdown (str): The text that Markdown shows instead of the records, such as a :func:`markdown_table`.
-        style (str): One of ``FORMATS``.
-        about (Mapping[str, str]): Facts that stand before the records: a list in Markdown, comments with '#' in CSV,
-            and in JSON entries beside 'results', the list of records. Defaults to nothing.
-
-    Raises:
-        ValueError: ``style`` is not one of ``FORMATS``.
+    Markdown shows the text ``markdown`` instead of the records. The facts are a list there, comments with '#' in CSV,
+    and in JSON entries beside 'results', the list of records.
     """
     if style not in FORMATS:
         raise ValueError(f'format must be one of {FORMATS}, but is {style!r}')

@@ -1,6 +1,6 @@
-"""Functions that run in a process of their own. If they crash it, what they had found before is kept.
+"""Functions that run in processes of their own. If they crash one, what it had found before is kept.
 
-The process writes lines of JSON: first the list of the functions' names, then what each function returns. This module
+A process writes lines of JSON: first the list of its functions' names, then what each function returns. This module
 needs the standard library alone.
 """
 
@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -19,6 +20,22 @@ from typing import NamedTuple
 TIME_IS_UP = 'its time was up'
 
 Item = tuple[str, Callable[[], object]]  # a name, and a function that returns a value for JSON
+
+
+class Job(NamedTuple):
+    """What a process does: it calls a function for its items, runs them in order, and writes down what they return.
+
+    Args:
+        function (Callable): A function of a module. It returns the items.
+        arguments (Sequence): Its arguments. ``eval(repr(...))`` must give them back.
+        prefix (Sequence[str]): A command that runs the process, such as a debugger. Defaults to none.
+        environment (Mapping[str, str]): Variables that are set for the process. Defaults to none.
+    """
+
+    function: Callable[..., Sequence[Item]]
+    arguments: Sequence[object] = ()
+    prefix: Sequence[str] = ()
+    environment: Mapping[str, str] = {}
 
 
 class Outcome(NamedTuple):
@@ -37,60 +54,49 @@ class Outcome(NamedTuple):
     error: str
 
 
-class Worker:
-    """A process that calls a function for its items, runs them in order, and writes down what they return.
+def run_jobs(jobs: Sequence[Job], seconds: float) -> list[Outcome]:
+    """Runs jobs side by side. When the time is up, the processes end with all processes that they have started."""
+    deadline = time.monotonic() + seconds
+    running = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = [(Path(folder, f'{i}.out'), Path(folder, f'{i}.err')) for i in range(len(jobs))]
+        try:
+            for job, (out, err) in zip(jobs, files, strict=True):
+                running.append(_start(job, out, err))
+            ends = [_wait(process, deadline) for process in running]
+        finally:
+            for process in running:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                with suppress(subprocess.TimeoutExpired):  # a process that waits for a driver cannot be ended
+                    process.wait(10)
+        return [_read(*pair, end) for pair, end in zip(files, ends, strict=True)]
 
-    Args:
-        function (Callable): A function of a module. It returns the items.
-        arguments (Sequence): Its arguments. ``eval(repr(...))`` must give them back.
-        folder (str or Path): A folder for the output of the process.
-        prefix (Sequence[str]): A command that runs the process, such as a debugger. Defaults to none.
-        environment (Mapping[str, str]): Variables that are set for the process. Defaults to none.
-    """
 
-    def __init__(
-        self,
-        function: Callable[..., Sequence[Item]],
-        arguments: Sequence[object],
-        folder: str | Path,
-        prefix: Sequence[str] = (),
-        environment: Mapping[str, str] = {},
-    ) -> None:
-        self._out, self._err = Path(folder, 'stdout'), Path(folder, 'stderr')
-        code = f'from {__name__} import serve; serve{(function.__module__, function.__name__, *arguments)!r}'
-        with self._out.open('w') as out, self._err.open('w') as err:
-            self._process = subprocess.Popen(
-                [*prefix, sys.executable, '-c', code],
-                stdout=out,
-                stderr=err,
-                env={**os.environ, **environment},
-                preexec_fn=os.setpgrp,
-            )
-        self._end = TIME_IS_UP
+def _start(job: Job, out: Path, err: Path) -> subprocess.Popen:
+    code = f'from {__name__} import serve; serve{(job.function.__module__, job.function.__name__, *job.arguments)!r}'
+    command = [*job.prefix, sys.executable, '-c', code]
+    with out.open('w') as stdout, err.open('w') as stderr:
+        environment = {**os.environ, **job.environment}
+        return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment, preexec_fn=os.setpgrp)
 
-    def wait(self, deadline: float) -> None:
-        """Waits until the process ends, or until ``time.monotonic()`` reaches ``deadline``."""
-        with suppress(subprocess.TimeoutExpired):
-            status = self._process.wait(max(0.0, deadline - time.monotonic()))
-            self._end = '' if status == 0 else signal.Signals(-status).name if status < 0 else f'exit status {status}'
 
-    def stop(self) -> None:
-        """Ends the process and all processes that it has started."""
-        with suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # a process that waits for a driver cannot be ended
-            self._process.wait(10)
+def _wait(process: subprocess.Popen, deadline: float) -> str:
+    try:
+        status = process.wait(max(0.0, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        return TIME_IS_UP
+    return '' if status == 0 else signal.Signals(-status).name if status < 0 else f'exit status {status}'
 
-    def outcome(self) -> Outcome:
-        """Returns what the process has found."""
-        lines = []
-        for line in self._out.read_text().splitlines():
-            with suppress(json.JSONDecodeError):  # the last line may be cut off
-                lines.append(json.loads(line))
-        written = [line.strip() for line in self._err.read_text().splitlines() if line.strip()]
-        # torch adds lines after its error.
-        errors = [line for line in written if 'Error: ' in line] or written
-        return Outcome(lines[0] if lines else [], lines[1:], self._end, errors[-1] if errors else '')
+
+def _read(out: Path, err: Path, end: str) -> Outcome:
+    lines = []
+    for line in out.read_text().splitlines():
+        with suppress(json.JSONDecodeError):  # the last line may be cut off
+            lines.append(json.loads(line))
+    written = [line.strip() for line in err.read_text().splitlines() if line.strip()]
+    errors = [line for line in written if 'Error: ' in line] or written  # torch adds lines after its error
+    return Outcome(lines[0] if lines else [], lines[1:], end, errors[-1] if errors else '')
 
 
 def serve(module: str, function: str, *arguments: object) -> None:

@@ -5,7 +5,7 @@ import time
 from pathlib import Path
 
 from mmrednet import workers
-from mmrednet.workers import TIME_IS_UP, Worker
+from mmrednet.workers import TIME_IS_UP, Job, run_jobs
 
 HERE = Path(__file__).parent
 
@@ -23,31 +23,27 @@ def broken():
     raise ImportError('install it')
 
 
-def outcome(tmp_path, monkeypatch, function, *arguments, seconds=60):
+def outcome(monkeypatch, function, *arguments, seconds=60):
     monkeypatch.setenv('PYTHONPATH', os.pathsep.join([str(HERE), str(Path(workers.__file__).parents[1])]))
     monkeypatch.setattr(function, '__module__', Path(__file__).stem)
-    worker = Worker(function, arguments, tmp_path)
-    try:
-        worker.wait(time.monotonic() + seconds)
-    finally:
-        worker.stop()
-    return worker.outcome()
+    (found,) = run_jobs([Job(function, arguments)], seconds)
+    return found
 
 
-def test_all_results(tmp_path, monkeypatch):
-    found = outcome(tmp_path, monkeypatch, items, False)
+def test_all_results(monkeypatch):
+    found = outcome(monkeypatch, items, False)
     assert found == (['one', 'two', 'three'], [{'n': 1}, 2, [3]], '', 'noise of a package')
 
 
-def test_a_crash_keeps_what_was_found(tmp_path, monkeypatch):
-    found = outcome(tmp_path, monkeypatch, items, True)
+def test_a_crash_keeps_what_was_found(monkeypatch):
+    found = outcome(monkeypatch, items, True)
     assert found[:3] == (['one', 'two', 'three'], [{'n': 1}], 'SIGABRT')
 
 
-def test_an_error_before_the_items(tmp_path, monkeypatch):
-    assert outcome(tmp_path, monkeypatch, broken) == ([], [], 'exit status 1', 'ImportError: install it')
+def test_an_error_before_the_items(monkeypatch):
+    assert outcome(monkeypatch, broken) == ([], [], 'exit status 1', 'ImportError: install it')
 
 
-def test_a_limit(tmp_path, monkeypatch):
-    found = outcome(tmp_path, monkeypatch, slow, seconds=3)
+def test_a_limit(monkeypatch):
+    found = outcome(monkeypatch, slow, seconds=3)
     assert found[:3] == (['slow'], [], TIME_IS_UP)

@@ -18,21 +18,14 @@ from .timing import Step, labels_of
 
 GENERATING = ('unfused', 'fused')  # these candidates generate the kernels, too
 COMPILED = ('compiled unfold', 'compiled taps')  # torch.compile of two forms of the plain formula
-PHASES = ('forward', 'backward', 'training')
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One call of the operator: an involution with its batch size, and the tensors that it is given.
+    """One call of the operator: an involution, its batch size and its tensors.
 
-    Args:
-        case (Case): The involution.
-        batch (int): Batch size N. Defaults to 1.
-        dtype (torch.dtype): The dtype of all tensors. Defaults to float32.
-        device (str or torch.device): The device of all tensors. Defaults to 'cpu'.
-        channels_last (bool): Whether the tensors are channels-last. Defaults to False.
-        phase (str): One of ``PHASES``: 'forward'; 'backward', both gradients after a forward pass that is not timed;
-            or 'training', a forward pass and both gradients. Defaults to 'forward'.
+    ``phase`` is 'forward'; 'backward', both gradients after a forward pass that is not timed; or 'training', a forward
+    pass and both gradients.
     """
 
     case: Case
@@ -59,10 +52,7 @@ class Problem:
 
     @property
     def moved_bytes(self) -> int:
-        """The bytes that the operator has to read and write, which the candidate 'floor' copies.
-
-        Forward: input, kernel and output, each once. Backward: input, kernel and the gradients of all three.
-        """
+        """The bytes of the input, the kernel and the output; backward of the first two and all three gradients."""
         passes = 1 if self.phase == 'forward' else 2
         values = passes * (prod(self.input_shape) + prod(self.kernel_shape)) + prod(self.output_shape)
         return values * self.dtype.itemsize
@@ -158,10 +148,7 @@ def _compiled(form: Callable[..., Tensor], problem: Problem) -> Step:
 def sum_of_taps(
     input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
 ) -> Tensor:
-    """Computes eq. 4 with its sum written out, a form that a compiler can turn into one loop.
-
-    The arguments and the result are those of :func:`.reference.involution2d`.
-    """
+    """Computes :func:`.reference.involution2d` as a sum over the taps, which a compiler can turn into one loop."""
     groups, *size = kernel.shape[1:4]
     rows, columns = kernel.shape[4:]
     (pad_y, pad_x), accumulate = padding, torch.promote_types(input.dtype, torch.float32)
@@ -193,28 +180,21 @@ CANDIDATES: dict[str, Callable[[Problem], Step]] = {
 def operator_step(candidate: str, problem: Problem) -> Step:
     """Returns a function that runs a candidate once, on random tensors.
 
-    Args:
-        candidate (str): A backend of the operator, 'reference', or one of ``CANDIDATES``:
+    A candidate is a backend of the operator, 'reference', or one of ``CANDIDATES``:
 
-            - 'floor' copies as many bytes as the operator has to move. A copied byte is one read and one write, so the
-              copied tensor has half of the bytes.
-            - 'depthwise' is the depthwise convolution with the same window and shapes.
-            - 'naive' is the straightforward CUDA kernels, on contiguous tensors.
-            - 'unfused' and 'fused' also generate the kernels from C / 4 channels: a 1x1 convolution and then the
-              fastest backend, and ``fused_involution2d``.
-            - 'compiled unfold' and 'compiled taps' are ``torch.compile`` of the formula as 'reference' has it, and as a
-              sum over the taps of the window.
-        problem (Problem): The involution and its tensors.
-
-    Raises:
-        ValueError: There is no such candidate.
+    - 'floor' copies as many bytes as the operator has to move. A copied byte is one read and one write, so the copied
+      tensor has half of the bytes.
+    - 'depthwise' is the depthwise convolution with the same window and shapes.
+    - 'naive' is the straightforward CUDA kernels, on contiguous tensors.
+    - 'unfused' and 'fused' also generate the kernels from C / 4 channels: a 1x1 convolution and then the fastest
+      backend, and ``fused_involution2d``.
+    - 'compiled unfold' and 'compiled taps' are ``torch.compile`` of the formula as 'reference' has it, and as a sum
+      over the taps of the window.
     """
-    backends = ('reference', *TABLE)
-    if candidate in backends:
-        return _backend(candidate, problem)
-    if candidate not in CANDIDATES:
-        raise ValueError(f'candidate must be one of {(*CANDIDATES, *backends)}, but is {candidate!r}')
-    return CANDIDATES[candidate](problem)
+    candidates = CANDIDATES | {name: partial(_backend, name) for name in ('reference', *TABLE)}
+    if candidate not in candidates:
+        raise ValueError(f'candidate must be one of {tuple(candidates)}, but is {candidate!r}')
+    return candidates[candidate](problem)
 
 
 def working_backends(device: str | torch.device) -> list[str]:

@@ -1,9 +1,12 @@
 """The involutions that are measured: those of RedNet and of the FPN. Only ``rednet_cases`` needs mmengine and mmcv."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..layers import Involution
 from ..ops.arguments import output_size, same_padding
@@ -11,15 +14,15 @@ from ..ops.arguments import output_size, same_padding
 
 @dataclass(frozen=True)
 class Case:
-    """The sizes of an involution without the batch size. The padding is 'same'.
+    """The sizes of an involution without the batch size. The padding is 'same'. Pairs are (vertical, horizontal).
 
     Args:
         channels (int): Channels C.
         size (tuple[int, int]): Height and width of the input in pixels.
         kernel_size (tuple[int, int]): Height and width K of the window. Defaults to (7, 7).
-        stride (tuple[int, int]): Vertical and horizontal stride. Defaults to (1, 1).
+        stride (tuple[int, int]): Stride. Defaults to (1, 1).
         groups (int): Groups G. Defaults to 1.
-        dilation (tuple[int, int]): Vertical and horizontal dilation. Defaults to (1, 1).
+        dilation (tuple[int, int]): Dilation. Defaults to (1, 1).
     """
 
     channels: int
@@ -51,33 +54,40 @@ def _short(pair: tuple[int, int]) -> str:
     return str(pair[0]) if pair[0] == pair[1] else f'{pair[0]}x{pair[1]}'
 
 
-def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Case]:
-    """Returns the different involutions of a RedNet, in the order from the stem to the last stage.
+class Call(NamedTuple):
+    """A call of an involution layer."""
 
-    Args:
-        depth (int): The depth of the RedNet. Defaults to 50.
-        size (tuple[int, int]): Height and width of the image. Defaults to (224, 224).
-    """
+    layer: str
+    case: Case
+    shape: tuple[int, ...]  # of the input, (N, C, H, W)
+
+
+def record_calls(model: nn.Module, run: Callable[[], object]) -> list[Call]:
+    """Returns the calls of a model's involution layers in one ``run``, in their order."""
+    calls = []
+
+    def record(name: str, layer: Involution, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        batch, channels, *size = inputs[0].shape
+        geometry = layer.kernel_size, layer.stride, layer.groups, layer.dilation
+        calls.append(Call(name, Case(layer.out_channels, (size[0], size[1]), *geometry), (batch, channels, *size)))
+
+    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Involution)]
+    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in layers]
+    with torch.no_grad():
+        run()
+    for hook in hooks:
+        hook.remove()
+    return calls
+
+
+def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Case]:
+    """Returns the different involutions of a RedNet for images of this size, from the stem to the last stage."""
     from ..models.rednet import RedNet
 
-    cases: dict[Case, None] = {}
-
-    def record(layer: Involution, args: tuple[Tensor], out: Tensor) -> None:
-        height, width = args[0].shape[2:]
-        cases[layer_case(layer, (height, width))] = None
-
-    with torch.device('meta'), torch.no_grad():
+    with torch.device('meta'):
         model = RedNet(depth).eval()
-        for layer in model.modules():
-            if isinstance(layer, Involution):
-                layer.register_forward_hook(record)
-        model(torch.empty(1, 3, *size))
-    return list(cases)
-
-
-def layer_case(layer: Involution, size: tuple[int, int]) -> Case:
-    """Returns the involution that a layer computes for an input of this height and width."""
-    return Case(layer.out_channels, size, layer.kernel_size, layer.stride, layer.groups, layer.dilation)
+        calls = record_calls(model, partial(model, torch.empty(1, 3, *size)))
+    return list(dict.fromkeys(call.case for call in calls))
 
 
 def stage_cases() -> list[Case]:

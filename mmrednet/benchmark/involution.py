@@ -20,16 +20,6 @@ from .operator import time_candidates
 from .timing import Result
 
 LARGEST = 4 << 30  # bytes: 'reference' is left out where its copy of the windows is larger
-TITLES = {
-    'floor': 'a copy of the bytes',
-    'reference': 'reference (unfold)',
-    'naive': 'straightforward CUDA kernels',
-    'depthwise': 'depthwise convolution',
-    'unfused': 'with kernel generation from C / 4 channels, unfused',
-    'fused': 'with kernel generation from C / 4 channels, fused',
-    'compiled unfold': 'torch.compile of unfold',
-    'compiled taps': 'torch.compile of the sum over taps',
-}
 
 
 def make_case(
@@ -40,19 +30,7 @@ def make_case(
     dilation: int | Sequence[int] = 1,
     groups: int | None = None,
 ) -> Case:
-    """Returns a :class:`.Case`, after its sizes were checked.
-
-    Args:
-        channels (int): Channels C.
-        size (tuple[int, int]): Height and width of the input in pixels.
-        kernel_size (int or tuple[int, int]): An odd size K of the window. Defaults to 7.
-        stride (int or tuple[int, int]): Stride. Defaults to 1.
-        dilation (int or tuple[int, int]): Dilation. Defaults to 1.
-        groups (int, optional): Groups G. Defaults to None, one group for every 16 channels.
-
-    Raises:
-        ValueError: A size is not possible.
-    """
+    """Returns a :class:`.Case`, by default with one group for every 16 channels, or raises ValueError."""
     kernel_size = pair('kernel_size', kernel_size, 1)
     if kernel_size[0] % 2 == 0 or kernel_size[1] % 2 == 0:
         raise ValueError(f"kernel_size must be odd, since the padding is 'same', but is {kernel_size}")
@@ -67,17 +45,10 @@ def make_case(
 def benchmark_involution(problem: Problem, budget: float = 5.0, compiled: bool = False) -> str:
     """Times one involution, forward and backward, and describes which kernels compute it.
 
-    Args:
-        problem (Problem): The involution and its tensors. Its phase does not matter.
-        budget (float): Seconds for all measurements. Defaults to 5.
-        compiled (bool): Whether to time ``torch.compile`` of the plain formula, too, which takes minutes. Defaults to
-            False.
-
-    Returns:
-        str: Markdown: the backends and why each is used or not, the kernels of the backend, and a table of
-        milliseconds, GB/s and the percentage of the speed of a copy.
+    The phase of the problem does not matter, and ``budget`` is in seconds for all measurements. Returns Markdown: the
+    backends and why each is used or not, the kernels of the backend, and a table of times.
     """
-    device = torch.device(problem.device)
+    device, case = torch.device(problem.device), problem.case
     torch.backends.cudnn.benchmark = True  # PyTorch's convolutions are at their best
     chosen, reasons = explain(device)
     others = [name for name in working_backends(device) if name != chosen]
@@ -94,26 +65,22 @@ def benchmark_involution(problem: Problem, budget: float = 5.0, compiled: bool =
         left_out |= errors
         rows += _rows(phase, results)
         moved.append(f'{phase}: at least {problem.moved_bytes / 2**20:.1f} MiB to read and write')
+    output = 'x'.join(map(str, case.output_size))
+    about = {
+        'involution': f'{case}, {case.groups} groups, batch {problem.batch}, output of {output} pixels',
+        'tensors': f'{problem.labels["dtype"]}, {problem.labels["layout"]}, on {device}',
+        **describe_machine(device),
+    }
     return '\n\n'.join(
         [
-            markdown_list(_about(problem)),
+            markdown_list(about),
             markdown_table(('backend', 'here'), reasons),
             *_describe(chosen, problem),
             *moved,
-            markdown_table(('pass', 'what', 'ms', 'IQR', 'GB/s', '% of a copy'), rows, range(2, 6)),
+            markdown_table(('pass', 'candidate', 'ms', 'IQR', 'GB/s', '% of a copy'), rows, range(2, 6)),
             *(f'{name} was left out: {reason}' for name, reason in left_out.items()),
         ]
     )
-
-
-def _about(problem: Problem) -> dict[str, str]:
-    case, size = problem.case, problem.case.output_size
-    layout = 'channels-last' if problem.channels_last else 'contiguous'
-    return {
-        'involution': f'{case}, {case.groups} groups, batch {problem.batch}, output of {size[0]}x{size[1]} pixels',
-        'tensors': f'{problem.labels["dtype"]}, {layout}, on {problem.device}',
-        **describe_machine(problem.device),
-    }
 
 
 def _describe(backend: str, problem: Problem) -> list[str]:
@@ -135,13 +102,12 @@ def _describe(backend: str, problem: Problem) -> list[str]:
 
 def _rows(phase: str, results: Sequence[Result]) -> list[tuple[str, ...]]:
     """Returns the rows of a phase, the fastest first."""
-    floor = next((result for result in results if result.candidate == 'floor'), None)
+    medians = {result.candidate: result.median for result in results}
     rows: list[tuple[str, ...]] = []
     for r in sorted(results, key=lambda result: result.median):
         rate = percent = ''
         if r.candidate not in ('depthwise', *GENERATING):  # these move other bytes
             rate = rounded((r.bytes or 0) / r.median / 1e6)
-            percent = f'{100 * floor.median / r.median:.0f}' if floor else ''
-        title = TITLES.get(r.candidate, f'backend {r.candidate}')
-        rows.append((phase, title, rounded(r.median), f'{r.iqr:.2g}', rate, percent))
+            percent = f'{100 * medians["floor"] / r.median:.0f}' if 'floor' in medians else ''
+        rows.append((phase, r.candidate, rounded(r.median), f'{r.iqr:.2g}', rate, percent))
     return rows

@@ -2,10 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..complexity.tables import build_model, run_model
 from ..environment import describe_machine
@@ -13,49 +13,30 @@ from ..formatting import markdown_list, markdown_table, rounded
 from ..layers import Involution
 from ..ops.backends import explain
 from .candidates import Problem, operator_step
-from .cases import Case, layer_case
+from .cases import Call, record_calls
 from .networks import initialise
 from .timing import Result, Step, time_results
 
-
-class Calls(NamedTuple):
-    """Calls of a model's layers that compute the same involution from the same number of channels."""
-
-    case: Case
-    shape: tuple[int, ...]  # of the input, (N, C, H, W)
-    layers: list[str]
+HEADER = 'first layer', 'calls', 'involution', 'layer ms', '% of the network', 'operator ms', 'GB/s', '% of a copy'
 
 
-def find_calls(model: nn.Module, shape: Sequence[int]) -> list[Calls]:
-    """Returns the calls of a model's involution layers.
+def find_calls(model: nn.Module, shape: Sequence[int]) -> dict[Call, int]:
+    """Returns the first of all equal calls of a model's involution layers for images, and how many are equal.
 
-    Args:
-        model (nn.Module): A model of mmpretrain, mmdet or mmseg on the meta device.
-        shape (Sequence[int]): The shape of the images, (N, C, H, W).
-
-    Raises:
-        ValueError: The model has no involution layer, or none is called.
+    The model of a toolbox is on the meta device, and ``shape`` is that of the images, (N, C, H, W). ValueError is
+    raised if the model has no involution layer, or calls none.
     """
-    calls: dict[tuple, Calls] = {}
-
-    def record(name: str, layer: Involution, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        shape = tuple(inputs[0].shape)
-        case = layer_case(layer, (shape[2], shape[3]))
-        calls.setdefault((case, shape), Calls(case, shape, [])).layers.append(name)
-
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Involution)]
-    if not layers:
+    if not any(isinstance(layer, Involution) for layer in model.modules()):
         raise ValueError(
             'the model has no involution layer: give a config with a RedNet, an InvolutionFPN or such a head'
         )
-    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in layers]
-    with torch.no_grad():
-        run_model(model, torch.empty(*shape, device='meta'))
-    for hook in hooks:
-        hook.remove()
+    calls = record_calls(model, partial(run_model, model, torch.empty(*shape, device='meta')))
     if not calls:
         raise ValueError('the model calls none of its involution layers for an image')
-    return list(calls.values())
+    equal: dict[tuple, list[Call]] = {}
+    for call in calls:
+        equal.setdefault(call[1:], []).append(call)
+    return {group[0]: len(group) for group in equal.values()}
 
 
 def benchmark_layers(
@@ -66,32 +47,20 @@ def benchmark_layers(
     channels_last: bool = False,
     budget: float = 5.0,
 ) -> str:
-    """Times the involution layers of a model in inference, each alone, and the whole model.
+    """Times the involution layers of a config's model in inference, each alone, and the whole model.
 
-    Args:
-        config (Config): A config of mmpretrain, mmdet or mmseg.
-        shape (Sequence[int]): The shape of the images, (N, C, H, W).
-        dtype (torch.dtype): The dtype of autocast. With float32, the default, autocast is off.
-        device (str or torch.device): The device of the model. Defaults to 'cpu'.
-        channels_last (bool): Whether weights and images are channels-last. Defaults to False.
-        budget (float): Seconds for all measurements. Defaults to 5.
-
-    Returns:
-        str: Markdown with one row for each kind of call.
-
-    Raises:
-        ValueError: The model has no involution layer, or none is called.
+    ``shape`` is that of the images, (N, C, H, W), ``dtype`` is autocast's (none with float32), and ``budget`` is in
+    seconds for all measurements. Returns Markdown with one row for each kind of call.
     """
     device = torch.device(device)
     model = build_model(config)
     calls = find_calls(model, shape)
     memory_format: Any = torch.channels_last if channels_last else torch.contiguous_format
     model = initialise(model, device).to(memory_format=memory_format).eval()  # type: ignore[call-overload]
-    layers = dict(model.named_modules())
     chosen, reasons = explain(device)
 
-    def step(function: Callable, *size: int) -> Step:
-        images = torch.randn(size, device=device).to(memory_format=memory_format)
+    def step(function: Callable, size: Sequence[int]) -> Step:
+        images = torch.randn(*size, device=device).to(memory_format=memory_format)
 
         def infer() -> None:
             with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
@@ -99,44 +68,29 @@ def benchmark_layers(
 
         return infer
 
-    problems = [Problem(case, size[0], dtype, device, channels_last) for case, size, _ in calls]
-    steps = {'network': step(partial(run_model, model), *shape)}
-    for i, (problem, call) in enumerate(zip(problems, calls, strict=True)):
-        steps[f'layer {i}'] = step(layers[call.layers[0]], *call.shape)
-        steps[f'operator {i}'] = operator_step(chosen, problem)
-        steps[f'floor {i}'] = operator_step('floor', problem)
+    problems = {call: Problem(call.case, call.shape[0], dtype, device, channels_last) for call in calls}
+    steps = {'network': step(partial(run_model, model), shape)}
+    for call, problem in problems.items():
+        steps[f'layer {call.layer}'] = step(model.get_submodule(call.layer), call.shape)
+        steps[f'operator {call.layer}'] = operator_step(chosen, problem)
+        steps[f'floor {call.layer}'] = operator_step('floor', problem)
     times = {result.candidate: result for result in time_results(steps, {}, device, budget)}
+    about = {'images': 'x'.join(map(str, shape)), **describe_machine(device)}
     return '\n\n'.join(
-        [
-            markdown_list({'images': 'x'.join(map(str, shape)), **describe_machine(device)}),
-            markdown_table(('backend', 'here'), reasons),
-            _table(calls, problems, times),
-        ]
+        [markdown_list(about), markdown_table(('backend', 'here'), reasons), *_table(calls, problems, times)]
     )
 
 
-def _table(calls: Sequence[Calls], problems: Sequence[Problem], times: dict[str, Result]) -> str:
+def _table(calls: dict[Call, int], problems: dict[Call, Problem], times: dict[str, Result]) -> tuple[str, str]:
     network, rows, total = times['network'].median, [], 0.0
-    for i, (call, problem) in enumerate(zip(calls, problems, strict=True)):
-        layer, alone, floor = (times[f'{what} {i}'].median for what in ('layer', 'operator', 'floor'))
-        in_all = len(call.layers) * layer
-        total += in_all
-        numbers = map(rounded, (layer, 100 * in_all / network, alone, problem.moved_bytes / alone / 1e6))
-        name, involution = call.layers[0], f'{problem.batch}x{call.case}'
-        rows.append((name, len(call.layers), involution, *numbers, f'{100 * floor / alone:.0f}'))
-    header = (
-        'first layer',
-        'calls',
-        'involution',
-        'layer ms',
-        '% of the network',
-        'operator ms',
-        'GB/s',
-        '% of a copy',
-    )
-    count = sum(len(call.layers) for call in calls)
+    for call, count in calls.items():
+        layer, alone, floor = (times[f'{what} {call.layer}'].median for what in ('layer', 'operator', 'floor'))
+        total += count * layer
+        numbers = layer, 100 * count * layer / network, alone, problems[call].moved_bytes / alone / 1e6
+        involution = f'{call.shape[0]}x{call.case}'
+        rows.append((call.layer, count, involution, *map(rounded, numbers), f'{100 * floor / alone:.0f}'))
     return (
-        f'{markdown_table(header, rows, (1, *range(3, len(header))))}\n\n'
-        f'{count} calls of involution layers, kernel generation included, take {rounded(total)} ms, each timed alone. '
-        f'That is {100 * total / network:.0f}% of the {rounded(network)} ms that the network takes.'
+        markdown_table(HEADER, rows, (1, *range(3, len(HEADER)))),
+        f'{sum(calls.values())} calls of involution layers, kernel generation included, take {rounded(total)} ms, each '
+        f'timed alone. That is {100 * total / network:.0f}% of the {rounded(network)} ms that the network takes.',
     )

@@ -19,13 +19,9 @@ SMALL = Case(16, (8, 8))  # loads the code that the operator needs
 def peak_memory(build: Callable[[], Step], warm_up: Callable[[], Step], device: str | torch.device = 'cpu') -> int:
     """Returns the largest number of bytes that a call takes: its result is included, the model and the inputs are not.
 
-    On a GPU it is the memory that torch's allocator gives out. On the CPU it is the growth of the resident set of a
-    process that runs nothing else, which only Linux reports (in ``/proc``).
-
-    Args:
-        build (Callable): Returns the function to measure. On the CPU it must be picklable.
-        warm_up (Callable): Returns a function that loads the same code with small tensors.
-        device (str or torch.device): The device of the tensors. Defaults to 'cpu'.
+    ``build`` returns the function to measure, and ``warm_up`` one that loads the same code with small tensors. On a GPU
+    the memory is what torch's allocator gives out. On the CPU it is the growth of the resident set of a process that
+    runs nothing else, which only Linux reports (in ``/proc``); there both functions must be picklable.
     """
     device = torch.device(device)
     if device.type == 'cpu':
@@ -59,24 +55,17 @@ def operator_memory(candidate: str, problem: Problem) -> Result:
     """Returns the peak memory of a candidate of :func:`operator_step`, in MiB."""
     small = replace(problem, case=SMALL, batch=1)
     build, warm_up = (partial(operator_step, candidate, p) for p in (problem, small))
-    peak = peak_memory(build, warm_up, problem.device)
-    labels = labels_of(problem.batch, problem.dtype, problem.channels_last, problem.phase)
-    return Result({'what': str(problem.case), **labels}, candidate, 'MiB', (peak / 2**20,))
+    return Result(problem.labels, candidate, 'MiB', (peak_memory(build, warm_up, problem.device) / 2**20,))
 
 
 def network_memory(
-    model: str,
-    batch: int,
-    dtype: torch.dtype,
-    device: str | torch.device,
-    channels_last: bool,
-    phase: str,
-    size: tuple[int, int] = (224, 224),
+    model: str, batch: int, dtype: torch.dtype, device: str | torch.device, channels_last: bool, phase: str
 ) -> Result:
     """Returns the peak memory of a model, in MiB. The arguments are those of :func:`network_step`."""
     setting = dtype, device, channels_last, phase
-    build, warm_up = (partial(network_step, model, n, *setting, s) for n, s in ((batch, size), (1, (64, 64))))
-    labels = {'what': 'network', **labels_of(batch, dtype, channels_last, phase)}
+    build = partial(network_step, model, batch, *setting)
+    warm_up = partial(network_step, model, 1, *setting, size=(64, 64))
+    labels = {'shape': '3x224x224', **labels_of(batch, dtype, channels_last, phase)}
     return Result(labels, model, 'MiB', (peak_memory(build, warm_up, device) / 2**20,))
 
 
@@ -88,19 +77,7 @@ def benchmark_memory(
     device: str | torch.device = 'cpu',
     channels_last: bool = False,
 ) -> Iterator[Result]:
-    """Measures the peak memory of the operator and of classifiers, as :func:`peak_memory` does.
-
-    Args:
-        cases (Mapping[Case, int]): The involutions and their batch sizes.
-        models (Sequence[str]): The models, as in :func:`benchmark_networks`. So are all arguments that follow.
-        batches (Sequence[int]): Batch sizes of the models. Defaults to (1,).
-        dtypes (Sequence[torch.dtype]): Dtypes of the operator's tensors and of autocast. Defaults to (torch.float32,).
-        device (str or torch.device): The device. Defaults to 'cpu'.
-        channels_last (bool): Whether float32 is channels-last, too. Defaults to False.
-
-    Yields:
-        Result: MiB of a candidate in a setting.
-    """
+    """Yields the peak memory of the operator in cases with their batch sizes, and of classifiers, in MiB."""
     for dtype in dtypes:
         for phase in ('forward', 'training'):
             for case, batch in cases.items():

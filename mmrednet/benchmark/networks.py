@@ -1,7 +1,6 @@
 """The time of whole networks: ResNets and RedNets as in the paper's Table 2. It needs mmpretrain."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
@@ -23,15 +22,10 @@ def initialise(model: nn.Module, device: str | torch.device) -> nn.Module:
 
 
 def classifier(name: str, device: str | torch.device = 'cpu') -> nn.Module:
-    """Returns a classifier of Table 1 with random weights.
+    """Returns a classifier of Table 1, such as 'RedNet-50', with random weights.
 
-    Args:
-        name (str): 'RedNet-50' or another model of Table 1. 'RedNet-50/reference' uses the named backend.
-            'RedNet-50/fused' always generates the kernels inside the operator, also in training.
-        device (str or torch.device): The device of the model. Defaults to 'cpu'.
-
-    Raises:
-        ValueError: There is no such model.
+    'RedNet-50/reference' uses the named backend. 'RedNet-50/fused' always generates the kernels inside the operator,
+    also in training.
     """
     from ..complexity.tables import ROWS, build_model, load_config
 
@@ -39,11 +33,10 @@ def classifier(name: str, device: str | torch.device = 'cpu') -> nn.Module:
     rows = {row.model: row for row in ROWS if row.table == '1'}
     if name not in rows:
         raise ValueError(f'model must be one of {tuple(rows)}, but is {name!r}')
-    row = rows[name]
+    config = load_config(rows[name])
     if variant:
-        option = {'model.backbone.fused': True} if variant == 'fused' else {'model.backbone.backend': variant}
-        row = replace(row, options={**row.options, **option})
-    return initialise(build_model(load_config(row)), device)
+        config.model.backbone.update({'fused': True} if variant == 'fused' else {'backend': variant})
+    return initialise(build_model(config), device)
 
 
 def network_step(
@@ -56,21 +49,10 @@ def network_step(
     size: tuple[int, int] = (224, 224),
     compiled: bool = False,
 ) -> Step:
-    """Returns a function that runs a classifier of Table 1 once, on random images.
+    """Returns a function that runs a :func:`classifier` once, on random images of ``size`` (height, width).
 
-    Args:
-        name (str): The model, as in :func:`classifier`.
-        batch (int): Batch size. Defaults to 1.
-        dtype (torch.dtype): The dtype of autocast. With float32, the default, autocast is off.
-        device (str or torch.device): The device of the model. Defaults to 'cpu'.
-        channels_last (bool): Whether weights and images are channels-last. Defaults to False.
-        phase (str): One of ``PHASES``: 'inference' with the BatchNorm layers as they are, 'inference, BN folded' after
-            mmcv's ``fuse_conv_bn``, or 'training', a forward and a backward pass. Defaults to 'inference'.
-        size (tuple[int, int]): Height and width of the images. Defaults to (224, 224).
-        compiled (bool): Whether the model is compiled by ``torch.compile``. Defaults to False.
-
-    Raises:
-        ValueError: There is no such model or phase.
+    ``phase`` is one of ``PHASES``: 'inference' with the BatchNorm layers as they are, 'inference, BN folded' after
+    mmcv's ``fuse_conv_bn``, or 'training', a forward and a backward pass. ``dtype`` is autocast's, none with float32.
     """
     from mmcv.cnn import fuse_conv_bn
 
@@ -110,21 +92,7 @@ def benchmark_networks(
     phases: Sequence[str] = PHASES,
     budget: float = 20.0,
 ) -> Iterator[Result]:
-    """Times classifiers of Table 1, in turns.
-
-    Args:
-        models (Sequence[str]): Their names, as in :func:`classifier`. Defaults to those of Table 2 and four more.
-        batches (Sequence[int]): Batch sizes. Defaults to (1,).
-        dtypes (Sequence[torch.dtype]): Dtypes of autocast, which comes with channels-last. Float32, the default, is
-            without autocast.
-        device (str or torch.device): The device of the models. Defaults to 'cpu'.
-        channels_last (bool): Whether float32 is channels-last, too. Defaults to False.
-        phases (Sequence[str]): A selection of ``PHASES``. Defaults to all.
-        budget (float): Seconds for each setting, as in :func:`time_in_turns`. Defaults to 20.
-
-    Yields:
-        Result: Milliseconds of a model in a setting.
-    """
+    """Times classifiers of Table 1 in turns, and yields milliseconds. Autocast comes with channels-last."""
     for phase in phases:
         for dtype in dtypes:
             last = channels_last or dtype != torch.float32

@@ -24,19 +24,6 @@ def benchmark_operator(
 
     The forward pass is also timed with the generation of the kernels, unfused and fused. The straightforward CUDA
     kernels are timed on contiguous tensors in float32 and float64, which they are written for.
-
-    Args:
-        cases (Sequence[Case]): The involutions.
-        batches (Sequence[int]): Batch sizes. Defaults to (1,).
-        dtypes (Sequence[torch.dtype]): Dtypes of the tensors. Defaults to (torch.float32,).
-        device (str or torch.device): The device of the tensors. Defaults to 'cpu'.
-        channels_last (bool): Whether the tensors are channels-last. Defaults to False.
-        budget (float): Seconds for each case, as in :func:`time_in_turns`. Defaults to 20.
-        compiled (bool): Whether to time ``torch.compile`` of the plain formula, too. The faster of its two forms is
-            reported as 'compiled'. Compiling takes a minute or more for each case. Defaults to False.
-
-    Yields:
-        Result: Milliseconds of a candidate in a case.
     """
     names = ['floor', 'depthwise', 'naive', *working_backends(device), *GENERATING, *(COMPILED if compiled else ())]
     problems = [
@@ -58,20 +45,11 @@ def benchmark_operator(
 
 
 def time_candidates(
-    candidates: Sequence[str], problem: Problem, budget: float, rounds: tuple[int, int] = (7, 50)
+    candidates: Sequence[str], problem: Problem, budget: float, rounds: tuple[int, int]
 ) -> tuple[list[Result], dict[str, str]]:
-    """Times candidates in turns. Those that fail, for lack of memory for example, are left out.
+    """Times candidates in turns, and returns their milliseconds and the errors of those that fail, by name.
 
-    Args:
-        candidates (Sequence[str]): Names, as in :func:`operator_step`. An error of the first is raised. Candidates that
-            do not apply to the problem are skipped.
-        problem (Problem): The involution and its tensors.
-        budget (float): Seconds, as in :func:`time_in_turns`.
-        rounds (tuple[int, int]): The smallest and the largest number of rounds. Defaults to (7, 50).
-
-    Returns:
-        tuple[list[Result], dict[str, str]]: Milliseconds of the candidates that ran, and the errors of the others by
-        name.
+    An error of the first candidate is raised. Candidates that do not apply to the problem are skipped.
     """
     torch.compiler.reset()
     steps, errors = {}, {}

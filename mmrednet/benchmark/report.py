@@ -8,19 +8,9 @@ from .timing import Result, by_case
 
 
 def format_results(results: Sequence[Result], style: str, about: Mapping[str, str] = {}) -> str:
-    """Formats measurements as :func:`.format_records` does.
+    """Formats measurements as :func:`.format_records` does, after the facts ``about`` them.
 
-    CSV and JSON have one record for each setting and candidate. Markdown has one row for each setting, and one table
-    for each set of candidates. The column of a candidate shows the median and, in brackets, the interquartile range.
-    The last columns are ratios of medians.
-
-    Args:
-        results (Sequence[Result]): The measurements.
-        style (str): One of :data:`.formatting.FORMATS`.
-        about (Mapping[str, str]): Facts that stand before the measurements. Defaults to nothing.
-
-    Raises:
-        ValueError: There is no such format.
+    CSV and JSON have one record for each setting and candidate. Markdown has the tables of :func:`result_tables`.
     """
     records = [
         {
@@ -34,24 +24,35 @@ def format_results(results: Sequence[Result], style: str, about: Mapping[str, st
         }
         for r in results
     ]
+    return format_records(records, result_tables(results), style, about)
+
+
+def result_tables(results: Sequence[Result]) -> str:
+    """Returns a Markdown table for each set of candidates, with one row for each setting.
+
+    The column of a candidate shows the median and, in brackets, the interquartile range. The last columns compare
+    medians, and give the speed of native kernels.
+    """
     tables: dict[tuple, list[tuple]] = {}
     for case in by_case(results):
-        labels, ratios = case[0].labels, _ratios(case)
-        rows = tables.setdefault((len(labels), *labels, *(r.candidate for r in case), *ratios), [])
-        rows.append((*labels.values(), *map(_cell, case), *ratios.values()))
-    markdown = [markdown_table(header, rows, range(labels, len(header))) for (labels, *header), rows in tables.items()]
-    return format_records(records, '\n\n'.join(markdown), style, about)
+        labels, compared = case[0].labels, _compare(case)
+        rows = tables.setdefault((len(labels), *labels, *(r.candidate for r in case), *compared), [])
+        rows.append((*labels.values(), *map(_cell, case), *map(rounded, compared.values())))
+    return '\n\n'.join(
+        markdown_table(header, rows, range(labels, len(header))) for (labels, *header), rows in tables.items()
+    )
 
 
-def _ratios(case: Sequence[Result]) -> dict[str, str]:
-    """Returns the ratios of medians that a table shows."""
+def _compare(case: Sequence[Result]) -> dict[str, float]:
+    """Returns ratios of medians, and the GB/s of native kernels: those of backends for one type of device."""
     medians = {result.candidate: result.median for result in case}
-    # The backends for one type of device have native kernels.
     native = [name for name, row in TABLE.items() if row.devices]
     pairs = [(name, 'floor') for name in native]
     pairs += [(other, name) for other in ('reference', 'naive', 'compiled') for name in native]
     pairs += [('fused', 'unfused'), ('RedNet-50', 'ResNet-50'), ('RedNet-101', 'ResNet-101')]
-    return {f'{a} / {b}': rounded(medians[a] / medians[b]) for a, b in pairs if a in medians and b in medians}
+    ratios = {f'{a} / {b}': medians[a] / medians[b] for a, b in pairs if a in medians and b in medians}
+    speeds = {f'{r.candidate} GB/s': r.bytes / r.median / 1e6 for r in case if r.candidate in native and r.bytes}
+    return ratios | speeds
 
 
 def _cell(result: Result) -> str:

@@ -11,7 +11,6 @@ from .operator import benchmark_operator
 from .runtimes import RUNTIMES, benchmark_runtimes
 from .timing import Result
 
-SUITES = ('operator', 'network', 'memory', 'runtimes')
 # Batch sizes and dtypes with CUDA. Elsewhere they are 1 and 8, in float32.
 WITH_CUDA = {
     'operator': ((64,), (torch.float32, torch.float16, torch.bfloat16)),
@@ -33,25 +32,11 @@ def run_suite(
     phases: Sequence[str] | None = None,
     runtimes: Sequence[str] | None = None,
 ) -> Iterator[Result]:
-    """Measures one of the standard suites.
+    """Measures one of the standard suites, and yields milliseconds or MiB.
 
-    Args:
-        suite (str): One of ``SUITES``: 'operator' at the shapes of RedNet-50 and the FPN's finest level, 'network',
-            'memory' of both, or 'runtimes' on the CPU.
-        device (torch.device): The device.
-        batches (Sequence[int], optional): Batch sizes. The FPN's level always has one image. Defaults to None: 1 and 8,
-            or the sizes of ``WITH_CUDA``.
-        dtypes (Sequence[torch.dtype], optional): Dtypes. Defaults to None: float32, or those of ``WITH_CUDA``.
-        channels_last (bool): Whether tensors in float32 are channels-last, too. Defaults to False.
-        models (Sequence[str], optional): The networks. Defaults to None, ``MODELS``.
-        budget (float, optional): Seconds for each row. Defaults to None, 20, or 0.2 if ``quick``.
-        quick (bool): Whether to measure only two shapes or models, at batch size 1. Defaults to False.
-        compiled (bool): Whether 'operator' measures ``torch.compile``, too. Defaults to False.
-        phases (Sequence[str], optional): The phases of 'network'. Defaults to None, all.
-        runtimes (Sequence[str], optional): The runtimes of 'runtimes'. Defaults to None, all.
-
-    Yields:
-        Result: Milliseconds or MiB.
+    'operator' takes the shapes of RedNet-50 and the FPN's finest level, always with one image; 'memory' is that of the
+    operator and of networks; 'runtimes' is on the CPU. ``budget`` is in seconds for each row. ``quick`` is only two
+    shapes or models, at batch size 1. The other defaults are in ``WITH_CUDA``.
     """
     gpu = device.type == 'cuda'
     torch.backends.cudnn.benchmark = gpu  # cuDNN chooses its fastest kernels
@@ -72,4 +57,4 @@ def run_suite(
         involutions = {shapes[1]: batches[-1], **dict.fromkeys(levels, 1)}
         yield from benchmark_memory(involutions, models, batches, dtypes, device, channels_last)
     else:
-        yield from benchmark_runtimes(batches=batches, runtimes=runtimes or tuple(RUNTIMES), budget=budget)
+        yield from benchmark_runtimes(batches, runtimes or tuple(RUNTIMES), budget)

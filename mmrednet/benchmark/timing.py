@@ -78,14 +78,13 @@ def time_in_turns(
     caches were overwritten.
 
     Args:
-        steps (Mapping[Hashable, Callable]): The functions, by name.
+        steps (Mapping): The functions, by name.
         device (str or torch.device): The device that they use. Defaults to 'cpu'.
         budget (float): Seconds after which no new round begins. Defaults to 20.
-        rounds (tuple[int, int]): The smallest number of rounds, whatever their time, and the largest. Defaults to
-            (7, 100).
+        rounds (tuple[int, int]): The smallest number of rounds and the largest. Defaults to (7, 100).
 
     Returns:
-        dict[Hashable, list[float]]: Seconds for a call of each function, one sample for each round.
+        dict: Seconds for a call of each function, one sample for each round.
     """
     device = torch.device(device)
     calls = {}
@@ -140,12 +139,7 @@ def _seconds(step: Step, calls: int, device: torch.device) -> float:
 
 
 def captured(step: Step, device: str | torch.device = 'cuda') -> Step:
-    """Captures a function in a CUDA graph, after three warm-up calls, and returns a function that replays it.
-
-    Args:
-        step (Callable): The function. It must read and write the same tensors in each call.
-        device (str or torch.device): The GPU. Defaults to 'cuda', the current one.
-    """
+    """Captures a function, which must use the same tensors in each call, in a CUDA graph, and returns its replay."""
     with torch.cuda.device(device):
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())

@@ -3,6 +3,7 @@
 import argparse
 import sys
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..environment import describe_machine, find_device
@@ -28,18 +29,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_traceback(time)
     add = place.add_argument
     add('--device', metavar='D', help='cpu, cuda or cuda:1 (default: a GPU if there is one)')
-    add(
-        '--dtype', nargs='+', choices=DTYPES, help='of tensors, or of autocast (default: float32; on a GPU also others)'
-    )
+    add('--dtype', nargs='+', choices=DTYPES, help='of tensors or autocast (default: float32; on a GPU also others)')
     add('--channels-last', action='store_true', help='channels-last tensors in float32, too')
     add = table.add_argument
-    add(
-        '--batch',
-        nargs='+',
-        type=to_count,
-        metavar='N',
-        help='batch sizes (default: 1 8; on a GPU 64, networks 64 256)',
-    )
+    add('--batch', nargs='+', type=to_count, metavar='N', help='sizes (default: 1 8; on a GPU 64, networks 64 256)')
     add('--quick', action='store_true', help='a small part with few samples, to try the command')
     add('--format', choices=FORMATS, default='markdown', help='default: markdown')
     add('--plot', metavar='FILE', help='draw the results to FILE, too')
@@ -58,23 +51,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             ('layers', 'all involution layers of the model of a config', (time, place)),
         )
     }
-    parsers['operator'](
-        '--compiled', action='store_true', help='also torch.compile of the plain formula: minutes a row'
-    )
+    for add in (parsers['operator'], parsers['involution']):
+        add('--compiled', action='store_true', help='also torch.compile of the plain formula, which takes minutes')
     parsers['operator']('--roofline', metavar='FILE', help='draw the times over the moved bytes to FILE, too')
     parsers['network']('--phases', nargs='+', metavar='P', help="'inference', 'inference, BN folded', 'training'")
     parsers['runtimes']('--runtimes', nargs='+', metavar='R', help='default: all')
+    four = dict(nargs=4, type=to_count, metavar=('N', 'C', 'H', 'W'))
     add = parsers['involution']
-    add('--input', nargs=4, type=to_count, required=True, metavar=('N', 'C', 'H', 'W'), help='shape of the input')
+    add('--input', required=True, help='shape of the input', **four)
     add('--kernel-size', nargs='+', type=int, default=[7], metavar='K', help='one or two odd numbers (default: 7)')
-    add('--stride', nargs='+', type=int, default=[1], metavar='S', help='one or two numbers (default: 1)')
-    add('--dilation', nargs='+', type=int, default=[1], metavar='D', help='one or two numbers (default: 1)')
+    for name in ('stride', 'dilation'):
+        add(f'--{name}', nargs='+', type=int, default=[1], metavar='S', help='one or two numbers (default: 1)')
     add('--groups', type=int, metavar='G', help='default: one group for every 16 channels')
-    add('--compiled', action='store_true', help='also torch.compile of the plain formula: takes minutes')
     add = parsers['layers']
     add('config', help='path or name of a config of mmpretrain, mmdet or mmseg')
-    shape = 'shape of the images (default: 1 3 224 224)'
-    add('--input', nargs=4, type=to_count, default=[1, 3, 224, 224], metavar=('N', 'C', 'H', 'W'), help=shape)
+    add('--input', default=[1, 3, 224, 224], help='shape of the images (default: 1 3 224 224)', **four)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -90,8 +81,6 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _suite(args: argparse.Namespace) -> str:
-    import torch
-
     from ..benchmark.plot import plot_results, plot_roofline
     from ..benchmark.report import format_results
     from ..benchmark.suites import run_suite
@@ -99,9 +88,8 @@ def _suite(args: argparse.Namespace) -> str:
     given = vars(args)
     device = find_device('cpu' if args.what == 'runtimes' else args.device)
     options = {name: given[name] for name in OPTIONS if name in given}
-    dtypes = [getattr(torch, name) for name in given.get('dtype') or ()]
     results: list[Result] = []
-    for result in run_suite(args.what, device, args.batch, dtypes, **options):
+    for result in run_suite(args.what, device, args.batch, _dtypes(given.get('dtype') or ()), **options):
         results.append(result)
         setting = ', '.join(map(str, result.labels.values()))
         print(f'{result.candidate}: {result.median:.3g} {result.unit} ({setting})', file=sys.stderr)
@@ -118,14 +106,11 @@ def _involution(args: argparse.Namespace) -> str:
     from ..benchmark.candidates import Problem
     from ..benchmark.involution import benchmark_involution, make_case
 
-    batch, channels, height, width = args.input
-    kernel_size, stride, dilation = (
-        values[0] if len(values) == 1 else values for values in (args.kernel_size, args.stride, args.dilation)
-    )
-    case = make_case(channels, (height, width), kernel_size, stride, dilation, args.groups)
-    device, budget = find_device(args.device), 5.0 if args.budget is None else args.budget
-    problems = [Problem(case, batch, dtype, device, args.channels_last) for dtype in _dtypes(args)]
-    return '\n\n'.join(benchmark_involution(problem, budget, args.compiled) for problem in problems)
+    batch, channels, *size = args.input
+    geometry = (pair[0] if len(pair) == 1 else pair for pair in (args.kernel_size, args.stride, args.dilation))
+    case, device = make_case(channels, tuple(size), *geometry, args.groups), find_device(args.device)
+    problems = [Problem(case, batch, dtype, device, args.channels_last) for dtype in _dtypes(args.dtype or DTYPES[:1])]
+    return '\n\n'.join(benchmark_involution(problem, _seconds(args), args.compiled) for problem in problems)
 
 
 def _layers(args: argparse.Namespace) -> str:
@@ -133,15 +118,19 @@ def _layers(args: argparse.Namespace) -> str:
     from ..benchmark.layers import benchmark_layers
     from ..toolboxes import enter_scope, quiet, read_config
 
-    device, budget = find_device(args.device), 5.0 if args.budget is None else args.budget
+    setting = find_device(args.device), args.channels_last, _seconds(args)
     with quiet():
         config = read_config(args.config)
         enter_scope(config, args.config)
-        setting = device, args.channels_last, budget
-        return '\n\n'.join(benchmark_layers(config, args.input, dtype, *setting) for dtype in _dtypes(args))
+        dtypes = _dtypes(args.dtype or DTYPES[:1])
+        return '\n\n'.join(benchmark_layers(config, args.input, dtype, *setting) for dtype in dtypes)
 
 
-def _dtypes(args: argparse.Namespace) -> 'list[torch.dtype]':
+def _seconds(args: argparse.Namespace) -> float:
+    return 5.0 if args.budget is None else args.budget
+
+
+def _dtypes(names: Sequence[str]) -> 'list[torch.dtype]':
     import torch
 
-    return [getattr(torch, name) for name in args.dtype or DTYPES[:1]]
+    return [getattr(torch, name) for name in names]

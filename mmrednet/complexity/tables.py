@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.config import Config
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..configs import CONFIGS
 from ..models.rednet import RedNet
+from ..toolboxes import read_config
 from .flops import count_flops
 
 
@@ -41,14 +42,8 @@ class Row:
     note: str = ''
 
 
-@dataclass(frozen=True)
-class Complexity:
-    """The size of a model and its work for an image.
-
-    Args:
-        params (int): The number of parameters, by the convention of the table.
-        flops (int): FLOPs, as :func:`count_flops` counts them.
-    """
+class Complexity(NamedTuple):
+    """The number of a model's parameters, and its FLOPs for an image as :func:`count_flops` counts them."""
 
     params: int
     flops: int
@@ -122,15 +117,8 @@ ROWS = tuple(_rows())
 
 
 def load_config(row: Row) -> Config:
-    """Returns the config of a row's model.
-
-    Args:
-        row (Row): One of ``ROWS``.
-    """
-    if '::' in row.config:
-        config = Config.fromstring(f'_base_ = {row.config!r}', '.py')
-    else:
-        config = Config.fromfile(CONFIGS / row.config)
+    """Returns the config of a row's model."""
+    config = read_config(row.config if '::' in row.config else str(CONFIGS / row.config))
     config.merge_from_dict(dict(row.options))
     if row.model.startswith('ResNet') and config.model.backbone.depth in (26, 38):
         config.model.backbone.type = _shallow_resnet()
@@ -138,11 +126,7 @@ def load_config(row: Row) -> Config:
 
 
 def build_model(config: Config) -> nn.Module:
-    """Builds the model of a toolbox's config, on the meta device and in evaluation mode.
-
-    Args:
-        config (Config): A config with ``default_scope`` and ``model``.
-    """
+    """Builds the model of a toolbox's config, on the meta device and in evaluation mode."""
     scope = config.default_scope
     # mmpretrain's ResNet reads tensors while it is built.
     device = 'cpu' if scope == 'mmpretrain' else 'meta'
@@ -156,9 +140,6 @@ def measure(row: Row) -> Complexity:
     Tables 1 and 6: images of 224x224. Table 3: images of 1280x800, 1000 proposals, 100 masks; only parameters that are
     trained, without the stem and the first stage. Tables 4 and 5: images of 2048x1024; the parameters include those of
     an auxiliary head, the FLOPs are those of inference.
-
-    Args:
-        row (Row): One of ``ROWS``.
     """
     # By name: without a checkpoint RedNet freezes nothing.
     frozen = tuple('backbone.' + stage for stage in ('stem.', 'conv1.', 'bn1.', 'layer1.')) if row.table == '3' else ()

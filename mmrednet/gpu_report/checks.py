@@ -3,7 +3,7 @@
 They need torch alone, so that a machine without the toolboxes can run them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -58,15 +58,7 @@ class Tensors(NamedTuple):
 def make_tensors(
     batch: int, case: Case, dtype: torch.dtype, device: str | torch.device, layout: str = 'contiguous'
 ) -> Tensors:
-    """Returns tensors of normally distributed values, the same ones on every device.
-
-    Args:
-        batch (int): Batch size.
-        case (Case): The involution.
-        dtype (torch.dtype): The dtype of all tensors.
-        device (str or torch.device): The device of all tensors.
-        layout (str): One of ``LAYOUTS``. Defaults to 'contiguous'.
-    """
+    """Returns tensors of normally distributed values, the same ones on every device."""
     generator = torch.Generator().manual_seed(0)
 
     def normal(*shape: int, last: bool = layout == 'channels-last') -> Tensor:
@@ -112,14 +104,6 @@ def errors(
     The allowed error of an element is ``TOLERANCE`` times the sum of the absolute values of its terms. For the fused
     operator and for second derivatives, which are sums of sums, it is larger by ``FUSED`` and ``SECOND_ORDER``. The
     truth is plain PyTorch in float64 on the same device with the same values.
-
-    Args:
-        batch (int): Batch size.
-        case (Case): The involution.
-        dtype (torch.dtype): The dtype of the tensors.
-        device (str or torch.device): The device of the tensors.
-        layout (str): One of ``LAYOUTS``.
-        backend (str): The backend that is checked.
     """
     tensors = make_tensors(batch, case, dtype, device, layout)
     actual = run(tensors, case, backend)
@@ -137,44 +121,30 @@ def errors(
     return found
 
 
-class Check(NamedTuple):
-    """A check with a yes or no result."""
+def behaviour(
+    device: str | torch.device, backend: str, case: Case = PROBLEMS[0][2], batch: int = 8
+) -> list[tuple[str, Callable[[], str | None]]]:
+    """Returns checks that compare several calls: repeated runs, streams, graphs, other devices.
 
-    name: str
-    run: Callable[[], str | None]  # returns what is wrong, or None
-
-
-def behaviour(device: str | torch.device, backend: str, case: Case = PROBLEMS[0][2], batch: int = 8) -> Iterator[Check]:
-    """Yields checks that compare several calls: repeated runs, streams, graphs, other devices.
-
-    Args:
-        device (str or torch.device): The device on which the operator runs.
-        backend (str): The backend that is checked.
-        case (Case): The involution. Defaults to the first of ``PROBLEMS``.
-        batch (int): Its batch size. Defaults to 8.
+    Each has a name and a function, which returns what is wrong, or None.
     """
     device = torch.device(device)
+    checks: dict[str, Callable[[], str | None]] = {}
     for dtype in (torch.float32, torch.bfloat16):
-        tensors = make_tensors(batch, case, dtype, device)
+        arguments = make_tensors(batch, case, dtype, device), case, backend
         name = str(dtype).removeprefix('torch.')
-        yield Check(f'20 runs give the same bits, {name}', partial(_repeated, tensors, case, backend))
+        checks[f'20 runs give the same bits, {name}'] = partial(_repeated, *arguments)
         if device.type == 'cuda':
-            yield Check(f'a stream of its own, {name}', partial(_on_a_stream, tensors, case, backend))
-            yield Check(
-                f'a CUDA graph, replayed with other values, {name}', partial(_in_a_graph, tensors, case, backend)
-            )
-    yield Check(
-        'torch.compile traces it whole',
-        partial(_traced, make_tensors(batch, case, torch.float32, device), case, backend),
-    )
+            checks[f'a stream of its own, {name}'] = partial(_on_a_stream, *arguments)
+            checks[f'a CUDA graph, replayed with other values, {name}'] = partial(_in_a_graph, *arguments)
+    tensors = make_tensors(batch, case, torch.float32, device)
+    checks['torch.compile traces it whole'] = partial(_traced, tensors, case, backend)
     if device.type == 'cuda':
-        yield Check('more than 2^31 elements', partial(_wide, device, backend))
+        checks['more than 2^31 elements'] = partial(_wide, device, backend)
         if torch.cuda.device_count() > 1:
-            other = torch.device('cuda', 1 - (device.index or 0))
-            yield Check(
-                'a GPU that is not the current one',
-                partial(_on_another_device, make_tensors(batch, case, torch.float32, other), case, backend),
-            )
+            tensors = make_tensors(batch, case, torch.float32, torch.device('cuda', 1 - (device.index or 0)))
+            checks['a GPU that is not the current one'] = partial(_on_another_device, tensors, case, backend)
+    return [*checks.items()]
 
 
 def _differing(actual: dict[str, Tensor], expected: dict[str, Tensor]) -> str | None:

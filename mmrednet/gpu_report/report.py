@@ -5,16 +5,17 @@ import platform
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
 from .. import __version__
-from ..benchmark.timing import Result, by_case
+from ..benchmark.report import result_tables
+from ..benchmark.timing import Result
 from ..environment import commit, describe_gpu, describe_machine
 from ..files import replacing
-from ..formatting import markdown_list, markdown_table, rounded
+from ..formatting import markdown_list, markdown_table
 from .parts import CHECKS, DTYPES, SANITIZERS
 from .workers import run_parts
 
@@ -27,20 +28,19 @@ PLAN: Sequence[tuple[tuple[str, ...], float]] = (
     (('compiled',), 1.0),
 )
 NOT_QUICK = (*SANITIZERS, 'compiled')
-TITLES = {'floor': 'copy', 'reference': 'unfold'}
+UNITS = 'Medians of milliseconds and, in brackets, their interquartile range.'
+MEASURED = {
+    'operator': 'How fast is the operator?',
+    'compiled': 'Beside `torch.compile`',
+    'networks': 'How fast are networks?',
+}
 
 
 def make_report(out: Path, device: torch.device, quick: bool = False, about: Mapping[str, str] = {}) -> list[str]:
-    """Makes the report on a device.
+    """Makes the report on a GPU, and returns what is wrong.
 
-    Args:
-        out (Path): The Markdown file. All measurements are written beside it as JSON.
-        device (torch.device): A GPU.
-        quick (bool): Whether to leave out what is less important. Defaults to False.
-        about (Mapping[str, str]): Facts that stand first in the report, such as the command. Defaults to nothing.
-
-    Returns:
-        list[str]: What is wrong.
+    ``out`` is the Markdown file; all measurements are written beside it as JSON. The facts ``about`` the report stand
+    first in it.
     """
     facts = {**about, **describe(device)}
     begin, seconds = time.monotonic(), SECONDS_QUICK if quick else SECONDS
@@ -71,17 +71,16 @@ def find_faults(outcomes: Sequence[Mapping]) -> list[str]:
     """Returns what is wrong in the parts that check: errors beyond the tolerance, failures and crashes."""
     faults = []
     for outcome in outcomes:
-        part, checks = outcome['part'], outcome['part'] in CHECKS
+        part = outcome['part']
+        if part not in CHECKS:
+            continue
         for item, result in outcome['items'].items():
-            if checks and 'failed' in result:
-                faults.append(f'{item}: {result["failed"]}')
             for name, error in result.get('errors', {}).items():
                 if not error <= 1:  # NaN, too
                     faults.append(f'{item}: {name} has {error:.3g} times the error that is allowed')
-            if result.get('wrong'):
-                faults.append(f'{item}: {result["wrong"]}')
+            faults += [f'{item}: {result[key]}' for key in ('failed', 'wrong') if result.get(key)]
         # A sanitizer changes the exit status. Its log counts instead.
-        if checks and part not in SANITIZERS and re.match(r'SIG|exit status', outcome['end']):
+        if part not in SANITIZERS and re.match(r'SIG|exit status', outcome['end']):
             faults.append(f'{part}: ended by {outcome["end"]}')
         # If its time was up there is no summary, and the lines of its log count.
         lines = [outcome.get('summary', ''), *outcome.get('sanitizer', ())]
@@ -91,23 +90,15 @@ def find_faults(outcomes: Sequence[Mapping]) -> list[str]:
 
 
 def format_report(about: Mapping[str, str], outcomes: Sequence[Mapping]) -> str:
-    """Returns the report in Markdown.
-
-    Args:
-        about (Mapping[str, str]): What :func:`describe` returns.
-        outcomes (Sequence[Mapping]): What :func:`run_parts` returns, for all parts.
-    """
+    """Returns the report in Markdown, from what :func:`describe` and :func:`run_parts` return."""
     parts = {outcome['part']: outcome for outcome in outcomes}
     text = ['# mmrednet on a GPU', markdown_list(about), '## Is it right?', *_verdicts(parts)]
-    for name, title in (('operator', '## How fast is the operator?'), ('compiled', '## Beside `torch.compile`')):
-        if name in parts and (tables := _operator_tables(parts[name]['items'].values())):
-            text += [
-                title,
-                'Milliseconds. GB/s and the percentage of the speed of a copy are those of the first column.',
-                *tables,
-            ]
-    if 'networks' in parts:
-        text += ['## How fast are networks?', _networks_table(parts['networks'])]
+    for name, title in MEASURED.items():
+        if name in parts:
+            found = parts[name]['items'].values()
+            results = [Result(**result) for one in found for result in one.get('results', ())]
+            missing = f'Nothing was measured: {parts[name]["end"] or "all failed"}.'
+            text += [f'## {title}', f'{UNITS}\n\n{result_tables(results)}' if results else missing]
     left_out = '\n'.join(f'- {line}' for line in _left_out(outcomes))
     return '\n\n'.join([*text, '## What was left out', left_out or 'Nothing.']) + '\n'
 
@@ -140,20 +131,6 @@ def _verdicts(parts: Mapping[str, Mapping]) -> Iterator[str]:
             yield f'compute-sanitizer, {name}, on {len(parts[name]["items"])} checks: {summary}.'
 
 
-def _left_out(outcomes: Sequence[Mapping]) -> Iterator[str]:
-    for outcome in outcomes:
-        if outcome['end']:
-            yield f'{outcome["part"]}: {", ".join(outcome["left_out"]) or "nothing"} ({outcome["end"]})'
-    for outcome in outcomes:
-        for item, result in outcome['items'].items():
-            if 'skipped' in result:
-                yield f'{item}: {result["skipped"]}'
-            if 'failed' in result and outcome['part'] not in CHECKS:  # in a check it is a fault
-                yield f'{item}: {result["failed"]}'
-            for name, error in result.get('missing', {}).items():
-                yield f'{item}: {name}: {error}'
-
-
 def _correctness_table(items: Mapping[str, Mapping[str, Mapping]]) -> str:
     cells: dict[str, dict[str, float]] = {}
     for dtype, found in items.items():
@@ -166,32 +143,15 @@ def _correctness_table(items: Mapping[str, Mapping[str, Mapping]]) -> str:
     return markdown_table(('problem', *items), rows, range(1, 1 + len(items)))
 
 
-def _operator_tables(found: Iterable[Mapping]) -> list[str]:
-    tables: dict[str, list[dict[str, str]]] = {}
-    for case in by_case([Result(**r) for one in found for r in one.get('results', ())]):
-        labels, times = case[0].labels, {r.candidate: r for r in case}
-        backend = case[0]  # the candidate that all others are compared with
-        row = {name: str(labels[name]) for name in ('shape', 'batch', 'pass')}
-        row |= {TITLES.get(name, name): rounded(r.median) for name, r in times.items()}
-        row['GB/s'] = rounded((backend.bytes or 0) / backend.median / 1e6)
-        if floor := times.get('floor'):
-            row['% of a copy'] = f'{100 * floor.median / backend.median:.0f}'
-        tables.setdefault(f'{labels["dtype"]}, {labels["layout"]}', []).append(row)
-    return [f'**{title}**\n\n{_uneven_table(rows, 3)}' for title, rows in tables.items()]
-
-
-def _networks_table(outcome: Mapping) -> str:
-    rows = []
-    for case in by_case([Result(**r) for one in outcome['items'].values() for r in one.get('results', ())]):
-        row = {name: str(value) for name, value in case[0].labels.items()} | {'unit': case[0].unit}
-        medians = {r.candidate: r.median for r in case}
-        row |= {name: rounded(value) for name, value in medians.items()}
-        row['RedNet-50 / ResNet-50'] = rounded(medians['RedNet-50'] / medians['ResNet-50'])
-        rows.append(row)
-    return _uneven_table(rows, 6) if rows else f'They were not measured: {outcome["end"] or "all failed"}.'
-
-
-def _uneven_table(rows: Sequence[Mapping[str, str]], words: int) -> str:
-    """Returns a table of rows that may lack columns. The first ``words`` columns hold words, the others numbers."""
-    header = list(dict.fromkeys(name for row in rows for name in row))
-    return markdown_table(header, [[row.get(name, '') for name in header] for row in rows], range(words, len(header)))
+def _left_out(outcomes: Sequence[Mapping]) -> Iterator[str]:
+    for outcome in outcomes:
+        if outcome['end']:
+            yield f'{outcome["part"]}: {", ".join(outcome["left_out"]) or "nothing"} ({outcome["end"]})'
+    for outcome in outcomes:
+        for item, result in outcome['items'].items():
+            if 'skipped' in result:
+                yield f'{item}: {result["skipped"]}'
+            if 'failed' in result and outcome['part'] not in CHECKS:  # in a check it is a fault
+                yield f'{item}: {result["failed"]}'
+            for name, error in result.get('missing', {}).items():
+                yield f'{item}: {name}: {error}'

@@ -3,53 +3,36 @@
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..workers import TIME_IS_UP, Worker
+from ..workers import TIME_IS_UP, Job, Outcome, run_jobs
 from .parts import SANITIZERS, items_of
 
 
 def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = False) -> list[dict]:
-    """Runs parts side by side.
+    """Runs some of ``PARTS`` side by side for at most some seconds, and returns the outcome of each.
 
-    Args:
-        names (Sequence[str]): Names from ``PARTS``.
-        seconds (float): The time after which the processes are ended.
-        device (str): The device.
-        quick (bool): Whether the parts leave out what is less important. Defaults to False.
-
-    Returns:
-        list[dict]: The outcome of each part. 'part' is its name, 'items' has what each item has found, 'left_out' has
-        the names of the other items, and 'end' is why the part ended early, '' otherwise. With a sanitizer,
-        'sanitizer' has the lines that it wrote and 'summary' has its summary.
+    'part' is its name, 'items' has what each item has found, 'left_out' has the names of the other items, and 'end' is
+    why the part ended early, '' otherwise. With a sanitizer, 'sanitizer' has the lines that it wrote and 'summary' has
+    its summary.
     """
-    deadline = time.monotonic() + seconds
-    outcomes = []
+    outcomes, jobs = [], {}
+    tool = _find_sanitizer()
     with tempfile.TemporaryDirectory() as folder:
-        running: dict[str, Worker] = {}
-        try:
-            for name in names:
-                prefix = []
-                if name in SANITIZERS:
-                    tool = _find_sanitizer()
-                    if tool is None:
-                        outcomes.append(_outcome(name, [], [], 'no compute-sanitizer is installed'))
-                        continue
-                    prefix = _sanitizer_command(tool, name, f'{folder}/{name}.log')
+        logs = {name: Path(folder, name) for name in names}
+        for name in names:
+            if name not in SANITIZERS:
+                jobs[name] = Job(items_of, (name, device, quick))
+            elif tool:
                 # In blocks of torch's caching allocator, reading beyond a tensor is no error for a sanitizer.
-                environment = {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'} if prefix else {}
-                own = Path(folder, name)
-                own.mkdir()
-                running[name] = Worker(items_of, (name, device, quick), own, prefix, environment)
-            for worker in running.values():
-                worker.wait(deadline)
-        finally:
-            for worker in running.values():
-                worker.stop()
-        outcomes += [_read(name, worker, Path(folder, f'{name}.log')) for name, worker in running.items()]
-    return outcomes
+                environment = {'PYTORCH_NO_CUDA_MEMORY_CACHING': '1'}
+                command = _sanitizer_command(tool, name, str(logs[name]))
+                jobs[name] = Job(items_of, (name, device, quick), command, environment)
+            else:
+                outcomes.append(_outcome(name, [], [], 'no compute-sanitizer is installed'))
+        found = zip(jobs, run_jobs([*jobs.values()], seconds), strict=True)
+        return outcomes + [_read(name, outcome, logs[name]) for name, outcome in found]
 
 
 def _outcome(part: str, planned: Sequence[str], found: Sequence[dict], end: str) -> dict:
@@ -57,8 +40,8 @@ def _outcome(part: str, planned: Sequence[str], found: Sequence[dict], end: str)
     return {'part': part, 'items': items, 'left_out': list(planned[len(items) :]), 'end': end}
 
 
-def _read(part: str, worker: Worker, log: Path) -> dict:
-    planned, found, end, error = worker.outcome()
+def _read(part: str, outcome: Outcome, log: Path) -> dict:
+    planned, found, end, error = outcome
     if end and end != TIME_IS_UP and error:
         end += f': {error}'
     if not log.exists():
@@ -67,11 +50,8 @@ def _read(part: str, worker: Worker, log: Path) -> dict:
     if refusal := next((line for line in lines if 'not supported' in line), None):
         return _outcome(part, planned, [], f'compute-sanitizer: {refusal}')
     summary = next((line for line in reversed(lines) if 'SUMMARY' in line), 'no summary, since it was ended')
-    return {
-        **_outcome(part, planned, found, end),
-        'sanitizer': [line for line in lines if line][:30],
-        'summary': summary,
-    }
+    written = [line for line in lines if line][:30]
+    return {**_outcome(part, planned, found, end), 'sanitizer': written, 'summary': summary}
 
 
 def _find_sanitizer() -> str | None:
