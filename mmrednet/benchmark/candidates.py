@@ -14,26 +14,21 @@ from ..ops.backends import TABLE, reference
 from ..ops.backends.pytorch import generate_kernel
 from . import naive_cuda
 from .cases import Case
-from .timing import Step, labels_of
+from .timing import Labels, Setting, Step
 
 GENERATING = ('unfused', 'fused')  # these candidates generate the kernels, too
 COMPILED = ('compiled unfold', 'compiled taps')  # torch.compile of two forms of the plain formula
 
 
 @dataclass(frozen=True)
-class Problem:
-    """One call of the operator: an involution, its batch size and its tensors.
+class Problem(Setting):
+    """One call of the operator: an involution in a setting.
 
     ``phase`` is 'forward'; 'backward', both gradients after a forward pass that is not timed; or 'training', a forward
     pass and both gradients.
     """
 
     case: Case
-    batch: int = 1
-    dtype: torch.dtype = torch.float32
-    device: str | torch.device = 'cpu'
-    channels_last: bool = False
-    phase: str = 'forward'
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -64,14 +59,9 @@ class Problem:
         return values * max(torch.float32.itemsize, self.dtype.itemsize)
 
     @property
-    def labels(self) -> dict[str, str | int]:
+    def labels(self) -> Labels:
         """The labels of a :class:`.Result` of this problem."""
-        return dict(shape=str(self.case), **labels_of(self.batch, self.dtype, self.channels_last, self.phase))
-
-    def randn(self, *shape: int) -> Tensor:
-        """Returns a random tensor with the dtype, device and memory format of the problem."""
-        memory_format = torch.channels_last if self.channels_last and len(shape) == 4 else torch.contiguous_format
-        return torch.randn(shape, device=self.device).to(dtype=self.dtype, memory_format=memory_format)
+        return {'shape': str(self.case), **super().labels}
 
     def kernel(self) -> Tensor:
         """Returns random kernels (N, G, Kh, Kw, Ho, Wo)."""
@@ -111,10 +101,10 @@ def _naive(problem: Problem) -> Step:
 
     def step() -> None:
         if problem.phase != 'backward':
-            naive_cuda.involution2d(output, input, kernel, *geometry)
+            naive_cuda.launch('forward', output, input, kernel, output, *geometry)
         if problem.phase != 'forward':
-            naive_cuda.grad_input(grad_input, output, kernel, *geometry)
-            naive_cuda.grad_kernel(grad_kernel, output, input, *geometry)
+            naive_cuda.launch('grad_input', grad_input, grad_input, kernel, output, *geometry)
+            naive_cuda.launch('grad_kernel', grad_kernel, input, grad_kernel, output, *geometry)
 
     return step
 

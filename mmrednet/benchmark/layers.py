@@ -1,6 +1,7 @@
 """The time of all involution layers of a model. It needs the toolbox of the model's config."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,7 +16,7 @@ from ..ops.backends import explain
 from .candidates import Problem, operator_step
 from .cases import Call, record_calls
 from .networks import initialise
-from .timing import Result, Step, time_results
+from .timing import Result, Setting, Step, time_results
 
 HEADER = 'first layer', 'calls', 'involution', 'layer ms', '% of the network', 'operator ms', 'GB/s', '% of a copy'
 
@@ -39,36 +40,28 @@ def find_calls(model: nn.Module, shape: Sequence[int]) -> dict[Call, int]:
     return {group[0]: len(group) for group in equal.values()}
 
 
-def benchmark_layers(
-    config: Any,
-    shape: Sequence[int],
-    dtype: torch.dtype = torch.float32,
-    device: str | torch.device = 'cpu',
-    channels_last: bool = False,
-    budget: float = 5.0,
-) -> str:
+def benchmark_layers(config: Any, shape: Sequence[int], setting: Setting, budget: float = 5.0) -> str:
     """Times the involution layers of a config's model in inference, each alone, and the whole model.
 
-    ``shape`` is that of the images, (N, C, H, W), ``dtype`` is autocast's (none with float32), and ``budget`` is in
-    seconds for all measurements. Returns Markdown with one row for each kind of call.
+    ``shape`` is that of the images, (N, C, H, W), and ``budget`` is in seconds for all measurements. Returns Markdown
+    with one row for each kind of call.
     """
-    device = torch.device(device)
+    device = torch.device(setting.device)
     model = build_model(config)
     calls = find_calls(model, shape)
-    memory_format: Any = torch.channels_last if channels_last else torch.contiguous_format
-    model = initialise(model, device).to(memory_format=memory_format).eval()  # type: ignore[call-overload]
+    model = initialise(model, device).to(memory_format=setting.memory_format).eval()  # type: ignore[call-overload]
     chosen, reasons = explain(device)
 
     def step(function: Callable, size: Sequence[int]) -> Step:
-        images = torch.randn(*size, device=device).to(memory_format=memory_format)
+        images = replace(setting, dtype=torch.float32).randn(*size)
 
         def infer() -> None:
-            with torch.no_grad(), torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            with torch.no_grad(), setting.autocast():
                 function(images)
 
         return infer
 
-    problems = {call: Problem(call.case, call.shape[0], dtype, device, channels_last) for call in calls}
+    problems = {call: Problem(call.case, **{**vars(setting), 'batch': call.shape[0]}) for call in calls}
     steps = {'network': step(partial(run_model, model), shape)}
     for call, problem in problems.items():
         steps[f'layer {call.layer}'] = step(model.get_submodule(call.layer), call.shape)

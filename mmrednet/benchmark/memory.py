@@ -1,6 +1,6 @@
 """The peak memory of the operator and of networks."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -10,8 +10,8 @@ import torch
 
 from .candidates import Problem, operator_step, working_backends
 from .cases import Case
-from .networks import MODELS, network_step
-from .timing import Result, Step, labels_of
+from .networks import network_step
+from .timing import Result, Setting, Step
 
 SMALL = Case(16, (8, 8))  # loads the code that the operator needs
 
@@ -58,33 +58,21 @@ def operator_memory(candidate: str, problem: Problem) -> Result:
     return Result(problem.labels, candidate, 'MiB', (peak_memory(build, warm_up, problem.device) / 2**20,))
 
 
-def network_memory(
-    model: str, batch: int, dtype: torch.dtype, device: str | torch.device, channels_last: bool, phase: str
-) -> Result:
-    """Returns the peak memory of a model, in MiB. The arguments are those of :func:`network_step`."""
-    setting = dtype, device, channels_last, phase
-    build = partial(network_step, model, batch, *setting)
-    warm_up = partial(network_step, model, 1, *setting, size=(64, 64))
-    labels = {'shape': '3x224x224', **labels_of(batch, dtype, channels_last, phase)}
-    return Result(labels, model, 'MiB', (peak_memory(build, warm_up, device) / 2**20,))
+def network_memory(model: str, setting: Setting) -> Result:
+    """Returns the peak memory of a model of :func:`network_step`, in MiB."""
+    build = partial(network_step, model, setting)
+    warm_up = partial(network_step, model, replace(setting, batch=1), (64, 64))
+    labels = {'shape': '3x224x224', **setting.labels}
+    return Result(labels, model, 'MiB', (peak_memory(build, warm_up, setting.device) / 2**20,))
 
 
 def benchmark_memory(
-    cases: Mapping[Case, int],
-    models: Sequence[str] = MODELS,
-    batches: Sequence[int] = (1,),
-    dtypes: Sequence[torch.dtype] = (torch.float32,),
-    device: str | torch.device = 'cpu',
-    channels_last: bool = False,
+    problems: Sequence[Problem], models: Sequence[str], settings: Sequence[Setting]
 ) -> Iterator[Result]:
-    """Yields the peak memory of the operator in cases with their batch sizes, and of classifiers, in MiB."""
-    for dtype in dtypes:
-        for phase in ('forward', 'training'):
-            for case, batch in cases.items():
-                for candidate in ('depthwise', *working_backends(device)):
-                    yield operator_memory(candidate, Problem(case, batch, dtype, device, channels_last, phase))
-        last = channels_last or dtype != torch.float32
-        for phase in ('inference', 'training'):
-            for batch in batches:
-                for model in models:
-                    yield network_memory(model, batch, dtype, device, last, phase)
+    """Yields the peak memory of the operator in problems, and of classifiers in settings, in MiB."""
+    for problem in problems:
+        for candidate in ('depthwise', *working_backends(problem.device)):
+            yield operator_memory(candidate, problem)
+    for setting in settings:
+        for model in models:
+            yield network_memory(model, setting)

@@ -13,21 +13,6 @@ DTYPES = {torch.float32: 'float', torch.float64: 'double'}
 SOURCE = Path(__file__).with_name('naive.cu')
 
 
-def involution2d(out: Tensor, input: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
-    """Writes the forward pass to ``out``; all tensors must be contiguous."""
-    _run('forward', out, input, kernel, out, stride, padding, dilation)
-
-
-def grad_input(out: Tensor, grad_output: Tensor, kernel: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
-    """Writes the gradient for the input; all tensors must be contiguous."""
-    _run('grad_input', out, out, kernel, grad_output, stride, padding, dilation)
-
-
-def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> None:
-    """Writes the gradient for the kernel; all tensors must be contiguous."""
-    _run('grad_kernel', out, input, out, grad_output, stride, padding, dilation)
-
-
 def options(dtype: torch.dtype) -> tuple[str, ...]:
     """Returns the compiler's options."""
     return '-std=c++17', f'-DELEMENT={DTYPES[dtype]}'
@@ -38,20 +23,24 @@ def sizes(x: Tensor, k: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> 
     return (k.shape[1], x.shape[1], *x.shape[2:], *k.shape[2:], *stride, *padding, *dilation)
 
 
-@cache
-def _function(index, dtype, name):
-    import cupy
+def launch(name: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> None:
+    """Runs one kernel on the input or its gradient, the kernel or its gradient, and the output or its gradient.
 
-    return cupy.RawModule(code=SOURCE.read_text(), options=options(dtype)).get_function(name)
-
-
-def _run(name, written, x, k, y, stride, padding, dilation):
+    All three are contiguous. ``name`` is 'forward', 'grad_input' or 'grad_kernel', which writes to one of them.
+    """
     import cupy
     import numpy
 
     index, total = x.device.index, written.numel()
     pointers = x.data_ptr(), k.data_ptr(), y.data_ptr()
     stream = Stream(torch.cuda.current_stream(index).cuda_stream)
-    arguments = (*pointers, numpy.int64(total), *map(numpy.int32, sizes(x, k, stride, padding, dilation)))
+    arguments = (*pointers, numpy.int64(total), *map(numpy.int32, sizes(x, k, *geometry)))
     with torch.cuda.device(index), cupy.cuda.Device(index):
         _function(index, x.dtype, name)((min(-(-total // 256), 1 << 20),), (256,), arguments, stream=stream)
+
+
+@cache
+def _function(index: int, dtype: torch.dtype, name: str):
+    import cupy
+
+    return cupy.RawModule(code=SOURCE.read_text(), options=options(dtype)).get_function(name)

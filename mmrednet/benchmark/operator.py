@@ -7,37 +7,23 @@ import torch
 
 from . import naive_cuda
 from .candidates import COMPILED, GENERATING, Problem, operator_step, working_backends
-from .cases import Case
 from .timing import Result, time_results
 
 
-def benchmark_operator(
-    cases: Sequence[Case],
-    batches: Sequence[int] = (1,),
-    dtypes: Sequence[torch.dtype] = (torch.float32,),
-    device: str | torch.device = 'cpu',
-    channels_last: bool = False,
-    budget: float = 20.0,
-    compiled: bool = False,
-) -> Iterator[Result]:
+def benchmark_operator(problems: Sequence[Problem], budget: float = 20.0, compiled: bool = False) -> Iterator[Result]:
     """Times the backends of the operator, the depthwise convolution and a copy of the same bytes, in turns.
 
     The forward pass is also timed with the generation of the kernels, unfused and fused. The straightforward CUDA
-    kernels are timed on contiguous tensors in float32 and float64, which they are written for.
+    kernels are timed on contiguous tensors in float32 and float64, which they are written for. ``compiled`` adds the
+    faster form of ``torch.compile``. ``budget`` is in seconds for each problem. Yields milliseconds.
     """
-    names = ['floor', 'depthwise', 'naive', *working_backends(device), *GENERATING, *(COMPILED if compiled else ())]
-    problems = [
-        Problem(case, batch, dtype, device, channels_last, phase)
-        for dtype in dtypes
-        for phase in ('forward', 'backward')
-        for batch in batches
-        for case in cases
-    ]
+    extra = COMPILED if compiled else ()
     for problem in problems:
         if compiled:
             torch.compiler.reset()  # dynamo compiles one function for at most eight shapes
+        names = ('floor', 'depthwise', 'naive', *working_backends(problem.device), *GENERATING, *extra)
         steps = {name: operator_step(name, problem) for name in names if applies(name, problem)}
-        results = list(time_results(steps, problem.labels, device, budget, bytes=problem.moved_bytes))
+        results = list(time_results(steps, problem.labels, problem.device, budget, bytes=problem.moved_bytes))
         yield from (result for result in results if result.candidate not in COMPILED)
         if compiled:
             best = min((result for result in results if result.candidate in COMPILED), key=lambda r: r.median)

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from .networks import classifier, network_step
-from .timing import Result, Step, time_in_turns
+from .timing import Labels, Result, Setting, Step, time_in_turns
 
 MODELS = ('ResNet-50', 'RedNet-50')
 # The name of each runtime, and the format of `mmrednet.export` that it reads. PyTorch reads none.
@@ -34,7 +34,7 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
         raise ValueError(f'runtime must be one of {tuple(RUNTIMES)}, but is {runtime!r}')
     if runtime.startswith('PyTorch'):
         last = runtime.endswith('channels-last')
-        return network_step(name, batch, channels_last=last, phase='inference, BN folded', size=size)
+        return network_step(name, Setting(batch=batch, channels_last=last, phase='inference, BN folded'), size)
     images = torch.randn(batch, 3, *size)
     if (form := RUNTIMES[runtime]) is None:
         # At the second batch size, dynamo would compile for any batch size.
@@ -69,5 +69,5 @@ def benchmark_runtimes(
     for batch in batches:
         steps = {(runtime, model): runtime_step(model, runtime, batch) for runtime in runtimes for model in MODELS}
         for (runtime, model), samples in time_in_turns(steps, 'cpu', budget * len(runtimes)).items():
-            labels: dict[str, str | int] = {'batch': batch, 'dtype': 'float32', 'runtime': runtime}
+            labels: Labels = {'batch': batch, 'dtype': 'float32', 'runtime': runtime}
             yield Result(labels, model, 'ms', tuple(1e3 * seconds for seconds in samples))

@@ -4,12 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .cases import fpn_case, rednet_cases
+from .candidates import Problem
+from .cases import Case, fpn_case, rednet_cases
 from .memory import benchmark_memory
 from .networks import MODELS, PHASES, benchmark_networks
 from .operator import benchmark_operator
 from .runtimes import RUNTIMES, benchmark_runtimes
-from .timing import Result
+from .timing import Result, Setting
 
 # Batch sizes and dtypes with CUDA. Elsewhere they are 1 and 8, in float32.
 WITH_CUDA = {
@@ -47,14 +48,33 @@ def run_suite(
         budget = 0.2 if quick else 20.0
     shapes = rednet_cases()[: 2 if quick else None]
     levels = [fpn_case(size) for size in ((800, 800), (800, 1280))[: 0 if quick else 1 + gpu]]
+
+    def problems(involutions: Sequence[tuple[Case, int]], phases: Sequence[str]) -> list[Problem]:
+        return [
+            Problem(case, batch=batch, dtype=dtype, device=device, channels_last=channels_last, phase=phase)
+            for dtype in dtypes
+            for phase in phases
+            for case, batch in involutions
+        ]
+
+    def settings(phases: Sequence[str]) -> list[Setting]:
+        last = {dtype: channels_last or dtype != torch.float32 for dtype in dtypes}
+        return [
+            Setting(batch=batch, dtype=dtype, device=device, channels_last=last[dtype], phase=phase)
+            for dtype in dtypes
+            for phase in phases
+            for batch in batches
+        ]
+
     if suite == 'operator':
-        for cases, sizes in ((shapes, batches), (levels, (1,))):
-            yield from benchmark_operator(cases, sizes, dtypes, device, channels_last, budget, compiled)
+        involutions = [(case, batch) for batch in batches for case in shapes] + [(level, 1) for level in levels]
+        yield from benchmark_operator(problems(involutions, ('forward', 'backward')), budget, compiled)
     elif suite == 'network':
-        yield from benchmark_networks(models, batches, dtypes, device, channels_last, phases or PHASES, budget)
+        yield from benchmark_networks(models, settings(phases or PHASES), budget)
     elif suite == 'memory':
         # The first involution of the trunk has the most pixels.
-        involutions = {shapes[1]: batches[-1], **dict.fromkeys(levels, 1)}
-        yield from benchmark_memory(involutions, models, batches, dtypes, device, channels_last)
+        involutions = [(shapes[1], batches[-1]), *((level, 1) for level in levels)]
+        operators, networks = problems(involutions, ('forward', 'training')), settings(('inference', 'training'))
+        yield from benchmark_memory(operators, models, networks)
     else:
         yield from benchmark_runtimes(batches, runtimes or tuple(RUNTIMES), budget)

@@ -14,22 +14,63 @@ from torch import Tensor
 BLOCK = 2e-3  # the shortest duration of a sample on the CPU, in seconds
 
 Step = Callable[[], object]
+Labels = Mapping[str, str | int]
 Name = TypeVar('Name', bound=Hashable)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """How something is measured.
+
+    Args:
+        batch (int): Batch size N. Defaults to 1.
+        dtype (torch.dtype): The dtype of the operator's tensors, or of autocast for networks. With float32, the
+            default, autocast is off.
+        device (str or torch.device): The device of all tensors. Defaults to 'cpu'.
+        channels_last (bool): Whether the tensors are channels-last. Defaults to False.
+        phase (str): The pass, such as 'forward', the default, or 'training'.
+    """
+
+    batch: int = 1
+    dtype: torch.dtype = torch.float32
+    device: str | torch.device = 'cpu'
+    channels_last: bool = False
+    phase: str = 'forward'
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of a :class:`Result` in this setting."""
+        dtype, layout = str(self.dtype).removeprefix('torch.'), 'channels-last' if self.channels_last else 'contiguous'
+        return {'batch': self.batch, 'pass': self.phase, 'dtype': dtype, 'layout': layout}
+
+    @property
+    def memory_format(self) -> torch.memory_format:
+        """The memory format of tensors with four dimensions."""
+        return torch.channels_last if self.channels_last else torch.contiguous_format
+
+    def randn(self, *shape: int) -> Tensor:
+        """Returns a random tensor with the dtype, device and memory format of the setting."""
+        memory_format = self.memory_format if len(shape) == 4 else torch.contiguous_format
+        return torch.randn(shape, device=self.device).to(dtype=self.dtype, memory_format=memory_format)
+
+    def autocast(self) -> torch.autocast:
+        """Returns the context in which a network runs."""
+        return torch.autocast(torch.device(self.device).type, self.dtype, enabled=self.dtype != torch.float32)
 
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one candidate.
+    """What was measured of one candidate, such as a backend or a model.
 
     Args:
         labels (Mapping): The setting of the measurement: 'shape', 'batch' and so on.
-        candidate (str): What was measured: a backend or a model, for example.
+        candidate (str): The name of the candidate.
         unit (str): 'ms' or 'MiB'.
         samples (tuple[float, ...]): The values, in the order in which they were measured.
         bytes (int, optional): The bytes that an involution has to read and write. Defaults to None, not known.
     """
 
-    labels: Mapping[str, str | int]
+    labels: Labels
     candidate: str
     unit: str
     samples: tuple[float, ...]
@@ -48,12 +89,6 @@ class Result:
     def iqr(self) -> float:
         """The interquartile range of the samples: the width of the interval that holds their middle half."""
         return self.quantile(0.75) - self.quantile(0.25)
-
-
-def labels_of(batch: int, dtype: torch.dtype, channels_last: bool, phase: str) -> dict[str, str | int]:
-    """Returns the labels of a :class:`Result` in this setting."""
-    layout = 'channels-last' if channels_last else 'contiguous'
-    return {'batch': batch, 'pass': phase, 'dtype': str(dtype).removeprefix('torch.'), 'layout': layout}
 
 
 def by_case(results: Sequence[Result]) -> list[list[Result]]:
@@ -103,7 +138,7 @@ def time_in_turns(
 
 def time_results(
     steps: Mapping[str, Step],
-    labels: Mapping[str, str | int],
+    labels: Labels,
     device: str | torch.device = 'cpu',
     budget: float = 20.0,
     rounds: tuple[int, int] = (7, 100),

@@ -4,7 +4,7 @@ import argparse
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..environment import describe_machine, find_device
 from ..formatting import FORMATS
@@ -14,7 +14,7 @@ from .common import add_traceback, to_count
 if TYPE_CHECKING:
     import torch
 
-    from ..benchmark.timing import Result
+    from ..benchmark.timing import Result, Setting
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
 OPTIONS = ('channels_last', 'models', 'budget', 'quick', 'compiled', 'phases', 'runtimes')  # of `run_suite`
@@ -56,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parsers['operator']('--roofline', metavar='FILE', help='draw the times over the moved bytes to FILE, too')
     parsers['network']('--phases', nargs='+', metavar='P', help="'inference', 'inference, BN folded', 'training'")
     parsers['runtimes']('--runtimes', nargs='+', metavar='R', help='default: all')
-    four = dict(nargs=4, type=to_count, metavar=('N', 'C', 'H', 'W'))
+    four: Any = dict(nargs=4, type=to_count, metavar=('N', 'C', 'H', 'W'))
     add = parsers['involution']
     add('--input', required=True, help='shape of the input', **four)
     add('--kernel-size', nargs='+', type=int, default=[7], metavar='K', help='one or two odd numbers (default: 7)')
@@ -106,10 +106,12 @@ def _involution(args: argparse.Namespace) -> str:
     from ..benchmark.candidates import Problem
     from ..benchmark.involution import benchmark_involution, make_case
 
-    batch, channels, *size = args.input
-    geometry = (pair[0] if len(pair) == 1 else pair for pair in (args.kernel_size, args.stride, args.dilation))
-    case, device = make_case(channels, tuple(size), *geometry, args.groups), find_device(args.device)
-    problems = [Problem(case, batch, dtype, device, args.channels_last) for dtype in _dtypes(args.dtype or DTYPES[:1])]
+    batch, channels, height, width = args.input
+    kernel_size, stride, dilation = (
+        pair[0] if len(pair) == 1 else pair for pair in (args.kernel_size, args.stride, args.dilation)
+    )
+    case = make_case(channels, (height, width), kernel_size, stride, dilation, args.groups)
+    problems = [Problem(case, **vars(setting)) for setting in _settings(args, batch)]
     return '\n\n'.join(benchmark_involution(problem, _seconds(args), args.compiled) for problem in problems)
 
 
@@ -118,12 +120,18 @@ def _layers(args: argparse.Namespace) -> str:
     from ..benchmark.layers import benchmark_layers
     from ..toolboxes import enter_scope, quiet, read_config
 
-    setting = find_device(args.device), args.channels_last, _seconds(args)
+    settings = _settings(args, args.input[0])
     with quiet():
         config = read_config(args.config)
         enter_scope(config, args.config)
-        dtypes = _dtypes(args.dtype or DTYPES[:1])
-        return '\n\n'.join(benchmark_layers(config, args.input, dtype, *setting) for dtype in dtypes)
+        return '\n\n'.join(benchmark_layers(config, args.input, setting, _seconds(args)) for setting in settings)
+
+
+def _settings(args: argparse.Namespace, batch: int) -> 'list[Setting]':
+    from ..benchmark.timing import Setting
+
+    place: Any = dict(batch=batch, device=find_device(args.device), channels_last=args.channels_last)
+    return [Setting(dtype=dtype, **place) for dtype in _dtypes(args.dtype or DTYPES[:1])]
 
 
 def _seconds(args: argparse.Namespace) -> float:

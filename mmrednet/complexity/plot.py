@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .tables import Complexity, Row
 
 # The colours differ in grey, too, and for people who are colour-blind. The labels of RedNet's curve, which lies above
 # ResNet's, stand above it, those of ResNet below: their offset in points and alignment.
-_STYLES = {
+_STYLES: dict[str, tuple[Any, tuple[int, int], str]] = {
     'RedNet': (dict(color='#c8102e', marker='o'), (-4, 5), 'right'),
     'ResNet': (dict(color='#1f4e79', marker='s'), (4, -11), 'left'),
 }
@@ -33,8 +34,8 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
             for axis, values in zip(axes, (flops, params), strict=True):
                 axis.plot(values, accuracies, label=family, linewidth=1.6, **style)
                 for row, *point in zip(rows, values, accuracies, strict=True):
-                    label = dict(textcoords='offset points', ha=align, color=style['color'])
-                    axis.annotate(row.model.partition('-')[2], point, offset, **label)
+                    depth = row.model.partition('-')[2]
+                    axis.annotate(depth, point, offset, textcoords='offset points', ha=align, color=style['color'])
         for axis, label in zip(axes, ('FLOPs (G)', 'Parameters (M)'), strict=True):
             axis.set(xlabel=label)
             axis.set_xlim(left=0)

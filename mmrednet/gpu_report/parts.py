@@ -4,7 +4,7 @@ All parts need torch alone, except the networks, which need mmpretrain.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 
 import torch
@@ -12,7 +12,7 @@ import torch
 from ..benchmark.candidates import COMPILED, Problem
 from ..benchmark.cases import Case, fpn_case, stage_cases
 from ..benchmark.operator import time_candidates
-from ..benchmark.timing import Result, captured, labels_of, time_results
+from ..benchmark.timing import Setting, captured, time_results
 from ..errors import one_line
 from ..ops.backends import explain
 from ..requirements import require
@@ -82,7 +82,7 @@ def operator(
         return {'results': [asdict(result) for result in results], 'missing': missing}
 
     problems = [
-        Problem(case, batch, dtype, device, last, phase)
+        Problem(case, batch=batch, dtype=dtype, device=device, channels_last=last, phase=phase)
         for dtype, last in settings
         for phase in ('forward', 'backward')
         for case, batch in cases
@@ -102,29 +102,29 @@ def networks(
         if not quick:
             modes += [('inference', 'compiled'), ('training', 'memory (MiB)'), ('training', 'compiled')]
 
-    def measure(mode: str, dtype: torch.dtype, last: bool, phase: str) -> dict:
+    def measure(mode: str, setting: Setting) -> dict:
         from ..benchmark.memory import network_memory
         from ..benchmark.networks import network_step
 
-        setting = batch, dtype, device, last, phase
-        labels = {'mode': mode, **labels_of(batch, dtype, last, phase)}
+        labels = {'mode': mode, **setting.labels}
         if mode == 'memory (MiB)':
-            results = [Result(labels, name, 'MiB', network_memory(name, *setting).samples) for name in NETWORKS]
+            results = [replace(network_memory(name, setting), labels=labels) for name in NETWORKS]
             return {'results': [asdict(result) for result in results]}
         compiled = mode == 'compiled'
         if compiled:
             torch.compiler.reset()
         names = (NETWORKS[0], NETWORKS[-1]) if compiled else NETWORKS  # compiling a network takes a minute
-        steps = {name: network_step(name, *setting, size, compiled) for name in names}
+        steps = {name: network_step(name, setting, size, compiled) for name in names}
         if mode == 'CUDA graph':
             steps = {name: captured(step, device) for name, step in steps.items()}
         return {'results': [asdict(result) for result in time_results(steps, labels, device, 3.0, ROUNDS)]}
 
-    return [
-        (f'{phase}; {mode}; {str(dtype).removeprefix("torch.")}', partial(measure, mode, dtype, last, phase))
-        for phase, mode in modes
-        for dtype, last in ((torch.float32, False), (torch.bfloat16, True))
-    ]
+    items: Part = []
+    for phase, mode in modes:
+        for dtype, last in ((torch.float32, False), (torch.bfloat16, True)):
+            setting = Setting(batch=batch, dtype=dtype, device=device, channels_last=last, phase=phase)
+            items.append(('; '.join(map(str, (mode, *setting.labels.values()))), partial(measure, mode, setting)))
+    return items
 
 
 PARTS: dict[str, Callable[..., Part]] = {

@@ -33,9 +33,9 @@ def test_naive_candidate_does_the_same_work(monkeypatch, naive_on_cpu, phase):
         ran[name] = written
 
     ran = {}
-    monkeypatch.setattr(naive_cuda, '_run', run)
+    monkeypatch.setattr(naive_cuda, 'launch', run)
     torch.manual_seed(0)
-    operator_step('naive', Problem(SMALL, 2, phase=phase))()
+    operator_step('naive', Problem(SMALL, batch=2, phase=phase))()
     torch.manual_seed(0)
     kernel, x, y = (torch.randn(2, n, *size) for n, size in ((98, (5, 6)), (32, (9, 12)), (32, (5, 6))))
     x.requires_grad_(), kernel.requires_grad_()
@@ -54,8 +54,8 @@ def test_candidates_compute_the_same_shapes():
     shapes = []
     for candidate in ('depthwise', 'reference'):
         for phase in ('backward', 'training'):
-            assert len(operator_step(candidate, Problem(SMALL, 2, phase=phase))()) == 2
-        out = operator_step(candidate, Problem(SMALL, 2))()
+            assert len(operator_step(candidate, Problem(SMALL, batch=2, phase=phase))()) == 2
+        out = operator_step(candidate, Problem(SMALL, batch=2))()
         shapes.append(out.shape)
         assert not out.requires_grad
     assert shapes == [(2, 32, 5, 6)] * 2
@@ -65,7 +65,7 @@ def test_unfused_and_fused_compute_the_same():
     outs = []
     for candidate in ('unfused', 'fused'):
         torch.manual_seed(0)
-        outs.append(operator_step(candidate, Problem(SMALL, 2))())
+        outs.append(operator_step(candidate, Problem(SMALL, batch=2))())
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
 
 
@@ -85,7 +85,7 @@ def test_dilation_reaches_every_candidate():
     case = Case(32, (9, 12), (3, 3), (2, 1), groups=2, dilation=(2, 3))
     assert str(case) == '32x9x12, K = 3, stride 2x1, dilation 2x3' and case.padding == (2, 3)
     shapes = {
-        name: operator_step(name, Problem(case, 2))().shape
+        name: operator_step(name, Problem(case, batch=2))().shape
         for name in ('reference', *TABLE, *CANDIDATES)
         if name not in ('floor', 'naive', 'cuda', 'compiled unfold', 'compiled taps')
     }

@@ -20,7 +20,7 @@ from mmrednet.ops.backends import TABLE, Row, pytorch
 
 def test_an_involution():
     case = make_case(32, (9, 12), (3, 5), (2, 1), (1, 2))
-    text = benchmark_involution(Problem(case, 2), budget=0)
+    text = benchmark_involution(Problem(case, batch=2), budget=0)
     rows = cells(text)
     assert '32x9x12, K = 3x5, stride 2x1, dilation 1x2, 2 groups, batch 2, output of 5x12 pixels' in text
     assert ['cuda', 'is for tensors on cuda'] in rows and sum('is used' in row[1] for row in rows) == 1
@@ -71,12 +71,12 @@ def toy(monkeypatch):
 
 
 def test_a_new_backend_is_timed_described_probed_and_checked(toy):
-    problem = Problem(Case(16, (6, 6)), 2)
+    problem = Problem(Case(16, (6, 6)), batch=2)
     text = benchmark_involution(problem, budget=0)
     assert ['toy', 'is used: the first that works'] in cells(text)
     assert 'a toy for 2 images of 16 channels' in text
     assert sum(row[1] == 'toy' for row in cells(text)) == 2 and toy
-    results = list(benchmark_operator([problem.case], budget=0))
+    results = list(benchmark_operator([problem], budget=0))
     header = cells(format_results(results, 'markdown'))[0]
     assert {'toy', 'toy / floor', 'reference / toy'} <= {*header}
     probes = dict(backend_probes())

@@ -7,6 +7,7 @@ from torch import nn
 
 from mmrednet.benchmark.cases import Case, rednet_cases
 from mmrednet.benchmark.layers import benchmark_layers, find_calls
+from mmrednet.benchmark.timing import Setting
 from mmrednet.layers import Involution
 from mmrednet.toolboxes import enter_scope, read_config
 
@@ -14,7 +15,7 @@ from mmrednet.toolboxes import enter_scope, read_config
 def test_a_classifier():
     config = read_config('rednet26')
     enter_scope(config, 'rednet26')
-    text = benchmark_layers(config, (1, 3, 32, 32), budget=0)
+    text = benchmark_layers(config, (1, 3, 32, 32), Setting(), budget=0)
     rows = [row for row in cells(text) if row[0].startswith('backbone.')]
     assert [row[2] for row in rows] == [f'1x{case}' for case in rednet_cases(26, (32, 32))]
     assert sum(int(row[1]) for row in rows) == 9 and '9 calls of involution layers' in text

@@ -6,24 +6,25 @@ from torch import nn
 
 from mmrednet.benchmark import networks
 from mmrednet.benchmark.networks import PHASES, benchmark_networks, network_step
+from mmrednet.benchmark.timing import Setting
 from mmrednet.models.rednet import RedNet
 
 
 def test_network_in_mixed_precision():
-    network_step('RedNet-26', 2, torch.bfloat16, channels_last=True, phase='training', size=(64, 64))()
+    network_step('RedNet-26', Setting(batch=2, dtype=torch.bfloat16, channels_last=True, phase='training'), (64, 64))()
 
 
 def test_unknown_network_and_phase():
     with pytest.raises(ValueError, match="model must be one of .* but is 'RedNet-51'"):
-        network_step('RedNet-51')
+        network_step('RedNet-51', Setting(phase='inference'))
     with pytest.raises(ValueError, match="phase must be one of .* but is 'test'"):
-        network_step('RedNet-26', phase='test')
+        network_step('RedNet-26', Setting(phase='test'))
 
 
 def test_networks(monkeypatch):
     monkeypatch.setattr(networks, 'network_step', partial(network_step, size=(64, 64)))
     models = ('ResNet-26', 'RedNet-26', 'RedNet-26/torch')
-    results = list(benchmark_networks(models, budget=0))
+    results = list(benchmark_networks(models, [Setting(phase=phase) for phase in PHASES], budget=0))
     assert [(r.labels['pass'], r.candidate) for r in results] == [(p, m) for p in PHASES for m in models]
     assert all(len(r.samples) == 7 for r in results)
 

@@ -5,7 +5,7 @@ import torch
 from helpers import hide, run_python
 
 from mmrednet.benchmark import timing
-from mmrednet.benchmark.candidates import working_backends
+from mmrednet.benchmark.candidates import Problem, working_backends
 from mmrednet.benchmark.cases import Case
 from mmrednet.benchmark.operator import benchmark_operator
 
@@ -16,7 +16,12 @@ SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)
 def test_every_candidate_of_the_operator_runs(channels_last):
     candidates = ['floor', 'depthwise', *working_backends('cpu')]
     assert {'reference', 'torch'} <= set(candidates)
-    results = list(benchmark_operator([SMALL], (1, 2), channels_last=channels_last, budget=0))
+    problems = [
+        Problem(SMALL, batch=batch, channels_last=channels_last, phase=phase)
+        for phase in ('forward', 'backward')
+        for batch in (1, 2)
+    ]
+    results = list(benchmark_operator(problems, budget=0))
     forward = [*candidates, 'unfused', 'fused'] * 2
     assert [r.candidate for r in results] == forward + candidates * 2
     assert [r.labels['pass'] for r in results] == ['forward'] * len(forward) + ['backward'] * 2 * len(candidates)
@@ -34,11 +39,12 @@ def test_compiled_is_the_faster_form(monkeypatch):
     monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # Inductor takes minutes
     seen = {}
     monkeypatch.setattr(timing, 'time_in_turns', lambda steps, *_: seen.update(steps) or dict.fromkeys(steps, [1e-3]))
-    results = list(benchmark_operator([SMALL], compiled=True))
+    problems = [Problem(SMALL, phase=phase) for phase in ('forward', 'backward')]
+    results = list(benchmark_operator(problems, compiled=True))
     assert [r.candidate for r in results if r.candidate.startswith('compiled')] == ['compiled'] * 2
     times = {'compiled unfold': [3e-3, 1e-3, 3e-3], 'compiled taps': [2e-3]}
     monkeypatch.setattr(timing, 'time_in_turns', lambda steps, *_: {name: times.get(name, [1.0]) for name in steps})
-    for result in benchmark_operator([SMALL], compiled=True):
+    for result in benchmark_operator(problems, compiled=True):
         assert result.candidate != 'compiled' or result.samples == (2.0,) and result.bytes
     assert [gradient.shape for gradient in seen['compiled taps']()] == [(1, 32, 9, 12), (1, 2, 7, 7, 5, 6)]
 
@@ -47,9 +53,10 @@ def test_the_operator_is_measured_with_torch_alone():
     absent = hide('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'numpy', 'matplotlib')
     run_python(
         absent + 'from mmrednet.benchmark.operator import benchmark_operator\n'
+        'from mmrednet.benchmark.candidates import Problem\n'
         'from mmrednet.benchmark.cases import Case\n'
         'from mmrednet.benchmark.report import format_results\n'
         'from mmrednet.environment import describe_machine\n'
-        'results = list(benchmark_operator([Case(8, (5, 5))], budget=0))\n'
+        'results = list(benchmark_operator([Problem(Case(8, (5, 5)))], budget=0))\n'
         "assert 'floor' in format_results(results, 'markdown', describe_machine())\n"
     )
