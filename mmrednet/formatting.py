@@ -1,11 +1,9 @@
 """Tables and records as text. It needs the standard library alone."""
 
-import csv
-import io
 import json
 from collections.abc import Mapping, Sequence
 
-FORMATS = ('markdown', 'csv', 'json')
+FORMATS = ('markdown', 'json')
 
 
 def rounded(value: float) -> str:
@@ -31,19 +29,9 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence], numbers: Seq
 
 
 def format_records(records: Sequence[Mapping], markdown: str, style: str, about: Mapping[str, str] = {}) -> str:
-    """Formats records with equal fields as Markdown, CSV or JSON, after the facts ``about`` them.
-
-    Markdown shows the text ``markdown`` instead of the records. The facts are a list there, comments with '#' in CSV,
-    and in JSON entries beside 'results', the list of records.
-    """
+    """Returns the facts ``about`` records, and then the text ``markdown`` or, as JSON, the records in 'results'."""
     if style not in FORMATS:
         raise ValueError(f'format must be one of {FORMATS}, but is {style!r}')
     if style == 'json':
         return json.dumps({**about, 'results': records} if about else records, indent=2)
-    if style == 'csv':
-        text = io.StringIO()
-        writer = csv.DictWriter(text, records[0], lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(records)
-        return ''.join(f'# {name}: {value}\n' for name, value in about.items()) + text.getvalue().rstrip()
     return f'{markdown_list(about)}\n\n{markdown}'.strip()

@@ -8,10 +8,7 @@ from .timing import Result, by_case
 
 
 def format_results(results: Sequence[Result], style: str, about: Mapping[str, str] = {}) -> str:
-    """Formats measurements as :func:`.format_records` does, after the facts ``about`` them.
-
-    CSV and JSON have one record for each setting and candidate. Markdown has the tables of :func:`result_tables`.
-    """
+    """Formats measurements as :func:`result_tables` in Markdown, or in JSON with a record for each candidate."""
     records = [
         {
             **r.labels,

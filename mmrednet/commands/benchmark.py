@@ -53,7 +53,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     }
     for add in (parsers['operator'], parsers['involution']):
         add('--compiled', action='store_true', help='also torch.compile of the plain formula, which takes minutes')
-    parsers['operator']('--roofline', metavar='FILE', help='draw the times over the moved bytes to FILE, too')
     parsers['network']('--phases', nargs='+', metavar='P', help="'inference', 'inference, BN folded', 'training'")
     parsers['runtimes']('--runtimes', nargs='+', metavar='R', help='default: all')
     four: Any = dict(nargs=4, type=to_count, metavar=('N', 'C', 'H', 'W'))
@@ -81,7 +80,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _suite(args: argparse.Namespace) -> str:
-    from ..benchmark.plot import plot_results, plot_roofline
+    from ..benchmark.plot import plot_results
     from ..benchmark.report import format_results
     from ..benchmark.suites import run_suite
 
@@ -97,8 +96,6 @@ def _suite(args: argparse.Namespace) -> str:
     about = {'command': args.command_line, **describe_machine(device, packages)}
     if args.plot:
         plot_results(results, args.plot)
-    if given.get('roofline'):
-        plot_roofline(results, args.roofline)
     return format_results(results, args.format, about)
 
 
