@@ -23,35 +23,21 @@ Item = tuple[str, Callable[[], object]]  # a name, and a function that returns a
 
 
 class Job(NamedTuple):
-    """What a process does: it calls a function for its items, runs them in order, and writes down what they return.
+    """What a process does: it calls a function for its items, runs them in order, and writes down what they return."""
 
-    Args:
-        function (Callable): A function of a module. It returns the items.
-        arguments (Sequence): Its arguments. ``eval(repr(...))`` must give them back.
-        prefix (Sequence[str]): A command that runs the process, such as a debugger. Defaults to none.
-        environment (Mapping[str, str]): Variables that are set for the process. Defaults to none.
-    """
-
-    function: Callable[..., Sequence[Item]]
-    arguments: Sequence[object] = ()
-    prefix: Sequence[str] = ()
-    environment: Mapping[str, str] = {}
+    function: Callable[..., Sequence[Item]]  # of a module
+    arguments: Sequence[object] = ()  # `eval(repr(...))` must give them back
+    prefix: Sequence[str] = ()  # a command that runs the process, such as a debugger
+    environment: Mapping[str, str] = {}  # variables that are set for the process
 
 
 class Outcome(NamedTuple):
-    """What a process has found.
+    """What a process has found."""
 
-    Args:
-        planned (list[str]): The names of its functions.
-        found (list): The results of the first of them. The results of the others are missing.
-        end (str): ``TIME_IS_UP``, the signal or the exit status that ended the process early. '' after a normal end.
-        error (str): The last error that the process wrote. '' if it wrote none.
-    """
-
-    planned: list[str]
-    found: list
-    end: str
-    error: str
+    planned: list[str]  # the names of its functions
+    found: list  # the results of the first of them
+    end: str  # `TIME_IS_UP`, the signal or the exit status that ended it early, or ''
+    error: str  # the last error that it wrote, or ''
 
 
 def run_jobs(jobs: Sequence[Job], seconds: float) -> list[Outcome]:

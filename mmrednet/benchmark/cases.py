@@ -14,19 +14,10 @@ from ..ops.arguments import output_size, same_padding
 
 @dataclass(frozen=True)
 class Case:
-    """The sizes of an involution without the batch size. The padding is 'same'. Pairs are (vertical, horizontal).
-
-    Args:
-        channels (int): Channels C.
-        size (tuple[int, int]): Height and width of the input in pixels.
-        kernel_size (tuple[int, int]): Height and width K of the window. Defaults to (7, 7).
-        stride (tuple[int, int]): Stride. Defaults to (1, 1).
-        groups (int): Groups G. Defaults to 1.
-        dilation (tuple[int, int]): Dilation. Defaults to (1, 1).
-    """
+    """The sizes of an involution without the batch size. The padding is 'same'. Pairs are (vertical, horizontal)."""
 
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, int]  # of the input, in pixels
     kernel_size: tuple[int, int] = (7, 7)
     stride: tuple[int, int] = (1, 1)
     groups: int = 1

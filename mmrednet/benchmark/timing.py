@@ -20,22 +20,13 @@ Name = TypeVar('Name', bound=Hashable)
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """How something is measured.
-
-    Args:
-        batch (int): Batch size N. Defaults to 1.
-        dtype (torch.dtype): The dtype of the operator's tensors, or of autocast for networks. With float32, the
-            default, autocast is off.
-        device (str or torch.device): The device of all tensors. Defaults to 'cpu'.
-        channels_last (bool): Whether the tensors are channels-last. Defaults to False.
-        phase (str): The pass, such as 'forward', the default, or 'training'.
-    """
+    """How something is measured. ``dtype`` is that of the operator's tensors, or of autocast for networks."""
 
     batch: int = 1
     dtype: torch.dtype = torch.float32
     device: str | torch.device = 'cpu'
     channels_last: bool = False
-    phase: str = 'forward'
+    phase: str = 'forward'  # the pass
 
     @property
     def labels(self) -> Labels:
@@ -60,21 +51,13 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one candidate, such as a backend or a model.
+    """What was measured of one candidate, such as a backend or a model."""
 
-    Args:
-        labels (Mapping): The setting of the measurement: 'shape', 'batch' and so on.
-        candidate (str): The name of the candidate.
-        unit (str): 'ms' or 'MiB'.
-        samples (tuple[float, ...]): The values, in the order in which they were measured.
-        bytes (int, optional): The bytes that an involution has to read and write. Defaults to None, not known.
-    """
-
-    labels: Labels
+    labels: Labels  # the setting: 'shape', 'batch' and so on
     candidate: str
-    unit: str
-    samples: tuple[float, ...]
-    bytes: int | None = None
+    unit: str  # 'ms' or 'MiB'
+    samples: tuple[float, ...]  # in the order in which they were measured
+    bytes: int | None = None  # that an involution has to read and write
 
     def quantile(self, q: float) -> float:
         """Returns the quantile ``q`` of the samples, interpolated linearly."""
@@ -112,14 +95,8 @@ def time_in_turns(
     sample is the average of as many calls as take 2 ms. With CUDA a sample is one call, timed by two events after the
     caches were overwritten.
 
-    Args:
-        steps (Mapping): The functions, by name.
-        device (str or torch.device): The device that they use. Defaults to 'cpu'.
-        budget (float): Seconds after which no new round begins. Defaults to 20.
-        rounds (tuple[int, int]): The smallest number of rounds and the largest. Defaults to (7, 100).
-
-    Returns:
-        dict: Seconds for a call of each function, one sample for each round.
+    ``budget`` is the time in seconds after which no new round begins, and ``rounds`` are the smallest number of rounds
+    and the largest. Returns the seconds for a call of each function, one sample for each round.
     """
     device = torch.device(device)
     calls = {}

@@ -19,27 +19,16 @@ from .flops import count_flops
 # Compared and hashed by identity, since a dict has no hash.
 @dataclass(frozen=True, eq=False)
 class Row:
-    """A row of the paper.
+    """A row of the paper."""
 
-    Args:
-        table (str): The table's number: '1', '3', '4', '5', '6a', '6b' or '6c'.
-        model (str): The paper's name of the model, with its backbone, neck and head.
-        params (float): The parameters that the paper prints, in millions.
-        flops (float): The FLOPs that the paper prints, in units of 10^9.
-        config (str): The model's config: a path in ``configs/``, or a toolbox's config as in ``_base_``.
-        options (Mapping): Entries that override the config.
-        accuracy (float, optional): The paper's top-1 accuracy on ImageNet in percent (Table 1).
-        note (str): Why our numbers differ from the paper's.
-    """
-
-    table: str
+    table: str  # '1', '3', '4', '5', '6a', '6b' or '6c'
     model: str
-    params: float
-    flops: float
-    config: str
-    options: Mapping = field(default_factory=dict)
-    accuracy: float | None = None
-    note: str = ''
+    params: float  # that the paper prints, in millions
+    flops: float  # that the paper prints, in units of 10^9
+    config: str  # a path in configs/, or a toolbox's config as in `_base_`
+    options: Mapping = field(default_factory=dict)  # entries that override the config
+    accuracy: float | None = None  # the paper's top-1 on ImageNet in percent (Table 1)
+    note: str = ''  # why our numbers differ from the paper's
 
 
 class Complexity(NamedTuple):
