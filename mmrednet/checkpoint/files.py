@@ -1,12 +1,10 @@
 """Reading checkpoints from files, URLs and public names, in three formats, and writing them in two.
 
-| ending | format |
-| --- | --- |
-| ``.pdparams`` | Paddle's format, which is only read: :mod:`mmrednet.checkpoint.paddle` |
-| ``.safetensors`` | safetensors, with ``meta`` as JSON in the file's metadata |
-| any other | PyTorch's format, read with ``weights_only`` |
+The ending names the format: ``.pdparams`` Paddle's, which is only read, ``.safetensors`` safetensors, with ``meta`` as
+JSON in the file's metadata, and any other PyTorch's.
 """
 
+import io
 import json
 import os
 import re
@@ -21,7 +19,7 @@ import torch
 from mmengine.runner import CheckpointLoader
 
 from .. import patches  # noqa: F401  (registers the types in mmengine's checkpoints as safe)
-from ..errors import one_line, printable
+from ..errors import printable
 from ..files import replacing
 from . import paddle
 from .download import check_sha256, fetch
@@ -54,26 +52,28 @@ SAFE_ENDINGS = ('.pdparams', '.safetensors')
 SAFE_TORCH = '2.10'
 # PyTorch stores its records uncompressed, so a zip archive that grows when it is unpacked is not its own.
 MOST_UNPACKED = 10
-# The first bytes of a file in each format, by ending.
-FIRST_BYTES = {'.pdparams': rb'\x80', '.safetensors': rb'.{5}\x00{3}\{', '': rb'PK|\x80\x02'}
-# The first bytes of files that people take for checkpoints, and what to do about each.
-NOT_CHECKPOINTS = {
-    rb'\Z': 'it is empty: copy or download it again',
-    rb'\s*<': 'it is a web page (HTML) and not a checkpoint: open its URL in a browser, which may need a login',
-    rb'version https://git-lfs': 'it is a pointer of Git LFS and not the file itself: run `git lfs pull` in its folder',
-    rb'PK': "it has PyTorch's format: rename it to end in .pth",
-    rb'.{5}\x00{3}\{': 'it has the format safetensors: rename it to end in .safetensors',
-    rb'\x80[\x03-\x05]': "it is a pickle that torch.save did not write: if it has Paddle's format, rename it to end in "
-    '.pdparams; otherwise read it with the program that wrote it, and save the parameters with torch.save',
-    rb'\x80\x02': "it is a pickle: if it has PyTorch's format, rename it to end in .pth",
-    rb'[\t\n\r -~\x80-\xff]{64}': 'it is a text file and not a checkpoint: give the file with the weights',
-}
-NOT_OURS = 'it is a zip archive that torch.save did not write: save `model.state_dict()` instead'
-# What an error's text contains, and what to do about it.
+PICKLE = (
+    "it is a pickle: rename it to end in .pdparams if it has Paddle's format, or in .pth if torch.save wrote it; "
+    'otherwise read it with the program that wrote it, and save the parameters with torch.save'
+)
+# The first bytes of files, the endings for which they are right, and what to do about them under another ending.
+CONTENTS = (
+    (rb'.{5}\x00{3}\{', '.safetensors', 'it has the format safetensors: rename it to end in .safetensors'),
+    (rb'PK', '.pth', "it has PyTorch's format: rename it to end in .pth"),
+    (rb'\x80\x02', '.pth .pdparams', PICKLE),
+    (rb'\x80[\x03-\x05]', '.pdparams', PICKLE),
+    (rb' {64}', '', 'it is empty: copy or download it again'),
+    (rb'\s*<', '', 'it is a web page (HTML) and not a checkpoint: open its URL in a browser, which may need a login'),
+    (rb'version https://git-lfs', '', 'it is a pointer of Git LFS, not the file: run `git lfs pull` in its folder'),
+    (rb'[\t\n\r -~\x80-\xff]{64}', '', 'it is a text file and not a checkpoint: give the file with the weights'),
+)
+# Patterns in the errors of PyTorch, whose own texts give advice to load without safety, and what to do.
 REASONS = {
+    r'GLOBAL (\S+)': 'it holds a whole object of class {}, not a state dict, and loading it could run code: save '
+    '`model.state_dict()` with the program that made it, if you trust that',
     'TorchScript': 'it is a TorchScript program, not a state dict: save `model.state_dict()` instead',
-    'locating file data.pkl': NOT_OURS,
-    'not in a subdirectory': NOT_OURS,
+    'locating file data.pkl|not in a subdirectory': 'it is a zip archive that torch.save did not write: save '
+    '`model.state_dict()` instead',
     'deserialize object on': 'its tensors are for a device that is not here: give map_location="cpu"',
     'allocate memory': 'its tensors do not fit into memory, or their sizes are damaged',
 }
@@ -85,22 +85,17 @@ def missing(source: str) -> bool:
 
 
 def load(source: str, map_location: str | None = 'cpu') -> dict:
-    """Reads a checkpoint and brings it to mmengine's layout: :func:`read`, then :func:`convert`."""
-    return convert(read(source, map_location))[0]
-
-
-def read(source: str, map_location: str | None = 'cpu') -> dict:
-    """Reads a checkpoint and leaves its layout as it is.
+    """Reads a checkpoint and brings it to mmengine's layout.
 
     Args:
-        source (str): A path, a URL with http or https (see :func:`fetch`), ``mmrednet://rednet50`` (see ``IMAGENET``)
-            or another source that mmengine can read, such as ``s3://``. ``#sha256=`` and at least 8 digits at the end
-            state the file's SHA-256, which is then checked.
+        source (str): A path, a URL with http or https, ``mmrednet://rednet50`` (see ``IMAGENET``) or another source
+            that mmengine can read, such as ``s3://``. ``#sha256=`` and at least 8 digits at the end state the file's
+            SHA-256, which is then checked.
         map_location (str): The device for the tensors of PyTorch's format. Tensors of the other formats are read to
             the CPU. Defaults to ``'cpu'``.
 
     Returns:
-        dict: The argument of :func:`convert`.
+        dict: The checkpoint with ``state_dict`` and ``meta``, see :func:`convert`.
 
     Raises:
         FileNotFoundError: ``source`` is a path where no file is.
@@ -109,10 +104,14 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
             URL, and this version of PyTorch can be made to run its code.
         ImportError: The file needs the package safetensors.
     """
+    return convert(read(source, map_location))[0]
+
+
+def read(source: str, map_location: str | None = 'cpu') -> dict:
+    """Reads a checkpoint as :func:`load` does, and leaves its layout as it is."""
     source = str(source).removeprefix(READ_HERE)
     location, stated, sha256 = source.partition(STATED_HASH)
-    sha256 = sha256.lower()
-    if stated and not re.fullmatch('[0-9a-f]{8,64}', sha256):
+    if stated and not re.fullmatch('[0-9a-fA-F]{8,64}', sha256):
         raise ValueError(f'the SHA-256 after {STATED_HASH} must have 8 to 64 hexadecimal digits, but is {sha256!r}')
     if location.startswith(NAMED):
         name = location.removeprefix(NAMED)
@@ -129,15 +128,14 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
     name = urlparse(location).path if remote else location
     ending = os.path.splitext(name)[1]
     if ending not in SAFE_ENDINGS:
+        ending = '.pth'
         _check_torch(location, remote)
     parse = partial(_parse, ending=ending, source=location, map_location=map_location)
     if remote:
-        if not sha256 and (in_name := HASH_IN_NAME.search(name)):
-            sha256 = in_name[1]
-        return fetch(location, sha256, parse)
+        in_name = HASH_IN_NAME.search(name)
+        return fetch(location, sha256.lower() or (in_name[1] if in_name else ''), parse)
     path = Path(location).expanduser()
-    if sha256:
-        check_sha256(path, sha256, location)
+    check_sha256(path, sha256.lower(), location)
     return parse(path)
 
 
@@ -153,7 +151,7 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
     ]
 )
 def load_from_mmrednet(filename: str, map_location: str | None = 'cpu') -> dict:
-    """Reads a checkpoint for mmengine, see :func:`load`."""
+    """Reads a checkpoint for mmengine, whose log shows the end of this function's name."""
     return load(filename, map_location)
 
 
@@ -161,19 +159,15 @@ def _check_torch(location: str, remote: bool) -> None:
     if torch.__version__ >= SAFE_TORCH:
         return
     risk = (
-        f'torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747); torch {SAFE_TORCH} cannot'
+        f'torch {torch.__version__} can be made to run code by a checkpoint (CVE-2026-24747), and torch {SAFE_TORCH} '
+        'cannot. Upgrade torch, take .safetensors files, or'
     )
     if remote:
-        raise ValueError(
-            f'{location} was not loaded: {risk}. Upgrade torch, take a .safetensors or .pdparams file, or download the '
-            'file yourself and give its path, if you trust its author'
-        )
-    _warn_once(f'{risk}. Load only checkpoints of people whom you trust, upgrade torch, or take .safetensors files')
+        raise ValueError(f'{location} was not loaded: {risk} download it and give its path, if you trust its author')
+    _warn_once(f'{risk} load only checkpoints of people whom you trust')
 
 
-@cache
-def _warn_once(text: str) -> None:
-    warnings.warn(text, stacklevel=4)
+_warn_once = cache(partial(warnings.warn, stacklevel=3))  # the warning is reported for `load`
 
 
 def _parse(path: Path, ending: str, source: str, map_location: str | None) -> dict:
@@ -182,23 +176,20 @@ def _parse(path: Path, ending: str, source: str, map_location: str | None) -> di
         if ending == '.pdparams':
             return dict(pdparams=paddle.read(path))
         if ending == '.safetensors':
-            return _read_safetensors(path)
-        _check_unpacked_size(path)
+            with _safetensors().safe_open(path, 'pt') as file:
+                meta = json.loads((file.metadata() or {}).get('meta', '{}'))
+                return dict(state_dict={name: file.get_tensor(name) for name in file.keys()}, meta=meta)
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(record.file_size for record in archive.infolist())
+            if unpacked > MOST_UNPACKED * path.stat().st_size:
+                raise ValueError(f'{unpacked} bytes when unpacked')
         return torch.load(path, map_location=map_location, weights_only=True)
     except (ImportError, PermissionError):
         raise
     except Exception as error:  # a damaged file raises errors of nearly any type
-        raise ValueError(
-            f'{source} cannot be read, and nothing of it was loaded: {_reason(error, path, ending)}'
-        ) from error
-
-
-def _check_unpacked_size(path: Path) -> None:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(record.file_size for record in archive.infolist())
-        if unpacked > MOST_UNPACKED * path.stat().st_size:
-            raise ValueError(f'{unpacked} bytes when unpacked')
+        reason = _reason(error, path, ending)
+        raise ValueError(f'{source} cannot be read, and nothing of it was loaded: {reason}') from error
 
 
 def _reason(error: Exception, path: Path, ending: str) -> str:
@@ -206,23 +197,19 @@ def _reason(error: Exception, path: Path, ending: str) -> str:
     text = str(error)
     if isinstance(error, paddle.Refused):
         return printable(f'{text}: do not use it, or get it again')
-    if named := re.search(r'GLOBAL (\S+)', text):  # torch's own text gives advice to load without safety
-        return (
-            f'it holds a whole object of class {printable(named[1])}, not a state dict, and loading it could run code: '
-            'save `model.state_dict()` with the program that made it, if you trust that'
-        )
     for words, advice in REASONS.items():
-        if words in text:
-            return advice
+        if found := re.search(words, text):
+            return advice.format(*map(printable, found.groups()))
     with open(path, 'rb') as file:
-        start = file.read(64)
-    if not re.match(FIRST_BYTES.get(ending, FIRST_BYTES['']), start, re.DOTALL):
-        for pattern, advice in NOT_CHECKPOINTS.items():
-            if re.match(pattern, start.ljust(64) if start else start, re.DOTALL):
-                return advice
-    text = re.sub(r'\[enforce fail at \S+\] \. ', '', text.rpartition('WeightsUnpickler error:')[2])
-    lines = [line.strip(' .') for line in text.split('\n') if line.strip() and 'weights_only' not in line]
-    cause = printable(': '.join((type(error).__name__, *(line.partition('. ')[0] for line in lines[:1]))))
+        start = file.read(64).ljust(64)
+    for pattern, endings, advice in CONTENTS:
+        if re.match(pattern, start, re.DOTALL):
+            if ending in endings:
+                break
+            return advice
+    # torch's text begins with advice, and the lines after the first give advice again.
+    cause = text.rpartition('WeightsUnpickler error:')[2].strip().partition('\n')[0]
+    cause = printable(f'{type(error).__name__}: {cause}'.removesuffix(': '))
     return f'it is damaged or incomplete ({cause}): get it again'
 
 
@@ -234,12 +221,6 @@ def _safetensors():
             f'.safetensors files need the package safetensors ({error}): pip install safetensors'
         ) from error
     return safetensors
-
-
-def _read_safetensors(path: Path) -> dict:
-    with _safetensors().safe_open(path, 'pt') as file:
-        meta = json.loads((file.metadata() or {}).get('meta', '{}'))
-        return dict(state_dict={name: file.get_tensor(name) for name in file.keys()}, meta=meta)
 
 
 def save(checkpoint: dict, path: Path) -> list[str]:
@@ -257,32 +238,22 @@ def save(checkpoint: dict, path: Path) -> list[str]:
         ValueError: The ending is that of Paddle's format.
         ImportError: The file needs the package safetensors.
     """
-    path = Path(path).expanduser()
+    path, left_out = Path(path).expanduser(), []
     if path.suffix == '.pdparams':
         raise ValueError(f"{path} has the ending of Paddle's format, which is read only: give .pth or .safetensors")
-    left_out, data = [], None
     if path.suffix == '.safetensors':
         left_out = [key for key in checkpoint if key not in ('state_dict', 'meta')]
         # In this format, parameters cannot share memory as views do.
         tensors = {
             name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint['state_dict'].items()
         }
-        metadata = dict(format='pt', meta=json.dumps(checkpoint['meta'], default=_as_json))
-        data = _safetensors().torch.save(tensors, metadata)
-    try:
-        with replacing(path) as part:
-            if data is None:
-                torch.save(checkpoint, part)
-            else:
-                part.write_bytes(data)
-    # PyTorch raises RuntimeError when the disk is full.
-    except (OSError, RuntimeError) as error:
-        raise OSError(
-            f'{path} could not be written ({one_line(error)}): make room there or give another path'
-        ) from error
+        # NumPy's arrays and numbers become lists and numbers, anything else its text.
+        meta = json.dumps(checkpoint['meta'], default=lambda it: it.tolist() if hasattr(it, 'tolist') else str(it))
+        data = _safetensors().torch.save(tensors, dict(format='pt', meta=meta))
+    else:
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        data = buffer.getvalue()
+    with replacing(path) as part:
+        part.write_bytes(data)
     return left_out
-
-
-def _as_json(value):
-    """Returns NumPy's arrays and numbers as lists and numbers, and anything else as its text."""
-    return value.tolist() if hasattr(value, 'tolist') else str(value)

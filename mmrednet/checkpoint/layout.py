@@ -9,7 +9,7 @@ import copy
 import math
 import re
 import warnings
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from mmengine.logging import print_log
@@ -21,7 +21,7 @@ from ..layers import Involution
 
 # The keys under which programs store the parameters. The first that a checkpoint has counts.
 SECTIONS = ('pdparams', 'state_dict', 'model_state_dict', 'model', 'module', 'net')
-# Patterns in the old names, and their replacements. None: the entry is left out.
+# Patterns in the old names, and their replacements. An entry without a name is left out.
 RENAMED = (
     # PaddleClas' RedNet is a classifier whose backbone has no prefix.
     (r'^pdparams\.(.*)\._mean$', r'pdparams.\1.running_mean'),
@@ -33,7 +33,7 @@ RENAMED = (
     # The prefixes of DataParallel and torch.compile, which can be nested.
     (r'^state_dict\.((module|_orig_mod)\.)+', 'state_dict.'),
     # The averages of mmcv 1.x. It exchanges them with the parameters before it saves, so these are the raw values.
-    (r'^state_dict\.ema_[^.]*$', None),
+    (r'^state_dict\.ema_[^.]*$', ''),
     # mmengine has the classes and the palette of the old toolboxes in `dataset_meta`.
     (r'^meta\.CLASSES$', 'meta.dataset_meta.classes'),
     (r'^meta\.PALETTE$', 'meta.dataset_meta.palette'),
@@ -47,8 +47,7 @@ def convert(checkpoint: dict, prefix: str = '') -> tuple[dict, dict[str, str]]:
     Args:
         checkpoint (dict): The result of :func:`mmrednet.checkpoint.read`: a dict with the parameters under one of
             ``SECTIONS``, or the parameters alone. It is not changed.
-        prefix (str): If it is given, only the parameters are kept whose names begin with it, without it. Defaults to
-            ``''``.
+        prefix (str): Only the parameters are kept whose names begin with it, without it. Defaults to ``''``.
 
     Returns:
         tuple: The checkpoint with ``state_dict`` and ``meta``, and the old and new paths of the entries that were
@@ -58,43 +57,40 @@ def convert(checkpoint: dict, prefix: str = '') -> tuple[dict, dict[str, str]]:
         ValueError: ``checkpoint`` holds no parameters, or two of them get the same name.
     """
     section, old, converted = _find_parameters(checkpoint)
+    start = re.escape(prefix)
+    patterns = (*RENAMED, (rf'(?s)^state_dict\.(?!{start}).*', ''), (rf'^state_dict\.{start}', 'state_dict.'))
     renamed = {}
 
     def rename(key):
         new = key
-        for pattern, replacement in RENAMED:
-            if replacement is None and re.match(pattern, new):
-                new = ''
-            new = re.sub(pattern, replacement or '', new)
-        if new.startswith('state_dict.') and prefix:
-            name = new.removeprefix('state_dict.')
-            new = f'state_dict.{name.removeprefix(prefix)}' if name.startswith(prefix) else ''
+        for pattern, replacement in patterns:
+            new = re.sub(pattern, replacement, new)
         if new != key:
             renamed[key] = new
         return new
 
-    pairs = [(rename(f'{section}.{key}').removeprefix('state_dict.'), value) for key, value in old.items()]
-    pairs = [pair for pair in pairs if pair[0]]
-    state_dict = converted['state_dict'] = OrderedDict(pairs)
-    if len(state_dict) < len(pairs):
-        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f'two parameters of the checkpoint get the name {printable(twice)}: remove one of them')
+    state_dict: OrderedDict = OrderedDict()
+    for key, value in old.items():
+        name = rename(f'{section}.{key}').removeprefix('state_dict.')
+        if name in state_dict:
+            raise ValueError(f'two parameters of the checkpoint get the name {printable(name)}: remove one of them')
+        if name:
+            state_dict[name] = value
     # Module versions, by which modules rename their own old parameters.
     state_dict._metadata = getattr(old, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     meta = converted.get('meta') or {}
-    meta = converted['meta'] = dict(meta) if isinstance(meta, dict) else dict(meta=meta)
+    meta = dict(meta) if isinstance(meta, dict) else dict(meta=meta)
     for key in list(meta):
         _, moved, name = rename(f'meta.{key}').partition('meta.dataset_meta.')
         if moved:
             meta['dataset_meta'] = {**meta.get('dataset_meta', {}), name: meta.pop(key)}
-    return converted, renamed
+    return {**converted, 'state_dict': state_dict, 'meta': meta}, renamed
 
 
 def _find_parameters(checkpoint: dict) -> tuple[str, dict, dict]:
     """Returns the key of the parameters, the parameters, and a copy of the checkpoint without them."""
-    if not isinstance(checkpoint, dict):
-        found = type(checkpoint).__name__
-    else:
+    found = type(checkpoint).__name__
+    if isinstance(checkpoint, dict):
         for section in SECTIONS:
             old = checkpoint.get(section)
             if isinstance(old, dict) and all(isinstance(key, str) for key in old):
@@ -126,54 +122,48 @@ def widen(model: nn.Module, state_dict: OrderedDict, source: str) -> OrderedDict
     """
     state_dict, widened = copy.copy(state_dict), {}
     for name, layer in model.named_modules():
-        span = layer.last_convolution() if isinstance(layer, Involution) else None
-        if span is None or not all(size % 2 for size in layer.kernel_size):
+        if not isinstance(layer, Involution):
             continue
-        prefix = next(key for key, module in layer.named_modules(prefix=name) if module is span)
-        for key in (f'{prefix}.weight', f'{prefix}.bias'):
-            if key not in state_dict or not state_dict[key].dim():
+        span, (height, width) = layer.last_convolution(), layer.kernel_size
+        prefixes = [prefix for prefix, module in layer.named_modules(prefix=name) if module is span]
+        for key in (f'{prefix}.{kind}' for prefix in prefixes for kind in ('weight', 'bias')):
+            if key not in state_dict:
                 continue
-            old, (height, width) = state_dict[key], layer.kernel_size
+            old = state_dict[key]
             size = math.isqrt(len(old) // layer.groups)
             smaller = size <= min(height, width) and size < max(height, width)
-            if layer.groups * size * size != len(old) or size % 2 == 0 or not smaller:
-                continue
-            top, left = (height - size) // 2, (width - size) // 2
-            new = old.new_zeros(layer.groups, height, width, *old.shape[1:])
-            new[:, top : top + size, left : left + size] = old.unflatten(0, (layer.groups, size, size))
-            state_dict[key] = new.flatten(0, 2)
-            widened[name] = f'{name} ({size}x{size} to {height}x{width})'
+            all_odd = size * height * width % 2
+            if smaller and all_odd and len(old) == layer.groups * size * size:
+                top, left = (height - size) // 2, (width - size) // 2
+                new = old.new_zeros(layer.groups, height, width, *old.shape[1:])
+                new[:, top : top + size, left : left + size] = old.unflatten(0, (layer.groups, size, size))
+                state_dict[key] = new.flatten(0, 2)
+                widened[name] = f'{name} ({size}x{size} to {height}x{width})'
     if widened:
-        layers = ', '.join([*widened.values()][:NAMES_IN_AN_ERROR]) + ', ...' * (len(widened) > NAMES_IN_AN_ERROR)
         print_log(
-            f'{source}: widened the window of {layers}. The taps are in its centre and the others are zero, so the '
-            'features are exactly the same.',
+            f'{source}: widened the window of {", ".join(widened.values())}. The taps are in its centre and the others '
+            'are zero, so the features are exactly the same.',
             logger='current',
         )
     return state_dict
 
 
-class _Loading(nn.Module):
+class _Loading(nn.ModuleList):
     """Lets the modules of a model load a checkpoint's parameters. Modules may rename parameters when they load."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
     def forward(self, state_dict: OrderedDict) -> None:
         metadata = getattr(state_dict, '_metadata', {})
-        for name, module in self.model.named_modules(remove_duplicate=False):
+        for name, module in self[0].named_modules(remove_duplicate=False):
             prefix = f'{name}.' if name else ''
             module._load_from_state_dict(state_dict, prefix, metadata.get(name, {}), True, [], [], [])
 
 
 def renamed_by(model: nn.Module, state_dict: OrderedDict) -> OrderedDict:
-    """Returns a checkpoint's parameters with the names that the model's modules give them when they load.
+    """Returns parameters with the names that a model's modules give them when they load. The model stays as it is.
 
-    For example, a model with a teacher and a student loads the checkpoint of a single detector. The parameters of
-    ``model`` are not changed.
+    For example, a model with a teacher and a student loads the checkpoint of a single detector.
     """
-    state_dict, loading = copy.copy(state_dict), _Loading(model)
+    state_dict, loading = copy.copy(state_dict), _Loading([model])
     tensors = (*loading.named_parameters(), *loading.named_buffers())
     nowhere = {name: tensor.detach().to('meta') for name, tensor in tensors}
     with warnings.catch_warnings():
@@ -204,50 +194,41 @@ def check(
         ValueError: Names are missing or unexpected, or parameters have another shape.
     """
     own, state_dict = model.state_dict(), renamed_by(model, state_dict)
-    missing = [key for key in own if key not in state_dict and not key.endswith('num_batches_tracked')]
-    unexpected = [key for key in state_dict if key not in own]
-    # The extra state of a module can be anything, also an object without a shape.
-    shapes = [{key: getattr(value, 'shape', None) for key, value in values.items()} for values in (own, state_dict)]
-    misshapen = [key for key in own if key in state_dict and shapes[0][key] != shapes[1][key]]
-    matching = copy.copy(state_dict)
-    for key in unexpected + misshapen:
-        if key.startswith(tuple(may_differ)):
-            del matching[key]
-
-    def describe(key):
-        if key in misshapen:
-            expected, found = ('no tensor' if s[key] is None else tuple(s[key]) for s in shapes)
-            return f'{printable(key, 100)} is {found} and should be {expected}'
-        return printable(key, 100)
-
+    needed = [key for key in own if not key.endswith('num_batches_tracked')]
+    shared = [key for key in own if key in state_dict]
+    found = {
+        'missing in the checkpoint': {key: '' for key in needed if key not in state_dict},
+        'unexpected, since the model has no such name': {key: '' for key in state_dict if key not in own},
+        'misshapen': {
+            key: f' is {_shape(state_dict[key])} and should be {_shape(own[key])}'
+            for key in shared
+            if _shape(state_dict[key]) != _shape(own[key])
+        },
+    }
     problems = []
-    for what, keys in (
-        ('missing in the checkpoint', missing),
-        ('unexpected, since the model has no such name', unexpected),
-        ('misshapen', misshapen),
-    ):
-        keys = [key for key in keys if not key.startswith(tuple(may_differ))]
+    for what, keys in found.items():
+        for key in [key for key in keys if key.startswith(tuple(may_differ))]:
+            del keys[key]
+            state_dict.pop(key, None)
         if keys:
-            names = ', '.join(describe(key) for key in keys[:NAMES_IN_AN_ERROR])
-            more = ', ...' if len(keys) > NAMES_IN_AN_ERROR else ''
-            problems.append(f'  {len(keys)} {what}: {names}{more}')
-    if problems:
-        head = f'the checkpoint {source} does not fit {type(model).__name__}, so nothing of it was loaded:'
-        if prefix := _find_prefix(own, state_dict):
+            names = [f'{printable(key, 100)}{shapes}' for key, shapes in keys.items()]
+            names[NAMES_IN_AN_ERROR:] = ['...'] * (len(names) > NAMES_IN_AN_ERROR)
+            problems.append(f'  {len(keys)} {what}: {", ".join(names)}')
+    if not problems:
+        return state_dict
+    # A checkpoint of a teacher and a student fits without the prefix of one of them.
+    first = next(iter(own), '')
+    for prefix in (key.removesuffix(first) for key in state_dict if key.endswith(f'.{first}')):
+        if all(prefix + name in state_dict for name in needed):
             remedy = (
                 f'all fit without {prefix!r} before their names: `python -m mmrednet convert {source} OUT.pth --prefix '
                 f'{prefix}` writes them so'
             )
-        raise ValueError('\n'.join([head, *problems, remedy]))
-    return matching
+            break
+    head = f'the checkpoint {source} does not fit {type(model).__name__}, so nothing of it was loaded:'
+    raise ValueError('\n'.join([head, *problems, remedy]))
 
 
-def _find_prefix(own: dict, state_dict: dict) -> str:
-    """Returns a prefix without which a checkpoint's names are the model's, such as ``student.``, or ``''``."""
-    first = next(iter(own), '')
-    needed = [key for key in own if not key.endswith('num_batches_tracked')]
-    for key in state_dict:
-        prefix = key.removesuffix(first)
-        if key.endswith(f'.{first}') and all(prefix + name in state_dict for name in needed):
-            return prefix
-    return ''
+def _shape(value: object) -> tuple | str:
+    """Returns a tensor's shape. The extra state of a module can be any object."""
+    return tuple(value.shape) if isinstance(value, Tensor) else 'no tensor'

@@ -37,8 +37,10 @@ class _DType:
 class _Array:
     """Replaces numpy.ndarray, and the function that makes an empty array, which its state then fills."""
 
+    value: np.ndarray | None = None
+
     def __init__(self, *_) -> None:
-        self.value: np.ndarray | None = None
+        pass
 
     def __setstate__(self, state) -> None:
         _, shape, dtype, fortran, data = state
@@ -65,7 +67,7 @@ ALLOWED = {
 }
 
 
-# The one in C reserves as much memory as an index in the file says, and a few bytes can say 32 GB.
+# C's unpickler reserves memory for the largest index that a file names: a few bytes can make it reserve 32 GB.
 class _Unpickler(pickle._Unpickler):
     stack: list
 
@@ -83,41 +85,29 @@ class _Unpickler(pickle._Unpickler):
     dispatch = {**pickle._Unpickler.dispatch, pickle.BUILD[0]: load_build}  # type: ignore
 
 
-def read(path: str | Path) -> dict[str, Tensor]:
-    """Reads the parameters by the names that the file has.
+def read(path: Path) -> dict[str, Tensor]:
+    """Reads the parameters by the names that the file has. A damaged pickle raises errors of any type.
 
     Matrices get PyTorch's order (out, in), since Paddle's linear layers have (in, out). For each ``_mean`` there is a
     ``num_batches_tracked`` of 0, which PyTorch's norm layers have and Paddle's do not.
-
-    Args:
-        path (str or Path): The file.
-
-    Returns:
-        dict: Tensors by name, on the CPU.
-
-    Raises:
-        Refused: The file holds something other than arrays by name.
-        Exception: A damaged pickle raises errors of any type.
     """
     with open(path, 'rb') as file:
         entries = _Unpickler(file).load()
     if not isinstance(entries, dict):
         raise Refused('it holds no dict of arrays')
     entries.pop(INTERNAL_NAMES, None)
-    arrays = {name: _value(name, entry[-1] if isinstance(entry, tuple) else entry) for name, entry in entries.items()}
+    arrays: dict[str, np.ndarray] = {}
+    for name, entry in entries.items():
+        entry = entry[-1] if isinstance(entry, tuple) else entry
+        if not isinstance(name, str) or not isinstance(entry, _Array) or entry.value is None:
+            raise Refused(f'its entry {name!r} is no array')
+        arrays[name] = entry.value.T if entry.value.ndim == 2 else entry.value
     # Each is copied, and thousands of names can refer to the same bytes.
     if sum(array.nbytes for array in arrays.values()) > os.path.getsize(path):
         raise Refused('its arrays are larger than the file')
     parameters: dict[str, Tensor] = {}
     for name, array in arrays.items():
-        value = array.T if array.ndim == 2 else array
-        parameters[name] = torch.from_numpy(value.astype(value.dtype.newbyteorder('='), order='C'))
+        parameters[name] = torch.from_numpy(array.astype(array.dtype.newbyteorder('='), order='C'))
         if name.endswith('._mean'):
             parameters[name.removesuffix('_mean') + 'num_batches_tracked'] = torch.tensor(0)
     return parameters
-
-
-def _value(name: Any, entry: Any) -> np.ndarray:
-    if not isinstance(name, str) or not isinstance(entry, _Array) or entry.value is None:
-        raise Refused(f'its entry {name!r} is no array')
-    return entry.value

@@ -53,17 +53,11 @@ class Pretrained(PretrainedInit):
         self.may_differ = tuple(may_differ)
 
     def read(self, module: nn.Module) -> OrderedDict:
-        """Reads the checkpoint for a backbone, and changes nothing in the backbone.
-
-        Raises:
-            OSError: The checkpoint is no file, or cannot be downloaded.
-            ImportError: Its format needs a package that is not installed.
-            ValueError: It cannot be read, or does not fit the backbone.
-        """
+        """Reads the checkpoint for a backbone, and changes nothing in the backbone. Raises errors as ``load`` does."""
         path = str(self.checkpoint)
         try:
             loaded = load(path, self.map_location)['state_dict']
-        except Exception as error:
+        except Exception as error:  # of any of mmengine's storage clients
             kind = type(error) if type(error) in (FileNotFoundError, OSError, ImportError) else ValueError
             raise kind(
                 f'the backbone cannot start from {path}, which its init_cfg names: {error}\nDo one of these:{WAYS_ON}'
@@ -83,16 +77,16 @@ class Pretrained(PretrainedInit):
         return check(module, widen(module, state_dict, path), path, remedy, [*absent, *self.may_differ])
 
     def _find_prefix(self, loaded: dict, path: str) -> str:
-        if self.prefix:
+        if self.prefix is not None:
             # `load` has removed DataParallel's prefix.
-            return f'{self.prefix.removesuffix(".")}.'.removeprefix('module.')
+            return f'{self.prefix.removesuffix(".")}.'.removeprefix('module.') if self.prefix else ''
         found = {name.removesuffix(MARK) for name in loaded if f'.{name}'.endswith(f'.{MARK}')}
-        if self.prefix is None and len(found) > 1:
+        if len(found) > 1:
             raise ValueError(
                 f'{path} holds several backbones: give init_cfg as prefix how the names of one begin, one of '
                 f'{sorted(found)}'
             )
-        return found.pop() if self.prefix is None and found else ''
+        return found.pop() if found else ''
 
     def __call__(self, module: nn.Module) -> None:
         """Loads the checkpoint into a backbone, wholly or not at all."""

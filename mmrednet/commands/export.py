@@ -30,12 +30,15 @@ def run(args: argparse.Namespace) -> None:
     """Exports, checks, and prints the differences and both run times."""
     require('mmengine')
     from ..export import DTYPES, ExportableModel, check_format, export_checked
+    from ..export.model import fill_zeroed_norms
     from ..toolboxes import build_model, quiet, read_config
 
     # Building a model can take minutes.
     check_format(args.format, args.out)
     with quiet():
         model = build_model(read_config(args.config), args.config, args.checkpoint)
+        if args.checkpoint is None:
+            fill_zeroed_norms(model)
         network = ExportableModel(model).to(DTYPES[args.dtype])
         found = export_checked(network, args.format, args.out, tuple(args.size))
     print(f'{"images":>16}  {"difference":>10}  {"PyTorch":>10}  {args.format:>12}')

@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from math import isfinite
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,20 +20,14 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2}
 
 
 class Comparison(NamedTuple):
-    """An export beside PyTorch, for images of one size.
-
-    Args:
-        shape (tuple[int, ...]): The shape of the images, (N, C, H, W).
-        difference (float): The export's largest difference from the network in float64, as a share of the range of an
-            output. It is infinite where a value is not finite or an output has another shape.
-        own (float): The same for PyTorch in the network's dtype.
-        pytorch (float): Seconds for a batch in PyTorch, the best of three.
-        exported (float): Seconds for a batch in the runtime of the export, the best of three.
-    """
+    """An export beside PyTorch, for images of the shape (N, C, H, W)."""
 
     shape: tuple[int, ...]
+    # The largest differences of the export, and of PyTorch in the network's dtype, from the network in float64, as a
+    # share of the range of an output. Infinite where a value is not finite or an output has another shape.
     difference: float
     own: float
+    # Seconds for a batch, the best of three.
     pytorch: float
     exported: float
 
@@ -41,21 +35,10 @@ class Comparison(NamedTuple):
 def export_checked(
     network: ExportableModel, name: str, path: Path, size: tuple[int, int] = (224, 224)
 ) -> list[Comparison]:
-    """Writes a network as a file, loads the file, and compares it with the network. Only a right file is kept.
+    """Writes a network as :func:`export` does, loads the file, and compares it with the network.
 
-    Args:
-        network (ExportableModel): The network, in the dtype that the file is to have.
-        name (str): The format, one of ``FORMATS``.
-        path (Path): The file. It and the files beside it that the format needs are replaced, all or none.
-        size (tuple[int, int]): Height and width around which the export is checked. Defaults to (224, 224).
-
-    Returns:
-        list[Comparison]: One for each size that was checked.
-
-    Raises:
-        ValueError: The path does not fit the format, the network cannot be exported, or the export is wrong.
-        ImportError: A package that the format needs is missing or too old.
-        RuntimeError: The format needs a C++ compiler, and there is none.
+    Only a right file is kept. It and the files beside it that the format needs are replaced, all or none. The errors
+    are those of :func:`check_format`, :func:`export` and :func:`check`.
     """
     check_format(name, path)
     with replacing(path) as part:
@@ -64,17 +47,12 @@ def export_checked(
 
 
 def check(network: ExportableModel, run: Run, size: tuple[int, int]) -> list[Comparison]:
-    """Returns what :func:`compare` yields.
-
-    Raises:
-        ValueError: The export does not run at every size, or it differs from the network by more than rounding.
-    """
-    tolerance, found = TOLERANCE[next(network.parameters()).dtype], []
-    for comparison in compare(network, run, size):
-        found.append(comparison)
+    """Returns what :func:`compare` does. Raises ValueError where an export differs by more than rounding."""
+    tolerance, found = TOLERANCE[next(network.parameters()).dtype], compare(network, run, size)
+    for comparison in found:
         # Where all values of an output are nearly equal, rounding is a large share of their range, in PyTorch as well.
         allowed = max(tolerance, 4 * comparison.own if isfinite(comparison.own) else 0)
-        if not comparison.difference <= allowed:
+        if comparison.difference > allowed:
             raise ValueError(
                 f'the export is wrong for images of {"x".join(map(str, comparison.shape))}: it differs from PyTorch in '
                 f'float64 by {comparison.difference:.1e} of the range of an output, more than {allowed:g}; nothing was '
@@ -83,7 +61,7 @@ def check(network: ExportableModel, run: Run, size: tuple[int, int]) -> list[Com
     return found
 
 
-def compare(network: ExportableModel, run: Run, size: tuple[int, int]) -> Iterator[Comparison]:
+def compare(network: ExportableModel, run: Run, size: tuple[int, int]) -> list[Comparison]:
     """Compares an export with the network in float64, and times it beside the network.
 
     Args:
@@ -96,9 +74,8 @@ def compare(network: ExportableModel, run: Run, size: tuple[int, int]) -> Iterat
         ValueError: The export raises an error.
     """
     height, width = size
-    sizes = [(1, height, width), trace_size(size), (1, height * 3 // 4 | 1, width * 5 // 4 | 1)]
-    truth = copy.deepcopy(network).double()
-    for at in sizes:
+    truth, found = copy.deepcopy(network).double(), []
+    for at in ((1, height, width), trace_size(size), (1, height * 3 // 4 | 1, width * 5 // 4 | 1)):
         images = example(network, at)
         with torch.no_grad(), without_warnings():
             expected = truth(images.double())
@@ -111,7 +88,9 @@ def compare(network: ExportableModel, run: Run, size: tuple[int, int]) -> Iterat
                 max(_difference(*pair) for pair in zip(outputs, expected, strict=True))
                 for outputs in (exported, network(images))
             )
-            yield Comparison(tuple(images.shape), difference, own, _seconds(network, images), _seconds(run, images))
+            times = _seconds(network, images), _seconds(run, images)
+            found.append(Comparison(tuple(images.shape), difference, own, *times))
+    return found
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

@@ -29,19 +29,9 @@ def write_torch_export(network: ExportableModel, images: Tensor, path: Path) -> 
     torch.export.save(_capture(network, images), path)
 
 
-def load_torch_export(path: Path) -> Run:
-    """Returns a function that runs the file. The other functions ``load_...`` do the same for their formats."""
-    return torch.export.load(path).module()
-
-
 def write_aotinductor(network: ExportableModel, images: Tensor, path: Path) -> None:
     """Compiles to ``.pt2``, which calls the operator that ``import mmrednet.ops`` registers."""
     torch._inductor.aoti_compile_and_package(_capture(network, images), package_path=str(path))
-
-
-def load_aotinductor(path: Path) -> Run:
-    """Loads the file of :func:`write_aotinductor`."""
-    return torch._inductor.aoti_load_package(str(path))
 
 
 def write_onnx(network: ExportableModel, images: Tensor, path: Path) -> None:
@@ -64,13 +54,10 @@ def write_onnx(network: ExportableModel, images: Tensor, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def load_onnx(path: Path, shape: Sequence[int] | None = None, library: Path | None = None) -> Run:
-    """Loads ONNX into ONNX Runtime, on the CPU with as many threads as torch has.
+def load_onnx(path: Path, shape: Sequence[int] | None = None) -> Run:
+    """Loads ONNX, and the library beside it if there is one, into ONNX Runtime on the CPU.
 
-    Args:
-        path (Path): The file.
-        shape (Sequence[int], optional): The shape of the images, if it is always the same. Defaults to None.
-        library (Path, optional): A library with operators. Defaults to None.
+    If ``shape`` is given, all images must have this shape.
     """
     import onnxruntime
 
@@ -78,7 +65,7 @@ def load_onnx(path: Path, shape: Sequence[int] | None = None, library: Path | No
     options.intra_op_num_threads = torch.get_num_threads()
     # Otherwise its threads keep a core busy between two runs and slow down what is measured then.
     options.add_session_config_entry('session.force_spinning_stop', '1')
-    if library:
+    if (library := path.with_suffix('.so')).is_file():
         options.register_custom_ops_library(str(library))
     if shape:
         for axis, name in AXES.items():
@@ -94,11 +81,6 @@ def write_onnxruntime(network: ExportableModel, images: Tensor, path: Path) -> N
         write_onnx(network, images, path)
 
 
-def load_onnxruntime(path: Path, shape: Sequence[int] | None = None) -> Run:
-    """Loads the files of :func:`write_onnxruntime`."""
-    return load_onnx(path, shape, path.with_suffix('.so'))
-
-
 def write_openvino(network: ExportableModel, images: Tensor, path: Path) -> None:
     """Writes OpenVINO's ``.xml``, and beside it the weights as ``.bin``. Both are converted from ONNX."""
     import openvino
@@ -110,7 +92,7 @@ def write_openvino(network: ExportableModel, images: Tensor, path: Path) -> None
 
 
 def load_openvino(path: Path, shape: Sequence[int] | None = None) -> Run:
-    """Loads the files of :func:`write_openvino` on the CPU, as :func:`load_onnx` does, and computes in float32."""
+    """Loads the files of :func:`write_openvino` as :func:`load_onnx` does, and computes in float32."""
     import openvino
 
     core = openvino.Core()
@@ -123,15 +105,7 @@ def load_openvino(path: Path, shape: Sequence[int] | None = None) -> Run:
 
 
 class Format(NamedTuple):
-    """A file format.
-
-    Args:
-        ending (str): The ending of its files.
-        write (Callable): Writes a network, traced with these images, to a path.
-        load (Callable): Returns a function from images to outputs that runs the file.
-        packages (tuple[str, ...]): The packages that both need.
-        compiles (bool): Whether writing needs a C++ compiler.
-    """
+    """A file format: its ending, functions that write and load files, and what they need."""
 
     ending: str
     write: Callable[[ExportableModel, Tensor, Path], None]
@@ -142,25 +116,17 @@ class Format(NamedTuple):
 
 FORMATS = {
     'onnx': Format('.onnx', write_onnx, load_onnx, ('onnx', 'onnxscript', 'onnxruntime')),
-    'onnxruntime': Format('.onnx', write_onnxruntime, load_onnxruntime, ('onnx', 'onnxscript', 'onnxruntime'), True),
+    'onnxruntime': Format('.onnx', write_onnxruntime, load_onnx, ('onnx', 'onnxscript', 'onnxruntime'), True),
     'openvino': Format('.xml', write_openvino, load_openvino, ('onnx', 'onnxscript', 'openvino')),
-    'torch-export': Format('.pt2', write_torch_export, load_torch_export),
-    'aotinductor': Format('.pt2', write_aotinductor, load_aotinductor, (), True),
+    'torch-export': Format('.pt2', write_torch_export, lambda path: torch.export.load(path).module()),
+    'aotinductor': Format(
+        '.pt2', write_aotinductor, lambda path: torch._inductor.aoti_load_package(str(path)), (), True
+    ),
 }
 
 
 def check_format(name: str, path: Path) -> None:
-    """Checks what can be checked before a model is built.
-
-    Args:
-        name (str): The format, one of ``FORMATS``.
-        path (Path): The file to write.
-
-    Raises:
-        ValueError: There is no such format or no such folder, or the path has another ending.
-        ImportError: A package is missing, or too old.
-        RuntimeError: The format needs a C++ compiler, and there is none.
-    """
+    """Checks what can be checked before a model is built. Raises ValueError, ImportError or RuntimeError."""
     if name not in FORMATS:
         raise ValueError(f'the format must be one of {", ".join(FORMATS)}, but is {name!r}')
     form = FORMATS[name]
@@ -199,14 +165,9 @@ def export(network: ExportableModel, name: str, path: Path, size: tuple[int, int
 
 
 def _capture(network: ExportableModel, images: Tensor) -> torch.export.ExportedProgram:
-    return torch.export.export(
-        network,
-        (images,),
-        dynamic_shapes=_dynamic_shapes(),
-        strict=False,
-        # Conditions that torch cannot prove for all sizes are checked when the file runs.
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
+    # The last option checks conditions that torch cannot prove for all sizes when the file runs.
+    options: dict = dict(strict=False, prefer_deferred_runtime_asserts_over_guards=True)
+    return torch.export.export(network, (images,), dynamic_shapes=_dynamic_shapes(), **options)
 
 
 def _dynamic_shapes() -> dict:

@@ -1,6 +1,5 @@
 """The part of a toolbox's model that can be exported, and the images that it is traced and checked with."""
 
-from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -35,12 +34,11 @@ class ExportableModel(nn.Module):
         self.model: Any = revert_sync_batchnorm(model).eval()
         bases = {base.__name__ for base in type(model).__mro__}
         if 'BaseClassifier' in bases:
-            self._call, self._names = self._classify, ['logits']
+            self._outputs = self._classify
         elif 'BaseSegmentor' in bases and hasattr(model, 'encode_decode'):
-            self._call, self._names = self._segment, ['logits']
+            self._outputs = self._segment
         elif bases & {'SingleStageDetector', 'TwoStageDetector'} and hasattr(self._head, 'loss_by_feat'):
-            # The loss takes the outputs of the head as arguments, so their names are the outputs' names.
-            self._call, self._names = self._detect, list(signature(self._head.loss_by_feat).parameters)
+            self._outputs = self._detect
         else:
             raise ValueError(
                 f'{type(model).__name__} cannot be exported: give a classifier, a segmentor that decodes feature maps, '
@@ -50,10 +48,7 @@ class ExportableModel(nn.Module):
     @property
     def channels(self) -> int:
         """The number of channels of the images: that of the backbone's first convolution."""
-        for layer in self.model.backbone.modules():
-            if isinstance(layer, nn.Conv2d):
-                return layer.in_channels
-        raise ValueError(f'{type(self.model.backbone).__name__} has no convolution to take the channels from')
+        return next(layer.in_channels for layer in self.model.backbone.modules() if isinstance(layer, nn.Conv2d))
 
     @property
     def _head(self) -> Any:
@@ -62,36 +57,42 @@ class ExportableModel(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Returns the outputs in the order of :meth:`names`."""
-        return tuple(tensor for tensors in self._call(images) for tensor in tensors)
+        return tuple(self._outputs(images).values())
 
     def names(self, images: Tensor) -> list[str]:
         """Returns the names of the outputs: ``logits``, or ``cls_scores_0`` and so on, one for each level."""
-        counts = [len(tensors) for tensors in self._call(images)]
-        if self._call != self._detect:
-            return self._names
-        return [f'{name}_{i}' for name, count in zip(self._names, counts, strict=False) for i in range(count)]
+        return list(self._outputs(images))
 
-    def _classify(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
+    def _classify(self, images: Tensor) -> dict[str, Tensor]:
         logits = self.model(images, mode='tensor')
         if not isinstance(logits, Tensor):
             raise ValueError(f'a classifier must end in one head to be exported, but gives {type(logits).__name__}')
-        return ((logits,),)
+        return dict(logits=logits)
 
-    def _segment(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
-        return ((self.model.encode_decode(images, [dict(img_shape=images.shape[2:])]),),)
+    def _segment(self, images: Tensor) -> dict[str, Tensor]:
+        return dict(logits=self.model.encode_decode(images, [dict(img_shape=images.shape[2:])]))
 
-    def _detect(self, images: Tensor) -> tuple[Sequence[Tensor], ...]:
-        outputs = self._head(self.model.extract_feat(images))
-        return tuple((output,) if isinstance(output, Tensor) else output for output in outputs)
+    def _detect(self, images: Tensor) -> dict[str, Tensor]:
+        # The loss takes the outputs of the head as its first arguments, so their names are the outputs' names.
+        names = signature(self._head.loss_by_feat).parameters
+        return {
+            f'{name}_{i}': tensor
+            for name, output in zip(names, self._head(self.model.extract_feat(images)), strict=False)
+            for i, tensor in enumerate([output] if isinstance(output, Tensor) else output)
+        }
+
+
+def fill_zeroed_norms(network: nn.Module) -> None:
+    """Gives norm layers that are zero random weights, so that an untrained RedNet's involutions reach its outputs."""
+    for module in network.modules():
+        weight = getattr(module, 'weight', None)
+        # The weights of norm layers are vectors.
+        if isinstance(weight, nn.Parameter) and weight.ndim == 1 and not weight.any():
+            nn.init.uniform_(weight, 0.5, 1)
 
 
 def example(network: ExportableModel, size: tuple[int, int, int]) -> Tensor:
-    """Returns random images in the network's dtype. The same size gives the same images.
-
-    Args:
-        network (ExportableModel): The network.
-        size (tuple[int, int, int]): Batch size, height and width.
-    """
+    """Returns random images of a batch size, height and width in the network's dtype, always the same ones."""
     batch, height, width = size
     images = torch.randn(batch, network.channels, height, width, generator=torch.Generator().manual_seed(0))
     return images.to(next(network.parameters()).dtype)

@@ -71,7 +71,8 @@ def crafted():
     deep = b'\x80\x02' + b'(' * 100_000 + b't' * 100_000 + b'.'
     lists = b'\x80\x02' + b']' * 100_000 + b'a' * 99_999 + b'.'
     huge = struct.pack('<Q', 1 << 40)
-    memo = b'\x80\x02}r' + struct.pack('<I', 0x7FFFFFFF) + b'.'  # an index for which C's unpickler reserves 32 GB
+    # An index for which C's unpickler uses 1 GiB. It refuses a larger one where memory is short, which would go unseen.
+    memo = b'\x80\x02}r' + struct.pack('<I', 64 << 20) + b'.'
     encode = b'c_codecs\nencode\n'
     # One array of 1 MiB under 2,000 names.
     shared = pickle.dumps(dict.fromkeys(map(str, range(2000)), np.zeros(1 << 18, np.float32)), 4)

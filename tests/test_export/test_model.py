@@ -347,7 +347,9 @@ def test_a_size_that_became_a_constant_is_found(tmp_path):
     from mmengine.registry import init_default_scope
     from mmseg.registry import MODELS
 
-    from mmrednet.export import TOLERANCE, ExportableModel, compare, example, trace_size
+    from mmrednet.export import ExportableModel, compare
+    from mmrednet.export.compare import TOLERANCE
+    from mmrednet.export.model import example, trace_size
 
     init_default_scope('mmseg')
     config = Config.fromfile(write_config(tmp_path, 'segmentor'))
@@ -372,7 +374,7 @@ class Flat(nn.Module):
 
 
 def test_an_overflow_is_refused_though_pytorch_has_it_too():
-    from mmrednet.export import check
+    from mmrednet.export.compare import check
 
     network = Flat(1e9).half()  # a half cannot hold this number
     with pytest.raises(ValueError, match='the export is wrong'):
@@ -380,7 +382,7 @@ def test_an_overflow_is_refused_though_pytorch_has_it_too():
 
 
 def test_rounding_is_a_large_share_of_a_small_range():
-    from mmrednet.export import check
+    from mmrednet.export.compare import check
 
     network = Flat(1e-4)
     found = check(network, network, (64, 64))
@@ -413,8 +415,27 @@ def test_a_wrong_export_leaves_the_old_file(tmp_path, monkeypatch, capsys, wrong
     assert old.read_text() == 'old'
 
 
+@pytest.mark.parametrize('spoilt', (False, True))
+def test_a_wrong_involution_in_a_network_without_a_checkpoint_is_found(tmp_path, monkeypatch, capsys, spoilt):
+    """The constructor zeroes the last norm layer of each block, so that no involution of a block reaches the output."""
+    from mmrednet.export import FORMATS
+
+    def write(network, images, path):
+        if spoilt:
+            with torch.no_grad():
+                network.model.backbone.layer2[0].conv2.last_convolution().weight.mul_(2)
+        torch_export.write(network, images, path)
+
+    torch_export = FORMATS['torch-export']
+    monkeypatch.setitem(FORMATS, 'torch-export', torch_export._replace(write=write))
+    monkeypatch.setitem(CONFIGS, 'classifier', f"backbone['zero_init_residual'] = True\n{CONFIGS['classifier']}")
+    written = export(tmp_path, 'classifier', 'torch-export')
+    assert (written is None) == spoilt == ('the export is wrong' in capsys.readouterr().err)
+
+
 def test_images_of_other_channels_and_export_from_python(tmp_path):
-    from mmrednet.export import ExportableModel, example, export_checked
+    from mmrednet.export import ExportableModel, export_checked
+    from mmrednet.export.model import example
     from mmrednet.toolboxes import build_model, read_config
 
     networks = []
