@@ -1,6 +1,6 @@
-"""What configs use of mmengine's loop: a runner, hooks and strategies."""
+"""Our extensions of mmengine's training loop: a runner, hooks and strategies."""
 
-from .hooks import LoadCheckpointHook, ProgressBarHook
+from .hooks import CheckClassesHook, CheckpointHook, LoadCheckpointHook, ProgressBarHook
 from .runner import Runner
 
-__all__ = ['LoadCheckpointHook', 'ProgressBarHook', 'Runner']
+__all__ = ['CheckClassesHook', 'CheckpointHook', 'LoadCheckpointHook', 'ProgressBarHook', 'Runner']

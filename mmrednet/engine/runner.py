@@ -3,18 +3,27 @@
 import atexit
 import os
 from logging import WARNING
+from pathlib import Path
 
 import torch
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import broadcast_object_list, is_distributed, is_main_process, master_only
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import HOOKS
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
 from ..checkpoint import READ_HERE, missing
+from ..errors import one_line
+from ..files import replacing
 from ..models.rednet import RedNet
 from ..registry import RUNNERS
+from .hooks import CheckpointHook
+from .resuming import find_checkpoint
 
 
 def connect_cpus() -> None:
@@ -34,10 +43,14 @@ def _disconnect() -> None:
 class Runner(MMEngineRunner):
     """mmengine's runner, which looks for the data and the checkpoint before it builds on them.
 
-    It has :class:`LoadCheckpointHook` among its default hooks, as ``load_checkpoint``.
+    Its default hooks include :class:`LoadCheckpointHook`, as ``load_checkpoint``, and :class:`CheckClassesHook`, as
+    ``check_classes``.
+    A checkpoint is written whole, and the last good one remains until then: see :class:`CheckpointHook`.
     With ``--launcher pytorch`` it also runs on CPUs, where mmengine's needs a GPU for each process.
     ``runner_type='mmrednet.Runner'`` in a config selects it.
     """
+
+    _load_from: str | None
 
     def setup_env(self, env_cfg: dict) -> None:
         """Sets up the environment as mmengine does, and the processes of CPUs with gloo."""
@@ -85,14 +98,57 @@ class Runner(MMEngineRunner):
         """Loads a checkpoint as mmengine does, and from wherever :func:`mmrednet.checkpoint.load` reads one."""
         return super().load_checkpoint(f'{READ_HERE}{filename}', *args, **kwargs)
 
+    def load_or_resume(self) -> None:
+        """Loads or resumes as mmengine does; without a path it resumes from what :func:`find_checkpoint` finds.
+
+        Raises:
+            FileNotFoundError: The run has checkpoints, but none can be read.
+        """
+        if self._resume and self._load_from is None and not self._has_loaded:
+            templates = [hook.filename_tmpl for hook in self.hooks if isinstance(hook, MMEngineCheckpointHook)]
+            found = [find_checkpoint(self.work_dir, *templates[:1]) if is_main_process() else None]
+            broadcast_object_list(found)
+            self._load_from = found[0]
+        super().load_or_resume()
+
+    @master_only
+    def save_checkpoint(self, out_dir: str, filename: str, file_client_args: dict | None = None, **kwargs) -> None:
+        """Saves a checkpoint as mmengine does, but a local file is written whole or not at all.
+
+        Raises:
+            OSError: The file cannot be written. A file of that name is as it was.
+        """
+        backend = get_file_backend(out_dir, backend_args=kwargs.get('backend_args'))
+        if file_client_args is not None or not isinstance(backend, LocalBackend):
+            super().save_checkpoint(out_dir, filename, file_client_args, **kwargs)
+            return
+        path = Path(out_dir, filename)
+        try:
+            with replacing(path) as part:
+                super().save_checkpoint(str(part.parent), part.name, **kwargs)
+        except OSError as error:
+            raise OSError(
+                f'the checkpoint {path} cannot be written ({one_line(error)}): make room there or correct the '
+                'permissions, and continue with --resume; the earlier checkpoints are unchanged'
+            ) from error
+
+    def register_hook(self, hook: Hook | dict, priority=None) -> None:
+        """Registers a hook as mmengine does, and our :class:`CheckpointHook` where mmengine's is named."""
+        if isinstance(hook, dict):
+            kind = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
+            if kind is MMEngineCheckpointHook:
+                hook = {**hook, 'type': CheckpointHook}
+        super().register_hook(hook, priority)
+
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """Registers mmengine's default hooks and the one that checks checkpoints."""
+        """Registers mmengine's default hooks, and the two that check checkpoints and classes."""
         hooks = dict(hooks or {})
-        hook = hooks.pop('load_checkpoint', {})
-        if isinstance(hook, dict):  # a config needs to name what differs only
-            hook = {'type': 'mmrednet.LoadCheckpointHook', **hook}
-        if hook is not None:  # as mmengine's, it is left out by None
-            hooks['load_checkpoint'] = hook
+        for name, kind in (('load_checkpoint', 'LoadCheckpointHook'), ('check_classes', 'CheckClassesHook')):
+            hook = hooks.pop(name, {})
+            if isinstance(hook, dict):  # a config names only the arguments that differ
+                hook = {'type': f'mmrednet.{kind}', **hook}
+            if hook is not None:  # None leaves the hook out, as in mmengine
+                hooks[name] = hook
         super().register_default_hooks(hooks)
 
     @staticmethod

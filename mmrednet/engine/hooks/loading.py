@@ -1,15 +1,12 @@
-"""The hooks of our configs."""
+"""The hook that checks checkpoints as they are loaded."""
 
-import sys
 from collections.abc import Sequence
 
-from mmengine.dist import master_only
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
-from mmengine.utils import ProgressBar
 
-from ..checkpoint import check, convert, widen
-from ..registry import HOOKS
+from ...checkpoint import check, convert, widen
+from ...registry import HOOKS
 
 
 @HOOKS.register_module()
@@ -59,26 +56,3 @@ class LoadCheckpointHook(Hook):
             state_dict = widen(model, state_dict, source)
         may_differ = self.may_differ if starts else ()
         checkpoint['state_dict'] = check(model, state_dict, source, remedy, may_differ)
-
-
-@HOOKS.register_module()
-class ProgressBarHook(Hook):
-    """Shows how far training and testing are, where the output is a terminal."""
-
-    # The bar's line ends before the logger writes the next one.
-    priority = 'ABOVE_NORMAL'
-    _bar = None
-
-    @master_only
-    def _before_epoch(self, runner, mode: str = 'train') -> None:
-        if sys.stdout.isatty():
-            self._bar = ProgressBar(len(getattr(runner, f'{mode}_dataloader')), bar_width=30, file=sys.stdout)
-
-    def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode: str = 'train') -> None:
-        if self._bar is not None:
-            self._bar.update()
-
-    def _after_epoch(self, runner, mode: str = 'train') -> None:
-        if self._bar is not None:
-            self._bar.file.write('\n')
-            self._bar = None

@@ -1,0 +1,8 @@
+"""The hooks of our runner and our configs. The one that draws kernels is in :mod:`mmrednet.engine.kernel_hook`."""
+
+from .classes import CheckClassesHook
+from .loading import LoadCheckpointHook
+from .progress import ProgressBarHook
+from .saving import CheckpointHook
+
+__all__ = ['CheckClassesHook', 'CheckpointHook', 'LoadCheckpointHook', 'ProgressBarHook']

@@ -1,0 +1,69 @@
+"""Kills a small training at random moments, resumes it, and compares its end with that of an uninterrupted one.
+
+    python kills.py FOLDER KILLS
+
+Every second kill waits until a checkpoint is being written. It prints the counts as JSON in the last line.
+"""
+
+import json
+import os
+import random
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from test_engine.toy import build_runner
+
+EPOCHS = 300
+WIDTH = 2**16  # 5 MiB a checkpoint
+
+
+def start(folder):
+    """Trains, or goes on with training, in a child process, and returns its number."""
+    child = os.fork()
+    if not child:
+        try:
+            runner = build_runner(folder, EPOCHS, dict(max_keep_ckpts=1), width=WIDTH, resume=True)
+            runner.train()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    return child
+
+
+def is_writing(folder):
+    return any(folder.glob('.epoch_*'))
+
+
+def kill_after(child, folder, seconds, while_writing):
+    time.sleep(seconds)
+    while while_writing and not is_writing(folder):
+        time.sleep(0.0001)
+    os.kill(child, signal.SIGKILL)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL, 'the training ended before it was killed'
+
+
+def main(root, kills):
+    torch.set_num_threads(1)
+    begin = time.monotonic()
+    assert os.waitpid(start(root / 'whole'), 0)[1] == 0
+    seconds = time.monotonic() - begin
+    counts = dict(kills=0, while_writing=0)
+    folder = root / 'killed'
+    for i in range(kills):
+        kill_after(start(folder), folder, random.uniform(0, 1.5 * seconds / kills), i % 2)
+        counts['kills'] += 1
+        counts['while_writing'] += is_writing(folder)
+    assert os.waitpid(start(folder), 0)[1] == 0
+    names = [sorted(path.name for path in run.glob('*.pth')) for run in (root / 'whole', folder)]
+    assert names == [[f'epoch_{EPOCHS}.pth']] * 2, names
+    one, two = (torch.load(run / names[0][0], weights_only=True) for run in (root / 'whole', folder))
+    for key in ('state_dict', 'optimizer', 'param_schedulers'):
+        torch.testing.assert_close(two[key], one[key], rtol=0, atol=0)
+    print(json.dumps({**counts, 'epochs': EPOCHS, 'equal': True}))
+
+
+if __name__ == '__main__':
+    main(Path(sys.argv[1]), int(sys.argv[2]))
