@@ -312,6 +312,7 @@ def test_progress_bar_on_a_terminal(monkeypatch):
 
     class Runner:
         train_dataloader = [None] * 3
+        train_loop = None
 
     hook = ProgressBarHook()
     for terminal in (False, True):
