@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+TEMPORARY = '.mmrednet-'  # the beginning of a temporary folder's name
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -25,7 +27,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, since a rename is atomic on one file system only.
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix='.mmrednet-', ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=TEMPORARY, ignore_cleanup_errors=True) as folder:
             part = Path(folder, path.name)
             yield part
             others = [other for other in Path(folder).iterdir() if other != part]

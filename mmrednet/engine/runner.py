@@ -135,8 +135,8 @@ class Runner(MMEngineRunner):
     def register_hook(self, hook: Hook | dict, priority=None) -> None:
         """Registers a hook as mmengine does, and our :class:`CheckpointHook` where mmengine's is named."""
         if isinstance(hook, dict):
-            kind = HOOKS.get(hook['type']) if isinstance(hook['type'], str) else hook['type']
-            if kind is MMEngineCheckpointHook:
+            kind = hook.get('type')
+            if (HOOKS.get(kind) if isinstance(kind, str) else kind) is MMEngineCheckpointHook:
                 hook = {**hook, 'type': CheckpointHook}
         super().register_hook(hook, priority)
 

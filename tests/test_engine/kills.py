@@ -16,6 +16,8 @@ from pathlib import Path
 import torch
 from test_engine.toy import build_runner
 
+from mmrednet.files import TEMPORARY
+
 EPOCHS = 300
 WIDTH = 2**16  # 5 MiB a checkpoint
 
@@ -34,7 +36,7 @@ def start(folder):
 
 
 def is_writing(folder):
-    return any(folder.glob('.epoch_*'))
+    return any(folder.glob(f'{TEMPORARY}*/epoch_*'))
 
 
 def kill_after(child, folder, seconds, while_writing):

@@ -1,9 +1,11 @@
 """The configs' way through mmengine's loop, on a few images that the demo's tool renders."""
 
+import re
 import subprocess
 import sys
 from argparse import ArgumentParser
 from io import StringIO
+from os import terminal_size
 from pathlib import Path
 from pickle import UnpicklingError
 
@@ -18,8 +20,10 @@ from mmengine.optim import OneCycleLR
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.registry import RUNNERS, init_default_scope
 from mmpretrain.registry import MODELS
+from test_engine.toy import Numbers, build_runner
 
 from mmrednet.engine import ProgressBarHook
+from mmrednet.engine.hooks.progress import format_progress
 
 
 @pytest.fixture(scope='module')
@@ -306,19 +310,66 @@ def test_a_missing_checkpoint_is_named(config):
         RUNNERS.build(config)
 
 
-def test_progress_bar_on_a_terminal(monkeypatch):
+@pytest.fixture
+def terminal(monkeypatch):
+    """Returns a function that makes the output a terminal of so many columns, and returns what is written there."""
     output = StringIO()
-    monkeypatch.setattr('sys.stdout', output)
 
-    class Runner:
-        train_dataloader = [None] * 3
-        train_loop = None
+    def open_terminal(columns):
+        monkeypatch.setattr('sys.stdout', output)
+        monkeypatch.setattr(output, 'isatty', lambda: bool(columns), raising=False)
+        monkeypatch.setattr('mmrednet.engine.hooks.progress.get_terminal_size', lambda: terminal_size((columns, 24)))
+        return output
 
+    return open_terminal
+
+
+class Progress:
+    """The attributes of a runner that the bar reads."""
+
+    train_dataloader = [None] * 3
+    val_dataloader = [None] * 2
+    train_loop = None
+    iter = 0
+
+
+@pytest.mark.parametrize('columns', (0, 80))
+def test_progress_bar_on_a_terminal(columns, terminal):
+    output = terminal(columns)
     hook = ProgressBarHook()
-    for terminal in (False, True):
-        monkeypatch.setattr(output, 'isatty', lambda terminal=terminal: terminal, raising=False)
-        hook.before_train_epoch(Runner)
-        for i in range(3):
-            hook.after_train_iter(Runner, i)
-        hook.after_train_epoch(Runner)
-        assert ('3/3' in output.getvalue()) == terminal
+    hook.before_train_epoch(Progress)
+    for i in range(3):
+        hook.after_train_iter(Progress, i)
+    hook.after_train_epoch(Progress)
+    assert ('3/3' in output.getvalue()) == bool(columns)
+
+
+@pytest.mark.parametrize('columns', (20, 80, 200))
+def test_progress_bar_of_training_by_iterations(columns, terminal, tmp_path):
+    """80 iterations of 20 batches, with a validation of 2 batches after every 40."""
+    train = Numbers()
+    train.inputs = train.inputs.repeat(10, 1)
+    loop = dict(by_epoch=False, max_iters=80, val_interval=40)
+    options = dict(default_hooks=dict(bar=dict(type='mmrednet.ProgressBarHook'), checkpoint=None))
+    runner = build_runner(tmp_path, train=train, scores=(1, 2), train_cfg=loop, **options)
+    output = terminal(columns)
+    runner.train()
+    assert len(runner.train_dataloader) == 20
+    # Only a bar begins with a carriage return; each leaves the cursor in the first column of its line.
+    lines = [
+        line for line in output.getvalue().replace('\n', '\r').split('\r') if line.startswith(('train [', 'val ['))
+    ]
+    width = min(columns - 1, 60)
+    assert {len(line) for line in lines} == {width}
+    if columns > 60:
+        numbers = [re.match(r'(train|val) +\[>* *\] (\d+/\d+), [\d.]+ it/s, ', line).groups() for line in lines]
+        expected = [('train', f'{i}/80') for i in range(1, 81)]
+        for place in (80, 40):
+            expected[place:place] = [('val', '1/2'), ('val', '2/2')]
+        assert numbers == expected
+
+
+def test_progress_bar_of_a_run_that_is_resumed():
+    """The time left comes from the iterations since it was resumed."""
+    line = format_progress('train', begin=700, done=750, total=800, seconds=10, columns=80)
+    assert line.rstrip() == 'train [>>>>>>>>>>>>>> ] 750/800, 5.0 it/s, 0:00:10 left'

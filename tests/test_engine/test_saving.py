@@ -16,6 +16,7 @@ from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from test_engine.toy import build_runner
 
 from mmrednet.engine import CheckpointHook
+from mmrednet.files import TEMPORARY
 
 
 def names(folder):
@@ -113,7 +114,7 @@ def test_a_kill_while_a_checkpoint_is_written(tmp_path, name):
     os.waitpid(child, 0)
     os.close(reader)
     os.close(writer)
-    assert list(tmp_path.glob(f'.{name}.*'))
+    assert list(tmp_path.glob(f'{TEMPORARY}*/{name}'))
     written = 'epoch_2.pth' if name == 'epoch_3.pth' else 'epoch_3.pth'
     assert names(tmp_path) == ['best_acc_epoch_2.pth', written]
     resume(tmp_path, 4, checkpoint=best, scores=(4, 5))

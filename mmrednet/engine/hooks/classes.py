@@ -1,80 +1,88 @@
-"""The hook that checks that labels and class names agree."""
+"""The hook that checks that class names belong to the labels."""
 
+import json
+import re
 from collections.abc import Iterator, Sequence
 
-from mmengine.fileio import load
+from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
-from torch import nn
 
 from ...registry import HOOKS
 
-LEAVE_OUT = 'if this is intended, set default_hooks.check_classes=None'
+LEAVE_OUT = 'if the data set is meant to be so, set default_hooks.check_classes=None'
 
 
 @HOOKS.register_module()
 class CheckClassesHook(Hook):
-    """Refuses data sets whose labels do not mean what their class names say, before training or testing begins.
+    """Stops a run before training or testing begins if class names do not belong to the labels.
 
-    The toolboxes exchange or drop classes without a message in these cases:
+    The toolboxes give no message in these cases:
 
-    - mmdet numbers the labels of a COCO file in the order of the file's categories, in which only categories that
-      ``metainfo.classes`` names count, and names the labels in the order of ``metainfo.classes``;
-    - mmpretrain numbers the labels of folders in the alphabetical order of the folders' names;
-    - the data sets for training and validation, or the checkpoint and the data set for testing, number the same class
-      differently;
-    - the data sets for training and validation differ in mmseg's ``reduce_zero_label``;
-    - a head of mmdet has fewer classes than the data set: it takes the next label for the background.
+    - mmdet numbers the categories of a COCO file in the order of the file, but takes their names in the order of
+      ``metainfo.classes``, and leaves out the annotations of a category whose name is spelt differently there.
+    - mmpretrain numbers folders in alphabetical order, but takes their names in the order of ``metainfo.classes``.
+    - The data sets for training and validation, or the checkpoint and the data set, give a class different labels.
+    - ``metainfo.classes`` is a string, so that each letter is a name: ``('cat')`` for ``('cat',)``.
+
+    The check looks inside wrappers such as ``ConcatDataset``. It passes data sets of other kinds, and data sets with
+    ``return_classes=True``, whose labels belong to a text.
     """
 
     def before_run(self, runner) -> None:
-        """Checks the data sets of the run, those inside wrappers too.
+        """Checks the data sets that the runner has built.
 
         Raises:
-            ValueError: Labels and names of classes do not agree.
+            ValueError: Class names do not belong to the labels.
         """
-        datasets = _collect(runner)
-        categories: dict[str, dict[int, str]] = {}  # of files, several data sets may have the same
+        datasets = _find_datasets(runner)
+        files: dict[str, dict[int, str]] = {}  # several data sets may have the same file
         for where, dataset in datasets:
-            if isinstance(name := _classes(dataset), str):
+            if isinstance(classes := dataset.metainfo['classes'], str):
                 raise ValueError(
-                    f'{where}: metainfo.classes is the text {name!r}, whose letters would be the names: write '
-                    f'metainfo=dict(classes=({name!r},)), or the path of a file with a name in each line'
+                    f'{where}: metainfo.classes is the string {classes!r}, so that each letter is a name: write '
+                    f'metainfo=dict(classes=({classes!r},)), or the path of a file with one name in each line'
                 )
-            _check_coco(where, dataset, categories)
-            _check_folders(where, dataset)
-        for where, dataset in datasets[1:]:
-            _check_pair(*datasets[0], where, dataset)
-        scope = runner.default_scope
-        if getattr(scope, 'scope_name', scope) == 'mmdet':
-            for where, dataset in datasets:
-                _check_heads(runner.model, where, dataset)
+            if isinstance(getattr(dataset, 'cat_ids', None), list) and getattr(dataset, 'ann_file', None):
+                if dataset.ann_file not in files:
+                    backend = getattr(dataset, 'backend_args', None)
+                    files[dataset.ann_file] = _read_categories(dataset.ann_file, backend)
+                _check_coco(where, dataset, files[dataset.ann_file])
+            elif folders := getattr(dataset, 'folder_to_idx', None):
+                _check_folders(where, sorted(folders, key=folders.__getitem__), classes)
+        training = [dataset for where, dataset in datasets if where.startswith('train')]
+        for where, dataset in datasets if training else ():
+            _check_same('the data set for training', training[0].metainfo['classes'], where, dataset)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Compares the classes of a checkpoint that is tested or resumed with those of the data sets.
 
         Raises:
-            ValueError: The same class has another label.
+            ValueError: A class has another label.
         """
         if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
-            return  # training from a checkpoint may have new classes
-        meta = (checkpoint.get('meta') or {}).get('dataset_meta') or {}
-        for where, dataset in _collect(runner):
-            _check_order('the checkpoint', meta.get('classes'), where, _classes(dataset))
+            return  # The classes may change where training starts from a checkpoint.
+        classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
+        for where, dataset in _find_datasets(runner) if isinstance(classes, list | tuple) else ():
+            _check_same('the checkpoint', classes, where, dataset)
 
 
-def _collect(runner) -> list[tuple[str, object]]:
-    """Returns the data sets that have been built, each with the name of its dataloader."""
+def _find_datasets(runner) -> list[tuple[str, object]]:
+    """Returns the data sets with classes that have been built, each with the entry of the config that it is in."""
     datasets = []
     for name in ('train', 'val', 'test'):
-        loop = getattr(runner, f'_{name}_loop')  # the property would build the loop
+        loop = getattr(runner, f'_{name}_loop')  # the property without the underscore would build the loop
         if isinstance(loop, BaseLoop):
             datasets += [(f'{name}_dataloader.dataset', part) for part in _unwrap(loop.dataloader.dataset)]
-    return datasets
+    return [
+        (where, dataset)
+        for where, dataset in datasets
+        if (getattr(dataset, 'metainfo', None) or {}).get('classes') and not getattr(dataset, 'return_classes', False)
+    ]
 
 
 def _unwrap(dataset) -> Iterator:
-    """Yields the data sets inside wrappers such as ``ConcatDataset`` and ``RepeatDataset``."""
+    """Yields the data sets inside wrappers."""
     parts = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     if all(hasattr(part, 'metainfo') for part in parts):
         for part in parts:
@@ -83,83 +91,71 @@ def _unwrap(dataset) -> Iterator:
         yield dataset
 
 
-def _classes(dataset) -> Sequence[str] | None:
-    return (getattr(dataset, 'metainfo', None) or {}).get('classes')
+def _read_categories(file: str, backend_args: dict | None) -> dict[int, str]:
+    """Returns the names of a COCO file's categories by id; empty if it has another format.
+
+    mmdet does not keep them. Only they are parsed, since the annotations of a large file take long.
+    """
+    try:
+        content = get(file, backend_args=backend_args)
+        begins = [match.end() for match in re.finditer(rb'"categories"\s*:\s*', content)]
+        if len(begins) == 1:
+            categories, _ = json.JSONDecoder().raw_decode(content[begins[0] :].decode())
+        else:
+            categories = json.loads(content)['categories']
+        return {category['id']: category['name'] for category in categories}
+    except (OSError, ValueError, KeyError, TypeError):  # The data set could read it: it is no COCO file.
+        return {}
 
 
-def _find_moved(first: Sequence[str], second: Sequence[str]) -> list[str]:
-    """Returns the names that are in both lists, once in each, at different places."""
-    first, second = ([str(name).casefold() for name in names] for names in (first, second))
-    return [
-        name
-        for place, name in enumerate(first)
-        if first.count(name) == second.count(name) == 1 and second.index(name) != place
-    ]
+def _find_moved(labelled: Sequence[str], classes: Sequence[str]) -> list[str]:
+    """Returns the names that are in both lists, but not at the same place."""
+    known = set(classes)
+    return [name for label, name in enumerate(labelled) if name in known and list(classes[label : label + 1]) != [name]]
 
 
-def _check_coco(where: str, dataset, categories: dict[str, dict[int, str]]) -> None:
-    ids, file, classes = (getattr(dataset, 'cat_ids', None), getattr(dataset, 'ann_file', None), _classes(dataset))
-    if not ids or not file or not classes:
+def _check_coco(where: str, dataset, categories: dict[int, str]) -> None:
+    """Compares the order of ``cat_ids``, which gives the labels, with the order of the names."""
+    if not categories or any(number not in categories for number in dataset.cat_ids):
         return
-    if file not in categories:
-        content = load(file, backend_args=getattr(dataset, 'backend_args', None))
-        categories[file] = {category['id']: category['name'] for category in content['categories']}
-    names = categories[file]
-    numbered = [names[number] for number in ids]
-    if len(numbered) == len(classes) and not _find_moved(numbered, classes):
+    classes, labelled = dataset.metainfo['classes'], [categories[number] for number in dataset.cat_ids]
+    absent = [name for name in classes if name not in categories.values()]
+    left_out = {_simplify(name): name for name in categories.values() if name not in labelled}
+    misspelt = {name: left_out[_simplify(name)] for name in absent if _simplify(name) in left_out}
+    if labelled and not misspelt and not _find_moved(labelled, classes):
         return
-    unknown = [name for name in classes if name not in names.values()]
-    reason = f'{unknown} are no categories of the file; ' if unknown else ''
-    example = tuple(numbered if not unknown else names.values())
+    reason = f'The file has no category {absent}. ' if absent else ''
+    if repeated := sorted({name for name in labelled if labelled.count(name) > 1}):
+        reason += f'The file has several categories named {repeated}: merge them in the file. '
+    known = {*classes, *misspelt.values()}
+    ordered = [name for name in dict.fromkeys(categories.values()) if name in known or not labelled]
     raise ValueError(
-        f'{where}: the file {file} numbers its labels 0, 1, ... as {numbered}, but metainfo.classes is '
-        f'{list(classes)}, so that classes would be exchanged or dropped. {reason}The file has the categories '
-        f"{list(names.values())}. Write metainfo=dict(classes={example}) in the data set's config, or those of them "
-        f'that you need in this order; {LEAVE_OUT}'
+        f'{where}: labels and names would not agree. In the order of the categories in {dataset.ann_file}, the labels '
+        f'0, 1, ... are {labelled}, but metainfo.classes is {list(classes)}. {reason}Write '
+        f'metainfo=dict(classes={tuple(ordered)}) in each data set of the config; {LEAVE_OUT}'
     )
 
 
-def _check_folders(where: str, dataset) -> None:
-    folders, classes = getattr(dataset, 'folder_to_idx', None), _classes(dataset)
-    if folders and classes and _find_moved(ordered := sorted(folders, key=folders.__getitem__), classes):
+def _simplify(name: str) -> str:
+    return str(name).casefold().replace('_', ' ').strip()
+
+
+def _check_folders(where: str, folders: Sequence[str], classes: Sequence[str]) -> None:
+    if _find_moved(folders, classes):
         raise ValueError(
-            f'{where}: the folders have the labels 0, 1, ... in the order {ordered}, but the classes are '
-            f'{list(classes)}, so that names would be exchanged. Write metainfo=dict(classes={tuple(ordered)}) in the '
-            f"data set's config, or leave it out; {LEAVE_OUT}"
+            f'{where}: labels and names would not agree. In alphabetical order of the folders, the labels 0, 1, ... '
+            f'are {list(folders)}, but metainfo.classes is {list(classes)}. Write '
+            f'metainfo=dict(classes={tuple(folders)}) in the data set of the config, or leave it out; {LEAVE_OUT}'
         )
 
 
-def _check_pair(where: str, dataset, other_where: str, other) -> None:
-    _check_order(where, _classes(dataset), other_where, _classes(other))
-    zeros = [getattr(part, 'reduce_zero_label', None) for part in (dataset, other)]
-    if type(dataset) is type(other) and None not in zeros and zeros[0] != zeros[1]:
+def _check_same(other: str, others: Sequence[str], where: str, dataset) -> None:
+    """Compares two orders of the same classes, or of some of them."""
+    classes = dataset.metainfo['classes']
+    shared = set(classes) & set(others)
+    if shared in (set(classes), set(others)) and (moved := _find_moved(classes, others)):
         raise ValueError(
-            f'{where} has reduce_zero_label={zeros[0]} and {other_where} has {zeros[1]}, so that their labels differ '
-            f'by one: write the same in both; {LEAVE_OUT}'
+            f'{other} and {where} give {moved} different labels: the classes are {list(others)} and {list(classes)}. '
+            'Write the same metainfo=dict(classes=...) in both, and give both data sets the same categories in the '
+            f'same order (for folders: a folder for each class); {LEAVE_OUT}'
         )
-
-
-def _check_order(where: str, classes: Sequence[str] | None, other_where: str, others: Sequence[str] | None) -> None:
-    if classes and others and (moved := _find_moved(classes, others)):
-        raise ValueError(
-            f'{where} and {other_where} give the same class different labels: {moved}. The classes are '
-            f'{list(classes)} and {list(others)}. Write the same metainfo=dict(classes=...) in both; for folders, make '
-            f'a folder for each class in both; {LEAVE_OUT}'
-        )
-
-
-def _check_heads(model: nn.Module, where: str, dataset) -> None:
-    metainfo = getattr(dataset, 'metainfo', None) or {}
-    # A panoptic head has either things or stuff. With `return_classes` the classes are a text.
-    if 'thing_classes' in metainfo or getattr(dataset, 'return_classes', False) or not metainfo.get('classes'):
-        return
-    classes = metainfo['classes']
-    for name, module in model.named_modules():
-        number = getattr(module, 'num_classes', None)
-        is_head = type(module).__name__.endswith('Head') and 'rpn' not in name.lower()
-        if is_head and isinstance(number, int) and number < len(classes):
-            raise ValueError(
-                f'model.{name} has num_classes={number}, but {where} has {len(classes)} classes, {list(classes)}: '
-                f'objects of class {classes[number]!r} would be taken for background. Write '
-                f'num_classes={len(classes)}; {LEAVE_OUT}'
-            )

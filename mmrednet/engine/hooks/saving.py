@@ -7,7 +7,7 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 
-from ...files import replacing
+from ...files import TEMPORARY, replacing
 from ...registry import HOOKS
 
 
@@ -31,9 +31,9 @@ class CheckpointHook(MMEngineCheckpointHook):
         for name, path in getattr(self, 'best_ckpt_path_dict', {}).items():
             self.best_ckpt_path_dict[name] = path and self._in_out_dir(path)
         if is_main_process():
-            # The temporary folders of `replacing`.
-            for folder in Path(self.out_dir).glob('.*.pth.????????'):
-                shutil.rmtree(folder, ignore_errors=True)
+            for folder in {self.out_dir, runner.work_dir}:
+                for temporary in Path(folder).glob(f'{TEMPORARY}*'):
+                    shutil.rmtree(temporary, ignore_errors=True)
 
     def _in_out_dir(self, path: str) -> str:
         return self.file_backend.join_path(self.out_dir, Path(path).name)
@@ -74,6 +74,8 @@ class CheckpointHook(MMEngineCheckpointHook):
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if not self.save_best:
+            return
         backend = self.file_backend
         self.file_backend = deferred = _DeferredDeletions(backend)
         try:
