@@ -1,4 +1,4 @@
-"""The heat maps of an involution's kernels while a network learns."""
+"""The hook that draws heat maps of an involution's kernels during training."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,20 +15,20 @@ from ..visualization.kernels import draw_heat_maps, find_involution, map_kernels
 
 @HOOKS.register_module()
 class KernelHeatMapHook(Hook):
-    """Draws the paper's Figure 3 for the first images of the validation, wherever mmengine's visualizer writes images.
+    """Draws the paper's Figure 3 for the first images of the validation, and gives it to mmengine's visualizer.
 
-    That is a forward pass, as far as the layer, of these images, on the master process. It leaves training as it is.
+    For this, the main process computes the network up to the layer once more. Training is not affected.
 
     Args:
         layer (str, optional): Name of an involution. Defaults to None, as in
             :func:`mmrednet.visualization.kernels.find_involution`.
-        interval (int): Draws in each so many validations, from the first on. Defaults to 1.
-        images (int): How many images, at most a batch. Defaults to 4.
-        groups (Sequence[int], optional): Which groups, from 0. Defaults to None, all.
+        interval (int): Number of validations from one drawing to the next. The first one is drawn. Defaults to 1.
+        images (int): Number of images, at most the batch size. Defaults to 4.
+        groups (Sequence[int], optional): Groups to draw, counted from 0. Defaults to None, all.
 
     Raises:
-        ValueError: ``interval`` or ``images`` is not positive; and, before the run begins, if the model has no such
-            involution, or its parameters are not whole in each process.
+        ValueError: ``interval`` or ``images`` is not positive. Before the run begins: the model has no such
+            involution, or its parameters are spread over several processes.
     """
 
     def __init__(
@@ -44,17 +44,17 @@ class KernelHeatMapHook(Hook):
         self._validations = 0
 
     def before_run(self, runner) -> None:
-        """Looks for the layer, before hours go by."""
+        """Raises an error at once, not after hours of training, if there is no such layer."""
         find_involution(_unwrap(runner.model), self.layer)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch: Mapping[str, Any], outputs=None) -> None:
-        """Draws, after the first batch."""
+        """Draws the figure after the first batch."""
         if batch_idx:
             return
         self._validations += 1
         if (self._validations - 1) % self.interval or not is_main_process():
             return
-        # The process's own model: the others do not take part.
+        # Without the distributed wrapper, which would wait for the other processes.
         model = _unwrap(runner.model)
         layer = find_involution(model, self.layer)
         batch = {name: values[: self.images] for name, values in data_batch.items()}
@@ -67,7 +67,7 @@ def _unwrap(model: nn.Module) -> nn.Module:
         return model
     if not isinstance(model, DistributedDataParallel):
         raise ValueError(
-            f'KernelHeatMapHook needs the whole model in one process, which {type(model).__name__} does not keep: '
-            'leave the hook out, and use `python -m mmrednet visualize` with a checkpoint'
+            f'KernelHeatMapHook needs the whole model in one process, but {type(model).__name__} spreads it over '
+            'several: remove the hook, and use `python -m mmrednet visualize` with a checkpoint'
         )
     return model.module

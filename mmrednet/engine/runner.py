@@ -1,4 +1,4 @@
-"""The runner of our configs: it reports missing data and checkpoints before it builds on them."""
+"""The runner of our configs: it reports missing data and checkpoints early, and keeps the last good checkpoint."""
 
 import atexit
 import os
@@ -27,10 +27,10 @@ from .resuming import find_checkpoint
 
 
 def connect_cpus() -> None:
-    """Has the processes of CPUs talk through gloo, where mmengine asks for a GPU for each."""
+    """Connects the processes of a run on CPUs with gloo; mmengine requires a GPU for each process."""
     if get_device() == 'cpu' and not is_distributed():
         torch.distributed.init_process_group('gloo')
-        # gloo's threads, where they still run when the process ends, may abort it.
+        # Threads of gloo that still run when the process ends may abort it.
         atexit.register(_disconnect)
 
 
@@ -41,30 +41,31 @@ def _disconnect() -> None:
 
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
-    """mmengine's runner, which looks for the data and the checkpoint before it builds on them.
+    """mmengine's runner with checks of data, classes and checkpoints. ``runner_type='mmrednet.Runner'`` selects it.
 
-    Its default hooks include :class:`LoadCheckpointHook`, as ``load_checkpoint``, and :class:`CheckClassesHook`, as
-    ``check_classes``.
-    A checkpoint is written whole, and the last good one remains until then: see :class:`CheckpointHook`.
-    With ``--launcher pytorch`` it also runs on CPUs, where mmengine's needs a GPU for each process.
-    ``runner_type='mmrednet.Runner'`` in a config selects it.
+    - It reports missing data and checkpoints before it builds data sets.
+    - Its default hooks include :class:`LoadCheckpointHook`, as ``load_checkpoint``, and :class:`CheckClassesHook`, as
+      ``check_classes``. In ``default_hooks``, None leaves a hook out.
+    - A checkpoint is written whole, and the previous one remains until then: see :class:`CheckpointHook`.
+    - ``resume=True`` skips checkpoints that cannot be read: see :func:`mmrednet.engine.resuming.find_checkpoint`.
+    - ``--launcher pytorch`` also runs on CPUs; mmengine's runner requires a GPU for each process.
     """
 
     _load_from: str | None
 
     def setup_env(self, env_cfg: dict) -> None:
-        """Sets up the environment as mmengine does, and the processes of CPUs with gloo."""
+        """Sets up the environment as mmengine does, and connects processes on CPUs with gloo."""
         if self.distributed:
             connect_cpus()
         super().setup_env(env_cfg)
 
     def train(self) -> nn.Module:
-        """Trains as mmengine does, after it has read the checkpoints that ``init_cfg`` of a RedNet names.
+        """Trains as mmengine does, but first reads the checkpoints that the ``init_cfg`` of a RedNet names.
 
-        mmengine reads them only when it has built the data sets, which takes minutes for large ones.
+        mmengine reads them after it has built the data sets, which takes minutes if they are large.
 
         Raises:
-            OSError: A checkpoint is no file, or cannot be downloaded.
+            OSError: A checkpoint does not exist or cannot be downloaded.
             ImportError: A checkpoint's format needs a package that is not installed.
             ValueError: A checkpoint cannot be read or does not fit.
         """
@@ -74,7 +75,7 @@ class Runner(MMEngineRunner):
         return super().train()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps the model for distributed training as mmengine does; on CPUs without the GPU's number."""
+        """Wraps the model for distributed training as mmengine does; on CPUs without the number of a GPU."""
         if self.distributed and get_device() == 'cpu':
             model = self._without_sync_bn(model)
             unused = self.cfg.get('find_unused_parameters', False)
@@ -83,23 +84,23 @@ class Runner(MMEngineRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _without_sync_bn(self, model: nn.Module) -> nn.Module:
-        """PyTorch synchronises BatchNorm on GPUs only, and would stop in the first iteration."""
+        # PyTorch synchronises BatchNorm on GPUs only, and would stop in the first iteration.
         asked_for = self.cfg.pop('sync_bn', None)
         if asked_for or any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
             print_log(
-                'SyncBN needs GPUs: on CPUs its layers are BatchNorm, and each process has the statistics of its own '
-                'images',
+                'SyncBN needs GPUs: on CPUs BatchNorm takes its place, with statistics of the images of each process '
+                'alone',
                 logger='current',
                 level=WARNING,
             )
         return revert_sync_batchnorm(model)
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
-        """Loads a checkpoint as mmengine does, and from wherever :func:`mmrednet.checkpoint.load` reads one."""
+        """Loads a checkpoint as mmengine does, in every format that :func:`mmrednet.checkpoint.load` can read."""
         return super().load_checkpoint(f'{READ_HERE}{filename}', *args, **kwargs)
 
     def load_or_resume(self) -> None:
-        """Loads or resumes as mmengine does; without a path it resumes from what :func:`find_checkpoint` finds.
+        """Loads or resumes as mmengine does; without a path it resumes from the result of :func:`find_checkpoint`.
 
         Raises:
             FileNotFoundError: The run has checkpoints, but none can be read.
@@ -116,7 +117,7 @@ class Runner(MMEngineRunner):
         """Saves a checkpoint as mmengine does, but a local file is written whole or not at all.
 
         Raises:
-            OSError: The file cannot be written. A file of that name is as it was.
+            OSError: The file cannot be written. An older file of that name is unchanged.
         """
         backend = get_file_backend(out_dir, backend_args=kwargs.get('backend_args'))
         if file_client_args is not None or not isinstance(backend, LocalBackend):
@@ -128,8 +129,8 @@ class Runner(MMEngineRunner):
                 super().save_checkpoint(str(part.parent), part.name, **kwargs)
         except OSError as error:
             raise OSError(
-                f'the checkpoint {path} cannot be written ({one_line(error)}): make room there or correct the '
-                'permissions, and continue with --resume; the earlier checkpoints are unchanged'
+                f'the checkpoint {path} cannot be written ({one_line(error)}): free disk space or correct the '
+                'permissions, then continue with --resume; the earlier checkpoints are unchanged'
             ) from error
 
     def register_hook(self, hook: Hook | dict, priority=None) -> None:
@@ -141,7 +142,7 @@ class Runner(MMEngineRunner):
         super().register_hook(hook, priority)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """Registers mmengine's default hooks, and the two that check checkpoints and classes."""
+        """Registers mmengine's default hooks, and the hooks that check checkpoints and classes."""
         hooks = dict(hooks or {})
         for name, kind in (('load_checkpoint', 'LoadCheckpointHook'), ('check_classes', 'CheckClassesHook')):
             hook = hooks.pop(name, {})
@@ -156,7 +157,7 @@ class Runner(MMEngineRunner):
         """Builds a dataloader as mmengine does.
 
         Raises:
-            FileNotFoundError: A file of its data sets is missing; the message names a data root where nothing is.
+            FileNotFoundError: A file of its data sets is missing. If the whole ``data_root`` is, the message names it.
         """
         try:
             return MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
@@ -169,25 +170,25 @@ class Runner(MMEngineRunner):
         """Builds the runner from a config as mmengine does.
 
         Raises:
-            FileNotFoundError: ``load_from`` is a path where no file is.
-            ValueError: The config has ``rednet50_checkpoint``, a former variable that would have no effect.
+            FileNotFoundError: ``load_from`` is the path of a file that does not exist.
+            ValueError: The config has ``rednet50_checkpoint``, a former variable that no longer has an effect.
         """
         if (checkpoint := cfg.get('rednet50_checkpoint')) is not None:
             raise ValueError(
-                f'rednet50_checkpoint, which is {checkpoint!r}, is no setting: give where the backbone starts from as '
+                f'rednet50_checkpoint, here {checkpoint!r}, no longer has an effect: set '
                 f'model.backbone.init_cfg.checkpoint (`--cfg-options model.backbone.init_cfg.checkpoint={checkpoint}`)'
             )
         load_from = cfg.get('load_from')
         if load_from is not None and missing(str(load_from)):
             raise FileNotFoundError(
-                f'load_from (or --checkpoint) names the checkpoint {load_from!r}, where no file is: '
-                'give the path or address of a checkpoint'
+                f'load_from (or --checkpoint) names the checkpoint {load_from!r}, which does not exist: '
+                'give the path or URL of a checkpoint'
             )
         return super().from_cfg(cfg)
 
 
 def _check_data_root(dataset) -> None:
-    """Looks for the data root of a data set's config and of those that it wraps."""
+    """Raises an error if the data root of a data set, or of one that it wraps, does not exist."""
     if isinstance(dataset, (list, tuple)):
         for item in dataset:
             _check_data_root(item)
@@ -196,9 +197,9 @@ def _check_data_root(dataset) -> None:
     for key in ('dataset', 'datasets'):
         _check_data_root(dataset.get(key))
     root = dataset.get('data_root')
-    # What backend_args name knows whether it is there, under its own path.
+    # With backend_args, the path may belong to another storage.
     if root and '://' not in str(root) and not dataset.get('backend_args') and not os.path.isdir(root):
         raise FileNotFoundError(
-            f'data_root of the data set {dataset.get("type")} is {root!r}, where no folder is: '
+            f'data_root of the data set {dataset.get("type")} is {root!r}, but there is no such folder: '
             'put the data there, link it there, or set data_root in the config'
         )

@@ -1,4 +1,4 @@
-"""mmengine's strategies that spread one model over processes, FSDP and DeepSpeed: ``runner_type='FlexibleRunner'``."""
+"""FSDP and DeepSpeed, which spread one model over several processes, for ``runner_type='FlexibleRunner'``."""
 
 import torch
 from mmengine._strategy import DeepSpeedStrategy as MMEngineDeepSpeedStrategy
@@ -12,7 +12,7 @@ from .runner import connect_cpus
 
 @STRATEGIES.register_module()
 class FSDPStrategy(MMEngineFSDPStrategy):
-    """mmengine's FSDP, which here can be resumed, and runs on CPUs too."""
+    """mmengine's FSDP strategy. Runs can be resumed, which fails in mmengine, and it also runs on CPUs."""
 
     model_wrapper: dict | None
 
@@ -27,7 +27,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         return super()._wrap_model(model)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Loads the optimizer's state as mmengine does, but in the order that torch's arguments have since 2.1."""
+        """Loads the optimizer's state; mmengine passes the arguments in the order of torch before 2.1."""
         optimizer = self.optim_wrapper.optimizer
         loaded = self.model.optim_state_dict_to_load(self.model, optimizer, state_dict)
         self.optim_wrapper.load_state_dict(loaded)
@@ -35,16 +35,16 @@ class FSDPStrategy(MMEngineFSDPStrategy):
 
 @STRATEGIES.register_module()
 class DeepSpeedStrategy(MMEngineDeepSpeedStrategy):
-    """mmengine's DeepSpeed, which here heeds ``--auto-scale-lr``, and which runs on CPUs too."""
+    """mmengine's DeepSpeed strategy, in which ``--auto-scale-lr`` has an effect. It also runs on CPUs."""
 
     def _setup_distributed(self, *args, **kwargs) -> None:
         connect_cpus()
-        # DeepSpeed takes the connection that is there.
+        # DeepSpeed uses the existing connection.
         if get_device() != 'cpu':
             super()._setup_distributed(*args, **kwargs)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        # mmengine's runner sets it for the strategy that has its own name.
+        # mmengine's runner sets this for the class named DeepSpeedStrategy of mmengine alone.
         images = self.dispatch_kwargs.get('train_micro_batch_size_per_gpu', 1)
         self.config.setdefault('train_micro_batch_size_per_gpu', images)
         if hasattr(self, 'optim_wrapper'):

@@ -14,12 +14,14 @@ import time
 from pathlib import Path
 
 import torch
-from test_engine.toy import build_runner
+from test_engine.toy import Network, build_runner
 
 from mmrednet.files import TEMPORARY
 
 EPOCHS = 300
 WIDTH = 2**16  # 5 MiB a checkpoint
+# With a larger learning rate, this wide network diverges.
+OPTIMIZER = dict(optimizer=dict(type='SGD', lr=1e-4, momentum=0.9))
 
 
 def start(folder):
@@ -27,7 +29,8 @@ def start(folder):
     child = os.fork()
     if not child:
         try:
-            runner = build_runner(folder, EPOCHS, dict(max_keep_ckpts=1), width=WIDTH, resume=True)
+            options = dict(width=WIDTH, optim_wrapper=OPTIMIZER, resume=True)
+            runner = build_runner(folder, EPOCHS, dict(max_keep_ckpts=1), **options)
             runner.train()
             os._exit(0)
         finally:
@@ -62,6 +65,9 @@ def main(root, kills):
     names = [sorted(path.name for path in run.glob('*.pth')) for run in (root / 'whole', folder)]
     assert names == [[f'epoch_{EPOCHS}.pth']] * 2, names
     one, two = (torch.load(run / names[0][0], weights_only=True) for run in (root / 'whole', folder))
+    for name, begin in Network(WIDTH).state_dict().items():
+        end = one['state_dict'][name]
+        assert end.isfinite().all() and not end.equal(begin), name
     for key in ('state_dict', 'optimizer', 'param_schedulers'):
         torch.testing.assert_close(two[key], one[key], rtol=0, atol=0)
     print(json.dumps({**counts, 'epochs': EPOCHS, 'equal': True}))

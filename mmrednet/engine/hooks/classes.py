@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from mmengine.fileio import get
 from mmengine.hooks import Hook
@@ -50,9 +51,9 @@ class CheckClassesHook(Hook):
                 _check_coco(where, dataset, files[dataset.ann_file])
             elif folders := getattr(dataset, 'folder_to_idx', None):
                 _check_folders(where, sorted(folders, key=folders.__getitem__), classes)
-        training = [dataset for where, dataset in datasets if where.startswith('train')]
-        for where, dataset in datasets if training else ():
-            _check_same('the data set for training', training[0].metainfo['classes'], where, dataset)
+        if datasets and datasets[0][0].startswith('train'):
+            for where, dataset in datasets[1:]:
+                _check_same('the data set for training', datasets[0][1].metainfo['classes'], where, dataset)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Compares the classes of a checkpoint that is tested or resumed with those of the data sets.
@@ -63,11 +64,12 @@ class CheckClassesHook(Hook):
         if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
             return  # The classes may change where training starts from a checkpoint.
         classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
-        for where, dataset in _find_datasets(runner) if isinstance(classes, list | tuple) else ():
-            _check_same('the checkpoint', classes, where, dataset)
+        if isinstance(classes, list | tuple):
+            for where, dataset in _find_datasets(runner):
+                _check_same('the checkpoint', classes, where, dataset)
 
 
-def _find_datasets(runner) -> list[tuple[str, object]]:
+def _find_datasets(runner) -> list[tuple[str, Any]]:
     """Returns the data sets with classes that have been built, each with the entry of the config that it is in."""
     datasets = []
     for name in ('train', 'val', 'test'):

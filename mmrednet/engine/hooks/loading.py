@@ -11,14 +11,14 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class LoadCheckpointHook(Hook):
-    """Maps checkpoints of mmcls 0.x, mmdet 2.x and mmseg 0.x, and refuses one that does not fit the model.
+    """Converts checkpoints of mmcls 0.x, mmdet 2.x and mmseg 0.x, and refuses one that does not fit the model.
 
-    mmengine only warns of such a checkpoint and loads the part that fits.
+    mmengine loads the part that fits, and only warns about the rest.
 
     Args:
-        may_differ (Sequence[str]): Beginnings of names that may be missing, unexpected or of another shape where
-            training starts from a checkpoint (``load_from``); those parameters keep their initial values. Testing and
-            resuming take no such checkpoint. Defaults to ``()``.
+        may_differ (Sequence[str]): Prefixes of parameters that may be missing, unexpected or of another shape if
+            training starts from a checkpoint (``load_from``). These parameters keep their initial values. For testing
+            and resuming, every parameter must fit. Defaults to ``()``.
     """
 
     # Before EMAHook, which copies the parameters.
@@ -28,30 +28,31 @@ class LoadCheckpointHook(Hook):
         self.may_differ = tuple(may_differ)
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Maps and checks what the runner has just read from the file.
+        """Converts and checks a checkpoint between reading it and loading it into the model.
 
         Raises:
-            ValueError: The checkpoint does not fit, or it is to be resumed and does not come from mmengine.
+            ValueError: The checkpoint does not fit, or a run cannot be resumed from it.
         """
         source = runner._load_from or f'in {runner.work_dir}'
         if runner._resume and 'message_hub' not in checkpoint:
             raise ValueError(
                 f'the checkpoint {source} cannot be resumed, since it does not hold the state of a run of mmengine: '
-                'leave resume (or --resume) away and give it as load_from'
+                'give it as load_from, without resume (or --resume)'
             )
         model = runner.model
         while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
             model = model.module
         checkpoint.update(convert(checkpoint)[0])
         state_dict = checkpoint['state_dict']
-        # The optimizer is built where training starts.
+        # The runner builds the optimizer only if it trains.
         starts = not runner._resume and not isinstance(runner.optim_wrapper, dict | None)
-        remedy = "give a checkpoint of this config's model, or the config of the checkpoint's"
+        remedy = "give a checkpoint of this config's model, or the config of the checkpoint's model"
         if starts:
             remedy += (
-                ', or list in default_hooks.load_checkpoint.may_differ how the names begin of parameters that may keep '
-                "their initial values: ['roi_head.bbox_head.fc_'] for other classes than the checkpoint's; or give a "
-                "classifier's checkpoint, for the backbone alone, as model.backbone.init_cfg.checkpoint"
+                '; or list the prefixes of parameters that may keep their initial values in '
+                "default_hooks.load_checkpoint.may_differ, such as ['roi_head.bbox_head.fc_'] for other classes; or, "
+                "if it is a classifier's checkpoint for the backbone alone, give it as "
+                'model.backbone.init_cfg.checkpoint'
             )
             state_dict = widen(model, state_dict, source)
         may_differ = self.may_differ if starts else ()

@@ -11,7 +11,7 @@ from mmengine.runner import IterBasedTrainLoop
 
 from ...registry import HOOKS
 
-# The bar leaves the cursor at the beginning of its line. A line of the log is longer than this and covers it.
+# The bar leaves the cursor in the first column, so that the next line of the log replaces it. Such a line is longer.
 LONGEST = 60
 BAR = 15
 

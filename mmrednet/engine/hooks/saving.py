@@ -13,17 +13,18 @@ from ...registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointHook(MMEngineCheckpointHook):
-    """mmengine's ``CheckpointHook`` with the same arguments; it deletes an old checkpoint after the new one is written.
+    """mmengine's ``CheckpointHook`` with the same arguments, but it deletes old checkpoints last.
 
-    mmengine deletes the old one first. With ``max_keep_ckpts=1`` or ``save_best`` a full disk or a kill then leaves no
-    checkpoint. :class:`mmrednet.engine.Runner` uses this hook wherever a config names mmengine's.
+    It writes the new checkpoint, then ``last_checkpoint``, and then deletes the old checkpoint. mmengine deletes the
+    old one first: with ``max_keep_ckpts=1`` or ``save_best``, a full disk or a kill then leaves no checkpoint.
+    :class:`mmrednet.engine.Runner` uses this hook wherever a config names mmengine's.
     """
 
     file_backend: Any
     best_ckpt_path: str | None
 
     def before_train(self, runner) -> None:
-        """Prepares the folder as mmengine does, and deletes what a killed process left half written."""
+        """Prepares the folder as mmengine does, and deletes temporary files that a killed process left there."""
         super().before_train(runner)
         # The stored paths of the best checkpoints are absolute, and a resumed run may have been moved or copied.
         if best := getattr(self, 'best_ckpt_path', None):
@@ -44,7 +45,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             kept = [*self.keep_ckpt_ids, step]
             outdated = kept[: -self.max_keep_ckpts]
             self.keep_ckpt_ids.append(step)
-            # With the outdated ones: if this run is killed before it deletes them, `before_train` does it on resuming.
+            # This includes the outdated ones. If the run is killed before it deletes them, `before_train` deletes them.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
