@@ -129,8 +129,8 @@ class Runner(MMEngineRunner):
                 super().save_checkpoint(str(part.parent), part.name, **kwargs)
         except OSError as error:
             raise OSError(
-                f'the checkpoint {path} cannot be written ({one_line(error)}): free disk space or correct the '
-                'permissions, then continue with --resume; the earlier checkpoints are unchanged'
+                f'the checkpoint {path} cannot be written ({one_line(error.__cause__ or error)}): free disk space or '
+                'correct the permissions, then continue with --resume; the earlier checkpoints are unchanged'
             ) from error
 
     def register_hook(self, hook: Hook | dict, priority=None) -> None:

@@ -39,7 +39,10 @@ def start(folder):
 
 
 def is_writing(folder):
-    return any(folder.glob(f'{TEMPORARY}*/epoch_*'))
+    try:
+        return any(folder.glob(f'{TEMPORARY}*/epoch_*'))
+    except FileNotFoundError:  # The temporary folder was deleted in between.
+        return False
 
 
 def kill_after(child, folder, seconds, while_writing):
