@@ -1,4 +1,4 @@
-"""The report of what works: on this machine, and where packages, compiler and cache folder are broken."""
+"""The report on this machine, and on broken packages, compilers and cache folders."""
 
 import importlib.metadata
 import json
@@ -28,7 +28,7 @@ def test_this_machine():
     report = info()
     head, line, *rows = cells(report)
     assert head == ['what', 'here', 'problem'] and set(line) == {'---'}
-    # Nothing but the table, which goes into an issue as it is.
+    # The output is the table alone, which people copy into an issue.
     assert report.splitlines() == [line for line in report.splitlines() if re.fullmatch(r'\|( [^|]*\|)+', line)]
     rows = {what: (here, problem) for what, here, problem in rows}
     assert rows['torch'] == (torch.__version__, '')
@@ -48,7 +48,7 @@ def test_this_machine():
 
 
 def test_a_broken_environment(tmp_path):
-    """Each package is broken in its own way; there is no compiler, and the cache folder is everyone's."""
+    """Each package is broken in another way, there is no compiler, and everyone can write to the cache folder."""
     packages, home = tmp_path / 'site', tmp_path / 'alice'
     cache = home / 'cache'
     for name, text in {
@@ -66,7 +66,7 @@ def test_a_broken_environment(tmp_path):
     cache.chmod(0o777)
     environment = dict(PYTHONPATH=str(packages), HOME=str(home), MMREDNET_CACHE_DIR=str(cache), PATH='', CXX=None)
     report = info(**environment)
-    # What a package says stays in its cell.
+    # The output of a package stays in its cell.
     found = {what: dict(here=here, problem=problem) for what, here, problem in cells(report.replace(r'\|', '/'))}
     for package, word in (
         ('mmcv', '1.7.1 is installed'),
@@ -80,7 +80,7 @@ def test_a_broken_environment(tmp_path):
         ('backend cpu on cpu', 'no C++ compiler'),
     ):
         assert word in found[package]['problem'], package
-    # The name of OneDL's distribution stands behind the version.
+    # The name of OneDL's distribution follows the version.
     assert found['mmengine']['here'].startswith('99.0') and not found['mmengine']['problem']
     assert found['backend torch on cpu'] == dict(here='works', problem='')
     assert found['cache folder']['here'].startswith('~/cache: yours, mode 777, 0 libraries')
@@ -89,11 +89,11 @@ def test_a_broken_environment(tmp_path):
 
 
 def test_torch_alone(tmp_path):
-    """What torch does not bring is not there; nor is the cache folder."""
+    """Packages that torch does not install are missing, and the cache folder does not exist."""
     hidden = ('numpy', 'mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'rich', 'cv2', 'yaml')
     (tmp_path / 'sitecustomize.py').write_text(f'import sys\nsys.modules.update(dict.fromkeys({hidden}))\n')
     cache = tmp_path / 'none' / 'yet'
-    # Nor is a compiler, which would take its time.
+    # Without a compiler nothing is compiled, which saves time.
     found = json.loads(info('--json', PYTHONPATH=str(tmp_path), MMREDNET_CACHE_DIR=str(cache), PATH='', CXX=None))
     for package in ('mmengine', 'mmcv', 'mmdet', 'mmseg', 'mmpretrain', 'CuPy', "mmcv's operators"):
         assert found[package] == dict(here='not installed', problem='')

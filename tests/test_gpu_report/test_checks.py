@@ -1,4 +1,4 @@
-"""The checks of a report: what is right passes, and faults that are planted are found."""
+"""The checks of a report: correct backends pass, and planted faults are found."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def test_a_right_backend_passes(dtype, layout):
 
 
 def spoil(monkeypatch, backend, spoiler):
-    """Makes the results of one backend others, but not of those that it is held against."""
+    """Changes the results of one backend, but not those of the reference."""
 
     def spoiled(input, kernel, *args, **kwargs):
         output = involution2d(input, kernel, *args, **kwargs)

@@ -1,4 +1,4 @@
-"""The report on a GPU, as far as a CPU can make one: its parts, their processes, and what is written."""
+"""The parts of the report that run on a CPU: their processes, and the text."""
 
 import json
 from functools import partial
@@ -86,19 +86,19 @@ def test_what_is_done_is_written_when_the_rest_is_cut_off(outcomes, tmp_path, mo
 
 
 def test_no_process_of_a_part_outlives_it(tmp_path, monkeypatch):
-    """Not those that it has started either."""
+    """The processes that it has started end, too."""
     tool = tmp_path / 'compute-sanitizer'
     tool.write_text(f'#!/bin/sh\nsleep 300 &\necho $! >{tmp_path}/pid\nwait\n')
     tool.chmod(0o700)
     monkeypatch.setattr(workers.shutil, 'which', lambda name, path: str(tool))
     assert run_parts(('racecheck',), 3, 'cpu')[0]['end'] == TIME_IS_UP
-    # Nobody may be there to ask how it ended, but it no longer runs.
+    # Its parent may not have collected it, but it no longer runs.
     status = Path('/proc', (tmp_path / 'pid').read_text().strip(), 'status')
     assert not status.exists() or '(zombie)' in status.read_text()
 
 
 def test_under_a_sanitizer(tmp_path, monkeypatch):
-    """One that is not there is said to be so; one that is gets its tool and file, and what it counts is read."""
+    """A missing sanitizer is reported. An installed one gets its tool and log file, and its summary is read."""
     monkeypatch.setenv('CUDA_HOME', str(tmp_path))
     monkeypatch.setenv('PATH', str(tmp_path))
     monkeypatch.setattr(workers.shutil, 'which', lambda name, path: None)
@@ -115,7 +115,7 @@ def test_under_a_sanitizer(tmp_path, monkeypatch):
     (outcome,) = run_parts(('racecheck',), 30, 'cpu')
     assert outcome['items'] == {'a': {'errors': {'forward': 0.5}}} and outcome['left_out'] == ['b']
     assert outcome['end'] == 'exit status 86' and find_faults([outcome]) == ['racecheck: ERROR SUMMARY: 2 errors']
-    # Not every virtual machine lets it: then nothing that happened there counts.
+    # Some virtual machines do not support it. Then no result of this process counts.
     tool.write_text(tool.read_text().replace('ERROR SUMMARY', 'Error: Device not supported\\n========= ERROR SUMMARY'))
     (outcome,) = run_parts(('racecheck',), 30, 'cpu')
     assert outcome['end'] == 'compute-sanitizer: Error: Device not supported'
@@ -151,7 +151,7 @@ def test_what_is_wrong():
 
 
 def measured(part, items):
-    """What a process writes of the parts that measure, and how its parent reads it."""
+    """Returns the outcome of a part that measures, as it is read from its process."""
     found = {name: json.loads(json.dumps(measure())) for name, measure in items}
     return {'part': part, 'items': found, 'left_out': [], 'end': ''}
 
