@@ -26,8 +26,8 @@ class CheckClassesHook(Hook):
     - The data sets for training and validation, or the checkpoint and the data set, give a class different labels.
     - ``metainfo.classes`` is a string, so that each letter is a name: ``('cat')`` for ``('cat',)``.
 
-    The check looks inside wrappers such as ``ConcatDataset``. It passes data sets of other kinds, and data sets with
-    ``return_classes=True``, whose labels belong to a text.
+    The check looks inside wrappers such as ``ConcatDataset``. Data sets of other formats pass, and so do data sets with
+    ``return_classes=True``, whose labels are positions in a text.
     """
 
     def before_run(self, runner) -> None:
