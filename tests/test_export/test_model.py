@@ -119,7 +119,9 @@ def test_nothing_but_onnx_decomposes(monkeypatch):
             assert torch.equal(compiled(x), layer(x)) and torch.equal(compiled(x[:, :, 2:]), layer(x[:, :, 2:]))
 
 
-@pytest.mark.parametrize(('dynamo', 'fused'), ((True, True), (False, True), (False, False)))
+@pytest.mark.parametrize(
+    ('dynamo', 'fused'), (pytest.param(True, True, marks=pytest.mark.full), (False, True), (False, False))
+)
 def test_plain_onnx_export_writes_standard_operators(dynamo, fused, tmp_path):
     pytest.importorskip('onnxscript')
     onnx, runtime = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
@@ -228,7 +230,10 @@ def test_no_product_waits_in_onnx_for_the_others(tmp_path):
     assert [[kind for _, kind in operands] for operands in sums] == [['Mul', 'Mul'], *[['Mul', 'Add']] * 7]
 
 
-@pytest.mark.parametrize(('kind', 'count'), (('classifier', 9), ('detector', 13), ('segmentor', 13)))
+@pytest.mark.parametrize(
+    ('kind', 'count'),
+    (('classifier', 9), *(pytest.param(kind, 13, marks=pytest.mark.full) for kind in ('detector', 'segmentor'))),
+)
 def test_torch_export_keeps_the_operator_and_loads_elsewhere(tmp_path, kind, count):
     path = export(tmp_path, kind, 'torch-export')
     program = torch.export.load(path)

@@ -473,6 +473,7 @@ def test_group_norm_everywhere_as_in_resnet():
     assert model(torch.rand(1, 3, 64, 64))[0].shape == (1, 2048, 2, 2)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize('training', (False, True))
 def test_torch_compile_serves_all_sizes_that_the_strides_divide(training):
     """Others compile anew by the parity of their sizes, which PyTorch's own max pooling asks for."""
