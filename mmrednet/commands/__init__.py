@@ -6,12 +6,12 @@ exceptions: :func:`mmrednet.__main__.main` prints them.
 
 COMMANDS: dict[str, str] = {
     'benchmark': 'measures the time and memory of the operator and of networks on this machine',
-    'complexity': "counts parameters and FLOPs, of the paper's models or of your config",
-    'config': "prints the path of a config, or all configs' names",
-    'convert': 'rewrites a checkpoint of an older toolbox or of PaddleClas in the layout of mmengine',
-    'export': 'writes a model for ONNX Runtime, OpenVINO or torch alone, and checks it',
+    'complexity': "counts parameters and FLOPs of the paper's models or of a config's model",
+    'config': 'prints the path of a config, or the names of all configs',
+    'convert': "converts a checkpoint of an older toolbox or of PaddleClas to mmengine's layout",
+    'export': 'writes a model for ONNX Runtime, OpenVINO or torch, and checks the file',
     'gpu-report': 'checks and times the operator and networks on a GPU, and writes a report',
     'info': 'prints what works on this machine and what does not, for a bug report',
-    'predict': 'classifies, detects or segments what photographs show',
+    'predict': 'classifies, detects or segments photographs, and prints or draws the results',
     'visualize': 'draws the kernels that an involution generates for images',
 }

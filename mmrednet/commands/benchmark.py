@@ -25,17 +25,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     time, place, table, models = (argparse.ArgumentParser(add_help=False) for _ in range(4))
     add = time.add_argument
     add('--threads', type=to_count, metavar='N', help="threads on the CPU (default: torch's)")
-    add('--budget', type=float, metavar='S', help='seconds for a row (default: 20), or for a whole report (default: 5)')
+    add(
+        '--budget',
+        type=float,
+        metavar='S',
+        help='seconds for a row (default: 20), or in involution and layers for the whole report (default: 5)',
+    )
     add_traceback(time)
     add = place.add_argument
     add('--device', metavar='D', help='cpu, cuda or cuda:1 (default: a GPU if there is one)')
-    add('--dtype', nargs='+', choices=DTYPES, help='of tensors or autocast (default: float32; on a GPU also others)')
-    add('--channels-last', action='store_true', help='channels-last tensors in float32, too')
+    add(
+        '--dtype',
+        nargs='+',
+        choices=DTYPES,
+        help='dtypes of tensors, or of autocast (default: float32; on a GPU also others)',
+    )
+    add('--channels-last', action='store_true', help='use channels-last in float32, too')
     add = table.add_argument
-    add('--batch', nargs='+', type=to_count, metavar='N', help='sizes (default: 1 8; on a GPU 64, networks 64 256)')
-    add('--quick', action='store_true', help='a small part with few samples, to try the command')
+    add(
+        '--batch',
+        nargs='+',
+        type=to_count,
+        metavar='N',
+        help='batch sizes (default: 1 8; on a GPU 64, networks 64 256)',
+    )
+    add('--quick', action='store_true', help='measure a small part with few samples, to try the command')
     add('--format', choices=FORMATS, default='markdown', help='default: markdown')
-    add('--plot', metavar='FILE', help='draw the results to FILE, too')
+    add('--plot', metavar='FILE', help='also draw the results to FILE')
     names = "default: those of the paper's Table 2; RedNet-50/reference uses unfold, RedNet-50/fused stores no kernels"
     models.add_argument('--models', nargs='+', metavar='M', help=names)
 
@@ -52,7 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
     }
     for add in (parsers['operator'], parsers['involution']):
-        add('--compiled', action='store_true', help='also torch.compile of the plain formula, which takes minutes')
+        add('--compiled', action='store_true', help='also measure torch.compile of the plain formula (takes minutes)')
     parsers['network']('--phases', nargs='+', metavar='P', help="'inference', 'inference, BN folded', 'training'")
     parsers['runtimes']('--runtimes', nargs='+', metavar='R', help='default: all')
     four: Any = dict(nargs=4, type=to_count, metavar=('N', 'C', 'H', 'W'))

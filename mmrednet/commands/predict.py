@@ -24,17 +24,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add(
         '--checkpoint',
         metavar='F',
-        help='the weights, a file or URL: .pth (one that mmengine saved holds its config), .pdparams, .safetensors',
+        help='file or URL of the weights: .pth (from mmengine, it also contains the config), .pdparams or .safetensors',
     )
     add('--out', type=to_path, metavar='FOLDER', help='draws pictures into this folder')
     add('--json', type=to_path, metavar='FILE', help='writes the results to this file, unrounded')
-    add('--device', metavar='D', help='cpu, cuda, cuda:1, ... (default: the best that there is)')
-    add('--score-threshold', type=_fraction, metavar='T', help='least score (default: 0.3 in detection, else 0)')
+    add('--device', metavar='D', help='cpu, cuda, cuda:1, ... (default: a GPU if there is one)')
+    add(
+        '--score-threshold',
+        type=_fraction,
+        metavar='T',
+        help='lowest score to show (default: 0.3 in detection, else 0)',
+    )
     add(
         '--top',
         type=to_count,
         metavar='K',
-        help='most results of a photograph (default: 5 in classification, else all)',
+        help='largest number of results for each photograph (default: 5 in classification, else all)',
     )
 
 

@@ -10,7 +10,7 @@ from .common import to_path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of the command."""
     add = parser.add_argument
-    add('images', nargs='+', metavar='IMAGE', help='a file, a folder or a pattern; all go into one picture')
+    add('images', nargs='+', metavar='IMAGE', help='a file, a folder or a pattern; all images are drawn in one picture')
     add(
         '--config',
         required=True,
