@@ -1,4 +1,4 @@
-"""Involution in one and three dimensions, composed of the operator in two."""
+"""Involution in one and in three dimensions, by calls of the operator for two."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""The product of each query with the keys in its window: the other half of local attention, beside involution."""
+"""The products of queries with the keys in their windows: the first step of local attention, before involution."""
 
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
@@ -69,7 +69,7 @@ def window_product2d(
 
 @register
 class WindowProduct2d(GradKernel):
-    """The gradient of involution with respect to its kernel, under the names of attention."""
+    """Computes what :class:`GradKernel` computes, and names its arguments ``query`` and ``key`` in errors."""
 
     schema = f'window_product2d(Tensor query, Tensor key, int groups, int[2] kernel_size, {GEOMETRY}) -> Tensor'
     tensors = 2
