@@ -51,7 +51,7 @@ FLAGS = (
     f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
 )
 _PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
-_NONE = (0,) * 8  # the last five fields, where the kernel is not generated
+_GIVEN = (0,) * 8  # the last five fields, where the kernel is given and not generated
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
@@ -102,17 +102,11 @@ def describe(input: Tensor, *setting: object) -> list[str]:
     ]
 
 
-def _call(
-    function: str,
-    output: Tensor,
-    input: Tensor,
-    kernel: Tensor,
-    kernel_shape,
-    kernel_strides,
-    geometry,
-    generation=_NONE,
-) -> bool:
-    """Calls a compiled function. Returns False, without a result, if it would need far more memory than the image."""
+def _call(function: str, output, input, kernel, shape, strides, geometry, generation=_GIVEN) -> bool:
+    """Calls a compiled function with a kernel of this shape and these strides.
+
+    Returns False, without a result, if it would need far more memory than the image.
+    """
     stride, padding, dilation = geometry
     arguments = _PACK(  # in the order of ARGUMENTS
         torch.get_num_threads(),
@@ -121,9 +115,9 @@ def _call(
         kernel.data_ptr(),
         *output.stride(),
         *input.stride(),
-        *kernel_strides,
+        *strides,
         *input.shape,
-        *kernel_shape,
+        *shape,
         *stride,
         *padding,
         *dilation,
