@@ -118,6 +118,7 @@ GEOMETRY = [1, 1], [1, 1], [1, 1]
 
 
 def test_the_dispatcher_calls_native_code_without_python(monkeypatch):
+    backends.find(None, torch.device('cpu'))  # registers the native code
     for module in ('involution', 'fused'):
         monkeypatch.setattr(import_module(f'mmrednet.ops.{module}'), 'find', None)
     tensors = [t.clone().requires_grad_() for t in (X, H, F, W, B)]
