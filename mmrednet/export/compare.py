@@ -1,18 +1,18 @@
 """Every export is run beside its network before the file is kept."""
 
 import copy
-import time
-from collections.abc import Callable
+import timeit
+from functools import partial
 from math import isfinite
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..errors import one_line
 from ..files import replacing
-from .formats import FORMATS, Run, check_format, export, without_warnings
+from .formats import FORMATS, Run, check_format, export
 from .model import ExportableModel, example, trace_size
 
 # The largest difference from float64 that counts as rounding, as a share of the range of an output.
@@ -77,7 +77,7 @@ def compare(network: ExportableModel, run: Run, size: tuple[int, int]) -> list[C
     truth, found = copy.deepcopy(network).double(), []
     for at in ((1, height, width), trace_size(size), (1, height * 3 // 4 | 1, width * 5 // 4 | 1)):
         images = example(network, at)
-        with torch.no_grad(), without_warnings():
+        with torch.no_grad():
             expected = truth(images.double())
             try:
                 exported = run(images)
@@ -88,7 +88,7 @@ def compare(network: ExportableModel, run: Run, size: tuple[int, int]) -> list[C
                 max(_difference(*pair) for pair in zip(outputs, expected, strict=True))
                 for outputs in (exported, network(images))
             )
-            times = _seconds(network, images), _seconds(run, images)
+            times = (min(timeit.repeat(partial(f, images), number=1, repeat=3)) for f in (network, run))
             found.append(Comparison(tuple(images.shape), difference, own, *times))
     return found
 
@@ -98,12 +98,3 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
         return float('inf')
     spread = expected.max() - expected.min()
     return float((actual - expected).abs().max() / spread.clamp(min=torch.finfo(torch.float32).tiny))
-
-
-def _seconds(run: Callable[[Tensor], Any], images: Tensor) -> float:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        run(images)
-        times.append(time.perf_counter() - start)
-    return min(times)

@@ -20,6 +20,7 @@ from .model import ExportableModel, example, trace_size
 
 # The axes of the images whose sizes a file leaves open.
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
+OPEN_SIZES = {'images': {axis: torch.export.Dim(name) for axis, name in AXES.items()}}
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 
@@ -44,7 +45,7 @@ def write_onnx(network: ExportableModel, images: Tensor, path: Path) -> None:
         input_names=['images'],
         output_names=network.names(images),
         dynamo=True,
-        dynamic_shapes=_dynamic_shapes(),
+        dynamic_shapes=OPEN_SIZES,
         # The optimizer's rules took three quarters of the time for a RedNet-26. Runtimes have their own rules.
         optimize=False,
         verbose=False,
@@ -157,7 +158,8 @@ def export(network: ExportableModel, name: str, path: Path, size: tuple[int, int
     images = example(network, trace_size(size))
     traced = _with_sizes_left_open(copy.deepcopy(network))
     try:
-        with torch.no_grad(), without_warnings(), _any_size():
+        with torch.no_grad(), warnings.catch_warnings(), _any_size():
+            warnings.simplefilter('ignore')  # exporters warn their own developers
             FORMATS[name].write(traced, images, path)
     except Exception as error:  # an exporter raises errors of any type
         kind = type(network.model).__name__
@@ -167,11 +169,7 @@ def export(network: ExportableModel, name: str, path: Path, size: tuple[int, int
 def _capture(network: ExportableModel, images: Tensor) -> torch.export.ExportedProgram:
     # The last option checks conditions that torch cannot prove for all sizes when the file runs.
     options: dict = dict(strict=False, prefer_deferred_runtime_asserts_over_guards=True)
-    return torch.export.export(network, (images,), dynamic_shapes=_dynamic_shapes(), **options)
-
-
-def _dynamic_shapes() -> dict:
-    return {'images': {axis: torch.export.Dim(name) for axis, name in AXES.items()}}
+    return torch.export.export(network, (images,), dynamic_shapes=OPEN_SIZES, **options)
 
 
 def _with_sizes_left_open(network: ExportableModel) -> ExportableModel:
@@ -202,11 +200,3 @@ def _any_size() -> Iterator[None]:
             yield
     finally:
         torch._meta_registrations.div_rtn = div_rtn  # type: ignore[assignment]
-
-
-@contextmanager
-def without_warnings() -> Iterator[None]:
-    """Hides the warnings of exporters, which are meant for their developers."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        yield
