@@ -35,10 +35,7 @@ REMEDY = 'give the config that it was trained with, or a checkpoint of this one'
 
 
 def read_config(name: str) -> Config:
-    """Reads a config.
-
-    Args:
-        name (str): A path, the name of one of our configs, or a toolbox's config such as ``mmdet::...``.
+    """Reads a config: a path, the name of one of our configs, or a toolbox's config such as ``mmdet::...``.
 
     Raises:
         ValueError: There is no such config, or the file cannot be run.
@@ -69,13 +66,8 @@ def find_dataset(config: Config) -> ConfigDict:
 def split_pipeline(config: Config) -> tuple[list, list]:
     """Splits the test pipeline of a config into the steps that load an image and the steps that follow.
 
-    Steps that load annotations are left out. A pipeline that loads no image, as CIFAR's, gets the default step.
-
-    Returns:
-        tuple[list, list]: Two pipelines, for mmengine's ``Compose``. The first takes ``dict(img_path=...)``.
-
-    Raises:
-        ValueError: The config has no test pipeline.
+    The first takes ``dict(img_path=...)``. Steps that load annotations are left out. A pipeline that loads no image, as
+    CIFAR's, gets the default step.
     """
     loading, following = [], []
     for step in find_dataset(config).pipeline:
@@ -108,12 +100,7 @@ def enter_scope(config: Config, source: str) -> str:
 
 
 def build_model(config: Config, source: str, checkpoint: str | None) -> nn.Module:
-    """Builds the model of a config on the CPU, with the weights of a checkpoint or random ones.
-
-    Args:
-        config (Config): The config.
-        source (str): The config's name, for errors.
-        checkpoint (str, optional): A path or URL.
+    """Builds the model of a config on the CPU, with the weights of a checkpoint (a path or URL) or random ones.
 
     Raises:
         ValueError: The model cannot be built, or the checkpoint does not fit.

@@ -24,10 +24,9 @@ class Names(NamedTuple):
 
 
 def find_names(checkpoint_meta: Mapping, config: Config, model: nn.Module) -> Names:
-    """Finds the names of a model's classes.
+    """Finds the names of a model's classes in the checkpoint's ``dataset_meta``, as the toolboxes' inferencers do.
 
-    They are the checkpoint's ``dataset_meta``, as for the toolboxes' inferencers. If it has none, or not as many as the
-    model has classes, they are those of the config's test data set. Else numbers stand for them.
+    If it has none, or not as many as the model has classes, they are those of the config's test data set, or numbers.
     """
     sizes = _count_classes(model)
     tried: list[str] = []
@@ -48,10 +47,8 @@ def find_names(checkpoint_meta: Mapping, config: Config, model: nn.Module) -> Na
 
 
 def _count_classes(model: nn.Module) -> set[int]:
-    """Returns the numbers of classes of a model's heads.
-
-    Proposals have one class, and ``num_classes`` of the data preprocessor is for mixed labels in training.
-    """
+    """Returns the numbers of classes of a model's heads."""
+    # Proposals have one class, and the data preprocessor's `num_classes` is for mixed labels in training.
     return {
         module.num_classes
         for name, module in model.named_modules()

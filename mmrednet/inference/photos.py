@@ -18,17 +18,11 @@ DRAWN = re.compile(r'_prediction(_\d+)?\.png$')
 
 
 class Photos(NamedTuple):
-    """The photographs that paths and patterns stand for.
+    """The photographs that paths and patterns stand for."""
 
-    Attributes:
-        files: The photographs, each once, in the order of the arguments.
-        problems: For each argument that stands for no photograph, what is wrong and what to do.
-        drawn: Pictures that ``predict`` drew earlier. They are left out of folders and patterns.
-    """
-
-    files: list[str]
-    problems: list[str]
-    drawn: list[str]
+    files: list[str]  # each once, in the order of the arguments
+    problems: list[str]  # what is wrong with arguments that stand for no photograph, and what to do
+    drawn: list[str]  # pictures that `predict` drew earlier, which are left out of folders and patterns
 
 
 def find_photos(arguments: Iterable[str]) -> Photos:
@@ -55,14 +49,7 @@ def find_photos(arguments: Iterable[str]) -> Photos:
 
 
 def read_photo(path: str, load: Callable[[dict], dict]) -> np.ndarray:
-    """Reads a photograph.
-
-    Args:
-        path (str): The file.
-        load (Callable): The loading steps of a pipeline, see :func:`mmrednet.toolboxes.split_pipeline`.
-
-    Returns:
-        np.ndarray: (H, W) or (H, W, C), with the channels and the dtype that the steps give it. Colours are BGR.
+    """Reads a photograph (H, W) or (H, W, C) with the loading steps of a pipeline. Colours are BGR.
 
     Raises:
         ValueError: The file cannot be read, or holds no image that the steps can read.

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import cv2
 import numpy as np
 from mmengine.config import Config
 from mmengine.dataset import Compose
@@ -29,18 +30,14 @@ REMEDY = 'give the config that it was trained with (--config or --model), or a c
 class Prediction:
     """What a model predicts for a photograph.
 
-    Attributes:
-        file: The photograph's path.
-        rows: The results, the best first: dicts with ``label``, ``what`` (the class's name), and ``score`` and ``box``
-            (x1, y1, x2, y2 in pixels), or ``share`` of the image.
-        picture: What was drawn, 8-bit RGB (H, W, 3), or None.
-        error: Why nothing was predicted, or ''.
+    A row is a dict with ``label`` and ``what`` (the class's name), and with ``score`` and in detection ``box`` (x1, y1,
+    x2, y2 in pixels), or in segmentation ``share`` of the image.
     """
 
     file: str
-    rows: list[dict] = field(default_factory=list)
-    picture: np.ndarray | None = None
-    error: str = ''
+    rows: list[dict] = field(default_factory=list)  # the best first
+    picture: np.ndarray | None = None  # 8-bit RGB (H, W, 3), if it was drawn
+    error: str = ''  # why nothing was predicted
 
 
 class Predictor:
@@ -80,6 +77,8 @@ class Predictor:
             content = {} if model else load(source)
             config = read_config(model) if model else _config_in(content, source)
             scope = enter_scope(config, model or source)
+            if scope == 'mmseg' and score_threshold is not None:
+                raise ValueError('--score-threshold is for classification and detection: a segmentation has no scores')
             loading, following = split_pipeline(config)
             with naming(model or source):
                 # The inferencers look for the pipeline here. They get images that are loaded, since mmpretrain's would
@@ -139,24 +138,12 @@ def _config_in(checkpoint: dict, source: str) -> Config:
             f'{source} holds a config, which can run code: give --config or --model beside it, or, if you trust who '
             'made it, download it and give its path'
         )
-    try:
+    with naming(f'the config in {source}'):
         return Config.fromstring(text, '.py')
-    except Exception as error:  # a config is Python code and can raise anything
-        raise ValueError(
-            f'the config in {source} cannot be read ({one_line(error)}): give --config or --model'
-        ) from error
 
 
 def write_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
-    """Writes the pictures of predictions as they come, as ``<name>_prediction.png``, whole or not at all.
-
-    The second photograph of the same name gets ``<name>_prediction_2.png``.
-
-    Raises:
-        OSError: A file cannot be written.
-    """
-    import cv2
-
+    """Writes the pictures of predictions as they come. ``a.jpg`` gets ``a_prediction.png``, another ``a_..._2.png``."""
     names: Counter[str] = Counter()
     for prediction in predictions:
         if prediction.picture is not None:

@@ -16,13 +16,9 @@ LEAST_SIDE, LONGEST_SIDE = 320, 1024  # pixels of a picture: names need room, bu
 
 
 class Task:
-    """An inferencer, and how its results are listed and drawn.
+    """An inferencer, and how its results are listed and drawn. Its pipeline takes images that are loaded.
 
-    Args:
-        config (Config): The config of the model. Its test pipeline takes images that are loaded.
-        device (str): Where the model computes.
-        score_threshold (float, optional): The least score of a row. None means the task's own.
-        top (int, optional): The most rows of a photograph. None means the task's own.
+    ``score_threshold`` is the least score of a row and ``top`` the most rows of a photograph; None is the task's own.
     """
 
     name = ''
@@ -133,8 +129,6 @@ class Segmentation(Task):
         """Builds mmsegmentation's inferencer."""
         from mmseg.apis import MMSegInferencer
 
-        if self.score_threshold is not None:
-            raise ValueError('--score-threshold is for classification and detection: a segmentation has no scores')
         config.visualizer = dict(type='SegLocalVisualizer')
         return MMSegInferencer(config, device=device)
 
@@ -170,9 +164,7 @@ TASKS: dict[str, type[Task]] = {'mmpretrain': Classification, 'mmdet': Detection
 
 def _check_finite(values: torch.Tensor) -> None:
     if not values.isfinite().all():
-        raise ValueError(
-            'its scores are NaN or infinite: its values or the weights are too large, or the image has NaN'
-        )
+        raise ValueError('its scores are NaN or infinite: the weights or its values are too large, or are NaN')
 
 
 def _enlarged(image: np.ndarray) -> np.ndarray:

@@ -52,13 +52,6 @@ def using_font(family: str):
     """Draws texts as they are, without formulas, in a font."""
     from matplotlib import rc_context
 
-    families = [family, DEFAULT]
-    with rc_context(
-        {
-            'font.family': 'sans-serif',
-            'font.sans-serif': families,
-            'font.monospace': families,
-            'text.parse_math': False,
-        }
-    ):
+    settings: dict = dict.fromkeys(('font.sans-serif', 'font.monospace'), [family, DEFAULT])
+    with rc_context({**settings, 'font.family': 'sans-serif', 'text.parse_math': False}):
         yield

@@ -35,10 +35,16 @@ class KernelMap:
     kernel: Tensor
     padded: tuple[int, int]
 
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Height and width of a cell of the map."""
+        rows, columns = self.kernel.shape[3:]
+        return cell_size(self.padded[0], rows), cell_size(self.padded[1], columns)
+
     def extent(self) -> tuple[float, float, float, float]:
         """Returns where the map lies: left, right, bottom, top. Its last cells may reach beyond the input's border."""
-        bottom, right = map(lambda padded, cells: cell_size(padded, cells) * cells - 0.5, self.padded, self._cells)
-        return -0.5, right, bottom, -0.5
+        rows, columns = self.kernel.shape[3:]
+        return -0.5, self.cell[1] * columns - 0.5, self.cell[0] * rows - 0.5, -0.5
 
     def kernels_at(self, x: float, y: float) -> Tensor:
         """Returns the kernels (G, Kh, Kw) at a point.
@@ -52,15 +58,8 @@ class KernelMap:
                 f'{x:g},{y:g} is a place outside the input of the network: give x from 0 to {width - 1} and y from 0 '
                 f'to {height - 1}'
             )
-        row, column = (
-            min(int((at + 0.5) / cell_size(padded, cells)), cells - 1)
-            for at, padded, cells in zip((y, x), self.padded, self._cells, strict=True)
-        )
-        return self.kernel[..., row, column]
-
-    @property
-    def _cells(self) -> tuple[int, int]:
-        return tuple(self.kernel.shape[3:])  # type: ignore[return-value]
+        row, column = (int((at + 0.5) / size) for at, size in zip((y, x), self.cell, strict=True))
+        return self.kernel[..., min(row, self.kernel.shape[3] - 1), min(column, self.kernel.shape[4] - 1)]
 
 
 def cell_size(padded: int, cells: int) -> float:
@@ -73,25 +72,26 @@ def cell_size(padded: int, cells: int) -> float:
 
 
 def find_involution(model: nn.Module, name: str | None = None) -> str:
-    """Checks the name of an involution, or chooses one.
+    """Checks the name of an involution that processes whole images, as those of RoI heads do not, or chooses one.
 
     The default is the involution of the paper's Figure 3, which is the last of ``layer2``. In a model without that
-    stage it is the last involution that processes whole images.
+    stage it is the last involution.
 
     Raises:
-        ValueError: The model has no such involution or none at all, or the involution processes regions of an image.
+        ValueError: The model has no such involution, or none at all.
     """
-    known = [layer for layer, module in model.named_modules() if isinstance(module, Involution)]
-    names = [layer for layer in known if 'roi_head' not in layer.split('.')]
-    if not known:
-        raise ValueError(f'the model, {type(model).__name__}, has no involution: give one that has')
+    names = [
+        layer
+        for layer, module in model.named_modules()
+        if isinstance(module, Involution) and 'roi_head' not in layer.split('.')
+    ]
+    if not names:
+        raise ValueError(f'the model, {type(model).__name__}, has no involution for whole images: give one that has')
     if name is None:
-        name = ([layer for layer in names if THIRD_STAGE in layer.split('.')] or names or known)[-1]
-    if name not in known:
-        raise ValueError(f'layer must be an involution of the model, but is {name!r}: give one of {", ".join(names)}')
+        name = ([layer for layer in names if THIRD_STAGE in layer.split('.')] or names)[-1]
     if name not in names:
         raise ValueError(
-            f'layer is {name!r}, which processes regions, not whole images: give one of the backbone or the neck'
+            f'layer must be an involution that processes whole images, but is {name!r}: give one of {", ".join(names)}'
         )
     return name
 

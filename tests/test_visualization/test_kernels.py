@@ -95,10 +95,12 @@ def test_what_no_layer_is():
         find_involution(model, 'pool')
     with pytest.raises(ValueError, match='Linear, has no involution'):
         find_involution(nn.Linear(1, 1))
-    with pytest.raises(ValueError, match="'roi_head.mask_head', which processes regions"):
-        find_involution(
-            nn.ModuleDict(dict(roi_head=nn.ModuleDict(dict(mask_head=Involution(16))))), 'roi_head.mask_head'
-        )
+    regions = nn.ModuleDict(dict(roi_head=nn.ModuleDict(dict(mask_head=Involution(16)))))
+    with pytest.raises(ValueError, match='has no involution for whole images'):
+        find_involution(regions)
+    regions['neck'] = Involution(16)
+    with pytest.raises(ValueError, match="whole images, but is 'roi_head.mask_head': give one of neck"):
+        find_involution(regions, 'roi_head.mask_head')
     batch = dict(inputs=[torch.zeros(3, 8, 8)])
     with pytest.raises(ValueError, match="'unused', which takes no part"):
         generate_kernel(model, batch, 'unused')
