@@ -1,6 +1,7 @@
 """Several processes on CPUs train what one process trains. The commands are those of docs/distributed.md."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -36,7 +37,10 @@ def free_port():
 
 
 def run(*command, fails=False):
-    result = subprocess.run([str(word) for word in command], capture_output=True, text=True, timeout=300)
+    # The processes also run this file, which imports from tests/.
+    environment = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)}
+    command = [str(word) for word in command]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert (result.returncode != 0) == fails, result.stderr
     return result.stdout + result.stderr
 
