@@ -17,10 +17,11 @@ def test_the_tutorial_runs(tmp_path, monkeypatch):
     scale = next(cell for cell in notebook.cells if 'parameters' in cell.metadata.get('tags', ()))
     assert scale.source.count("800, 4, 'work_dirs/tutorial'") == 1
     scale.source = scale.source.replace("800, 4, 'work_dirs/tutorial'", f'8, 1, {str(tmp_path)!r}')
-    # OneDL's mim needs the name of its distribution.
-    (distribution,) = packages_distributions()['mmdet']
     for cell in notebook.cells:
-        cell.source = cell.source.replace('mim train mmdet ', f'mim train {distribution} ')
+        for command, toolbox in (('train', 'mmdet'), ('run', 'mmpretrain')):
+            # OneDL's mim needs the name of its distribution.
+            (distribution,) = packages_distributions()[toolbox]
+            cell.source = cell.source.replace(f'mim {command} {toolbox} ', f'mim {command} {distribution} ')
     NotebookClient(notebook, timeout=600, resources={'metadata': {'path': ROOT / 'docs'}}).execute()
     # A command that fails does not stop the notebook, so its results are checked.
     outputs = [str(output) for cell in notebook.cells for output in cell.get('outputs', ())]
