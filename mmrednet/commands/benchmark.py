@@ -34,12 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_traceback(time)
     add = place.add_argument
     add('--device', metavar='D', help='cpu, cuda or cuda:1 (default: a GPU if there is one)')
-    add(
-        '--dtype',
-        nargs='+',
-        choices=DTYPES,
-        help='dtypes of tensors, or of autocast (default: float32; on a GPU also others)',
-    )
+    add('--dtype', nargs='+', choices=DTYPES, help='of tensors or autocast (default: float32; on a GPU also others)')
     add('--channels-last', action='store_true', help='use channels-last in float32, too')
     add = table.add_argument
     add(

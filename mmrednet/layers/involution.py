@@ -106,15 +106,7 @@ class Involution(nn.Module):
         self.out_channels = channels
         self.kernel_size = pair('kernel_size', kernel_size, 1)
         self.stride, self.padding, self.dilation = to_pairs(self.kernel_size, stride, padding, dilation)
-        # The number of rows and columns at the borders that are not the middle of a window.
-        self._margin = tuple(
-            d * (k - 1) - 2 * p for k, d, p in zip(self.kernel_size, self.dilation, self.padding, strict=True)
-        )
-        if min(self._margin) < 0:
-            raise ValueError(
-                f"padding must be at most 'same' (dilation * (kernel_size - 1) / 2), but is {self.padding} "
-                f'with kernel_size {self.kernel_size} and dilation {self.dilation}: outside the input no kernel exists'
-            )
+        self._margin = self._measure_margin()
         self.groups = channels // group_channels
         self.backend = backend
 
@@ -138,6 +130,18 @@ class Involution(nn.Module):
                 f'convolution, but is {fused} with {type(phi).__name__}'
             )
         self.fused = fused
+
+    def _measure_margin(self) -> tuple[int, ...]:
+        """Returns the number of rows and columns at the borders that are not the middle of a window."""
+        margin = tuple(
+            d * (k - 1) - 2 * p for k, d, p in zip(self.kernel_size, self.dilation, self.padding, strict=True)
+        )
+        if min(margin) < 0:
+            raise ValueError(
+                f"padding must be at most 'same' (dilation * (kernel_size - 1) / 2), but is {self.padding} "
+                f'with kernel_size {self.kernel_size} and dilation {self.dilation}: outside the input no kernel exists'
+            )
+        return margin
 
     def _add_stages(self, phi: nn.Module) -> None:
         # The stages of a plain sequence become children of the layer, as the names in the released checkpoints require.
@@ -253,9 +257,8 @@ def in_place_of_conv(
 ) -> nn.Module:
     """Builds the module that replaces an ``nn.Conv2d`` with the same arguments.
 
-    A 1x1 convolution stays a convolution, since it mixes channels and involution cannot. Any other convolution becomes
-    an :class:`Involution` with the same window, stride, padding and dilation. Where the number of channels changes, a
-    1x1 convolution comes first.
+    A 1x1 convolution stays one, since involution cannot mix channels. Any other becomes an :class:`Involution` with the
+    same window, stride, padding and dilation. Where the number of channels changes, a 1x1 convolution comes first.
 
     Args:
         in_channels (int): Channels of the input.
@@ -264,8 +267,8 @@ def in_place_of_conv(
         stride (int or pair): Stride in pixels. Defaults to 1.
         padding (int, pair or str): Zero padding in pixels, 'valid' or 'same'. Defaults to 0.
         dilation (int or pair): Distance between taps in pixels. Defaults to 1.
-        groups (int): Groups of a 1x1 convolution. Not used for an involution. Defaults to 1.
-        bias (bool): Whether a 1x1 convolution has a bias. Involution has none. Defaults to True.
+        groups (int): Groups of a 1x1 convolution. Defaults to 1.
+        bias (bool): Whether a 1x1 convolution has a bias. Defaults to True.
         involution_kernel_size (int or pair, optional): Window of the involution, with the padding for the same output
             size. The paper replaces 3x3 convolutions by 7x7 involutions. Defaults to None, ``kernel_size``.
         **kwargs: Other arguments of :class:`Involution`.

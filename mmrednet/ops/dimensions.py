@@ -85,13 +85,7 @@ def involution3d(
     kernel_size, out_depth = kernel.shape[2:5], kernel.shape[5]
     strides, dilations = ints('stride', stride, 1, 3), ints('dilation', dilation, 1, 3)
     paddings = _same_padding(kernel_size, dilations) if padding is None else ints('padding', padding, 0, 3)
-    expected = (depth + 2 * paddings[0] - dilations[0] * (kernel_size[0] - 1) - 1) // strides[0] + 1
-    if expected < 1 or expected != out_depth:
-        raise ValueError(
-            f'kernel must hold kernels for {max(expected, 0)} output slices (input of depth {depth}, '
-            f'stride {strides[0]}, padding {paddings[0]}, dilation {dilations[0]}), '
-            f'but its shape {tuple(kernel.shape)} has {out_depth}'
-        )
+    _check_depth(depth, kernel.shape, strides[0], paddings[0], dilations[0])
     # (D, N, C, H, W). With a stride s, a tap reads every s-th slice. Those are stored one after the other.
     slices = input.movedim(2, 0)
     phases = [slices[phase :: strides[0]].contiguous() for phase in range(min(strides[0], depth))]
@@ -124,3 +118,12 @@ def _same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[
             f'{tuple(dilation)} (dilation * (K - 1) is odd): use an odd kernel size or give padding'
         )
     return tuple(reach // 2 for reach in reaches)
+
+
+def _check_depth(depth: int, kernel: Sequence[int], stride: int, padding: int, dilation: int) -> None:
+    expected = (depth + 2 * padding - dilation * (kernel[2] - 1) - 1) // stride + 1
+    if expected < 1 or expected != kernel[5]:
+        raise ValueError(
+            f'kernel must hold kernels for {max(expected, 0)} output slices (input of depth {depth}, stride {stride}, '
+            f'padding {padding}, dilation {dilation}), but its shape {tuple(kernel)} has {kernel[5]}'
+        )
