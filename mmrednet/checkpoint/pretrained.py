@@ -67,10 +67,11 @@ class Pretrained(PretrainedInit):
             (name.removeprefix(prefix), value) for name, value in loaded.items() if name.startswith(prefix)
         )
         remedy = (
-            "give init_cfg a RedNet's checkpoint of the same depth, stem and stem_kernel_size (or a smaller one, such "
-            "as classification's 3 for dense prediction's 7), and as prefix how its names begin, often 'backbone.', "
-            f'which is {prefix!r} here, or list as its may_differ how the names begin of parameters that may keep '
-            "their initial values: ['stem.0.'] for images of other channels"
+            "give init_cfg the checkpoint of a RedNet with the same depth, stem and stem_kernel_size. (A smaller "
+            "stem_kernel_size also works, such as 3 of classification for 7 of dense prediction.) The prefix is "
+            f"{prefix!r} here; it must be the beginning of the names in the checkpoint, often 'backbone.'. may_differ "
+            "lists beginnings of names whose parameters keep their initial values, such as ['stem.0.'] for images with "
+            'another number of channels'
         )
         # The checkpoint may have more stages than the backbone.
         absent = [f'layer{i}.' for i in range(1, 5) if not hasattr(module, f'layer{i}')]
