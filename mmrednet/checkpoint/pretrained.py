@@ -67,8 +67,8 @@ class Pretrained(PretrainedInit):
             (name.removeprefix(prefix), value) for name, value in loaded.items() if name.startswith(prefix)
         )
         remedy = (
-            "give init_cfg the checkpoint of a RedNet with the same depth, stem and stem_kernel_size. (A smaller "
-            "stem_kernel_size also works, such as 3 of classification for 7 of dense prediction.) The prefix is "
+            'give init_cfg the checkpoint of a RedNet with the same depth, stem and stem_kernel_size. (A smaller '
+            'stem_kernel_size also works, such as 3 of classification for 7 of dense prediction.) The prefix is '
             f"{prefix!r} here; it must be the beginning of the names in the checkpoint, often 'backbone.'. may_differ "
             "lists beginnings of names whose parameters keep their initial values, such as ['stem.0.'] for images with "
             'another number of channels'
