@@ -10,8 +10,8 @@
 // As in a matrix product, a work item first packs its operands into a buffer: rows of the inner image, with zeros
 // around them and one run of columns for each phase of the stride. Then it computes tiles in registers. A tile is kRows
 // rows of outputs x one vector of columns x some channels (or taps). All rows of the tile use the same vector of an
-// inner row, and all channels use the same vector of kernel values. The order of every sum is fixed: the result does not
-// depend on the tile, the work item or the threads.
+// inner row, and all channels use the same vector of kernel values. The order of every sum is fixed: the result does
+// not depend on the tile, the work item or the threads.
 
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
