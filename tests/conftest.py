@@ -21,7 +21,7 @@ def default_scope(request):
 
 @pytest.fixture
 def in_python():
-    """Runs the operators on the CPU through the table of backends in Python, in the place of native code."""
+    """Runs the operators on the CPU through the table of backends in Python, instead of native code."""
     from torch import library
 
     from mmrednet.ops.fused import FusedInvolution2d

@@ -1,4 +1,4 @@
-"""What several tests need: where things are, the operators' grid and tolerances, and processes that lack a package."""
+"""Helpers of several tests: paths, the operators' grid and tolerances, and processes that lack a package."""
 
 import json
 import subprocess
@@ -94,7 +94,7 @@ def make_fused_arguments(shape, groups, kernel_size, stride, padding, dilation, 
 
 
 def unfused(input, features, weight, bias, kernel_size, *geometry):
-    """What fused_involution2d has to be: PyTorch's convolution, then the reference."""
+    """Returns the truth for fused_involution2d: PyTorch's convolution, then the reference."""
     kernel = F.conv2d(features, weight, bias).unflatten(1, (-1, *kernel_size))
     return involution2d(input, kernel, *geometry, backend='reference')
 
@@ -110,13 +110,13 @@ def run(operator, tensors, grad_output, geometry, **options):
 
 
 def check(operator, actual, tensors, grad_output, geometry):
-    """Holds what :func:`run` returns against the truth in float64."""
+    """Compares what :func:`run` returns with the truth in float64."""
     values = [t.detach().to('cpu', torch.float64).contiguous() for t in (*tensors, grad_output)]
     key = operator, geometry, *((v.shape, sha256(v.numpy().tobytes()).digest()) for v in values)
     if key not in _truths:  # once for all backends and layouts
         _truths[key] = [
             run(TRUTH[operator], [f(v).requires_grad_() for v in values[:-1]], f(values[-1]), geometry)
-            # The same sums of absolute values: what rounding errors are measured by.
+            # The same sums of absolute values are the scale of rounding errors.
             for f in (torch.clone, torch.abs)
         ]
     exact, scale = _truths[key]
@@ -129,7 +129,7 @@ def check(operator, actual, tensors, grad_output, geometry):
 
 
 class ConstantKernel(nn.Module):
-    """A kernel generation function of a user's own: the same kernel for every pixel."""
+    """A user's kernel generation function: the same kernel for every pixel."""
 
     def __init__(self, channels, groups, kernel_size, stride, padding, dilation, scale=1.0):
         super().__init__()
@@ -153,7 +153,7 @@ def cells(text):
 
 
 def hide(*packages):
-    """Returns code after which a process finds these packages not installed."""
+    """Returns code that hides these packages from a process."""
     return f'import sys\nsys.modules.update(dict.fromkeys({packages!r}))\n'
 
 

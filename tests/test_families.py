@@ -138,7 +138,7 @@ def test_a_failed_build_leaves_no_process_and_no_files(set_up, tmp_path):
     assert done.returncode == 1
     assert not list((tmp_path / '.cache' / 'mmrednet').iterdir())
     with pytest.raises(ProcessLookupError):
-        for _ in range(100):  # it was told to end, and needs a moment
+        for _ in range(100):  # it got a signal, and needs a moment to end
             os.kill(int((tmp_path / 'pid').read_text()), 0)
             time.sleep(0.1)
 
@@ -163,7 +163,7 @@ def test_the_other_family_has_an_environment_of_its_own(set_up, tmp_path):
     assert (tmp_path / '.venv-onedl').is_dir() and not (tmp_path / '.venv').exists()
 
 
-def test_a_family_that_nobody_knows_is_refused_with_those_that_are_known(set_up):
+def test_an_unknown_family_is_refused_with_the_names_of_the_known_ones(set_up):
     done, asked = set_up(family='mmlab')
     assert done.returncode == 1 and not asked
     assert "FAMILY is 'mmlab'" in done.stderr and 'onedl' in done.stderr
@@ -181,7 +181,7 @@ def test_our_configs_find_mmsegs_whatever_its_distribution_is_named():
 
 
 def test_safe_names_outlast_those_of_one_checkpoint_and_getattr_is_none(tmp_path):
-    """OneDL's mmengine has a function of this name, whose names it takes away after each checkpoint."""
+    """OneDL's mmengine has such a function. It registers its names for each checkpoint and removes them afterwards."""
     run_python(
         'import torch\n'
         'from mmengine.logging import HistoryBuffer\n'

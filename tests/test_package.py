@@ -23,7 +23,7 @@ from mmengine.config import Config
 from mmrednet import __version__
 from mmrednet.checkpoint import IMAGENET
 
-# Whatever else lies in the checkout: caches, data, environments.
+# Only these are copied from the checkout, which also has caches, data and environments.
 FILES = ('LICENSE', 'MANIFEST.in', 'README.md', 'model-index.yml', 'pyproject.toml', 'setup.cfg')
 FOLDERS = ('configs', 'mmrednet', 'tools')
 PIP = (sys.executable, '-m', 'pip', '--quiet', '--quiet', '--disable-pip-version-check')
@@ -31,7 +31,7 @@ ALONE = ('--no-deps', '--no-index')
 
 
 def run(*command, cwd, **environment):
-    """Returns what a command prints that ends well."""
+    """Runs a command, which must succeed, and returns its output."""
     environment = {**os.environ, 'PYTHONWARNINGS': 'ignore', **environment}
     environment.pop('PYTHONPATH', None)
     result = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True)
@@ -177,7 +177,7 @@ def test_the_console_script(installed):
     assert out == installed.run('python', '-m', 'mmrednet', 'config', 'faster_rcnn_rednet50_invfpn') == f'{path}\n'
 
 
-# OneDL's mim takes the folder of the first file that pip lists for the package's, which is that of our metadata.
+# OneDL's mim takes the folder of the first file that pip lists for the folder of the package. Here it has the metadata.
 finds_wheels = pytest.mark.skipif('mmdet' not in packages_distributions()['mmdet'], reason="OneDL's mim finds no wheel")
 
 

@@ -1,4 +1,4 @@
-"""Tries RedNet in the place of every ResNet in the toolboxes' config zoos: builds, computes a loss and predicts.
+"""Tries RedNet instead of every ResNet in the toolboxes' config zoos: builds, computes a loss and predicts.
 
 A model that fails is tried with its own ResNet, too. Each result is a line of JSON in a file, and a model that has a
 line is not tried again. The results are printed as Markdown tables.
@@ -104,7 +104,7 @@ def find_models(toolbox: str) -> list[list[str]]:
 
 
 def to_rednet(entry: dict) -> dict:
-    """Returns what a user writes in the place of a ResNet's entry."""
+    """Returns the entry that a user writes instead of a ResNet's."""
     depth = entry['depth']
     out_channels = entry.get('base_channels', 64) * entry.get('expansion', 1 if depth in DEPTHS else 4)
     return dict(
@@ -180,7 +180,7 @@ def detection_data(model: dict, side: int, training: bool) -> dict:
         len(shapes), shapes, num_classes=2, with_mask=True, with_semantic=True, sem_seg_output_strides=stride
     )
     for sample, proposals in zip(data['data_samples'], demo_mm_proposals(shapes, 50), strict=True):
-        # The one class that every model knows.
+        # The one class that every model has.
         sample.gt_instances.labels.zero_()
         sample.set_metainfo(dict(homography_matrix=np.eye(3, dtype=np.float32)))
         if model['type'] == 'FastRCNN':
@@ -281,7 +281,7 @@ class Worker:
         self._process = None
 
     def __call__(self, *task: str) -> dict:
-        """Returns what :func:`build_and_run` does, or says that it did not return."""
+        """Returns what :func:`build_and_run` returns, or reports that it did not return."""
         if self._process is None:
             context = multiprocessing.get_context('spawn')
             self._connection, there = context.Pipe()

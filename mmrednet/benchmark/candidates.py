@@ -24,8 +24,8 @@ COMPILED = ('compiled unfold', 'compiled taps')  # torch.compile of two forms of
 class Problem(Setting):
     """One call of the operator: an involution in a setting.
 
-    ``phase`` is 'forward'; 'backward', both gradients after a forward pass that is not timed; or 'training', a forward
-    pass and both gradients.
+    ``phase`` is 'forward', 'backward' (both gradients, after a forward pass that is not timed) or 'training' (a forward
+    pass and both gradients).
     """
 
     case: Case
@@ -47,7 +47,7 @@ class Problem(Setting):
 
     @property
     def moved_bytes(self) -> int:
-        """The bytes of the input, the kernel and the output; backward of the first two and all three gradients."""
+        """The bytes of input, kernel and output. Backward: those of input, kernel and all three gradients."""
         passes = 1 if self.phase == 'forward' else 2
         values = passes * (prod(self.input_shape) + prod(self.kernel_shape)) + prod(self.output_shape)
         return values * self.dtype.itemsize
@@ -172,14 +172,12 @@ def operator_step(candidate: str, problem: Problem) -> Step:
 
     A candidate is a backend of the operator, 'reference', or one of ``CANDIDATES``:
 
-    - 'floor' copies as many bytes as the operator has to move. A copied byte is one read and one write, so the copied
-      tensor has half of the bytes.
+    - 'floor' copies a tensor of half the bytes that the operator has to move, since each byte is read and written.
     - 'depthwise' is the depthwise convolution with the same window and shapes.
-    - 'naive' is the straightforward CUDA kernels, on contiguous tensors.
-    - 'unfused' and 'fused' also generate the kernels from C / 4 channels: a 1x1 convolution and then the fastest
-      backend, and ``fused_involution2d``.
-    - 'compiled unfold' and 'compiled taps' are ``torch.compile`` of the formula as 'reference' has it, and as a sum
-      over the taps of the window.
+    - 'naive' runs the straightforward CUDA kernels, on contiguous tensors.
+    - 'unfused' and 'fused' also generate the kernels, from C / 4 channels. 'unfused' is a 1x1 convolution and then the
+      fastest backend, 'fused' is ``fused_involution2d``.
+    - 'compiled unfold' is ``torch.compile`` of 'reference', 'compiled taps' of :func:`sum_of_taps`.
     """
     candidates = CANDIDATES | {name: partial(_backend, name) for name in ('reference', *TABLE)}
     if candidate not in candidates:

@@ -1,7 +1,4 @@
-"""The time of one involution: which backend computes it, and how it compares with what else there is.
-
-It needs torch alone.
-"""
+"""A report on one involution: the backend that computes it, and the times of all candidates. It needs torch alone."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -49,7 +46,7 @@ def benchmark_involution(problem: Problem, budget: float = 5.0, compiled: bool =
     backends and why each is used or not, the kernels of the backend, and a table of times.
     """
     device, case = torch.device(problem.device), problem.case
-    torch.backends.cudnn.benchmark = True  # PyTorch's convolutions are at their best
+    torch.backends.cudnn.benchmark = True  # cuDNN chooses its fastest kernels
     chosen, reasons = explain(device)
     others = [name for name in working_backends(device) if name != chosen]
     left_out = {}
@@ -106,7 +103,7 @@ def _rows(phase: str, results: Sequence[Result]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for r in sorted(results, key=lambda result: result.median):
         rate = percent = ''
-        if r.candidate not in ('depthwise', *GENERATING):  # these move other bytes
+        if r.candidate not in ('depthwise', *GENERATING):  # these move a different number of bytes
             rate = rounded((r.bytes or 0) / r.median / 1e6)
             percent = f'{100 * medians["floor"] / r.median:.0f}' if 'floor' in medians else ''
         rows.append((phase, r.candidate, rounded(r.median), f'{r.iqr:.2g}', rate, percent))

@@ -22,14 +22,14 @@ HEADER = 'first layer', 'calls', 'involution', 'layer ms', '% of the network', '
 
 
 def find_calls(model: nn.Module, shape: Sequence[int]) -> dict[Call, int]:
-    """Returns the first of all equal calls of a model's involution layers for images, and how many are equal.
+    """Groups equal calls of a model's involution layers. Returns the first call and the size of each group.
 
-    The model of a toolbox is on the meta device, and ``shape`` is that of the images, (N, C, H, W). ValueError is
-    raised if the model has no involution layer, or calls none.
+    The toolbox's model is on the meta device. ``shape`` is that of the images, (N, C, H, W). ValueError is raised if
+    the model has no involution layer, or calls none.
     """
     if not any(isinstance(layer, Involution) for layer in model.modules()):
         raise ValueError(
-            'the model has no involution layer: give a config with a RedNet, an InvolutionFPN or such a head'
+            'the model has no involution layer: give a config with a RedNet, an InvolutionFPN or an involution head'
         )
     calls = record_calls(model, partial(run_model, model, torch.empty(*shape, device='meta')))
     if not calls:

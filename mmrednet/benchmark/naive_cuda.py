@@ -24,9 +24,9 @@ def sizes(x: Tensor, k: Tensor, stride: Pair, padding: Pair, dilation: Pair) -> 
 
 
 def launch(name: str, written: Tensor, x: Tensor, k: Tensor, y: Tensor, *geometry: Pair) -> None:
-    """Runs one kernel on the input or its gradient, the kernel or its gradient, and the output or its gradient.
+    """Runs one CUDA kernel on the input, the kernel and the output, or on their gradients. All three are contiguous.
 
-    All three are contiguous. ``name`` is 'forward', 'grad_input' or 'grad_kernel', which writes to one of them.
+    ``name`` is 'forward', 'grad_input' or 'grad_kernel'. ``written`` is the one of the three that is written.
     """
     import cupy
     import numpy

@@ -1,4 +1,4 @@
-"""The time of the operator, beside what it has to be compared with. It needs torch alone."""
+"""The time of the operator and of the candidates that it is compared with. It needs torch alone."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -14,8 +14,8 @@ def benchmark_operator(problems: Sequence[Problem], budget: float = 20.0, compil
     """Times the backends of the operator, the depthwise convolution and a copy of the same bytes, in turns.
 
     The forward pass is also timed with the generation of the kernels, unfused and fused. The straightforward CUDA
-    kernels are timed on contiguous tensors in float32 and float64, which they are written for. ``compiled`` adds the
-    faster form of ``torch.compile``. ``budget`` is in seconds for each problem. Yields milliseconds.
+    kernels are timed only on contiguous tensors in float32 and float64. ``compiled`` adds the faster form of
+    ``torch.compile``. ``budget`` is in seconds for each problem. Yields milliseconds.
     """
     extra = COMPILED if compiled else ()
     for problem in problems:

@@ -37,7 +37,7 @@ def runtime_step(name: str, runtime: str, batch: int = 1, size: tuple[int, int] 
         return network_step(name, Setting(batch=batch, channels_last=last, phase='inference, BN folded'), size)
     images = torch.randn(batch, 3, *size)
     if (form := RUNTIMES[runtime]) is None:
-        # At the second batch size, dynamo would compile for any batch size.
+        # Otherwise dynamo would compile for all batch sizes when it gets a second one.
         compiled = torch.compile(ExportableModel(classifier(name)), dynamic=False, options={'freezing': True})
         return torch.no_grad()(partial(compiled, images))
     return partial(FORMATS[form].load(_exported(name, form, size)[1], images.shape), images)

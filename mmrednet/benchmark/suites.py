@@ -1,4 +1,4 @@
-"""What ``python -m mmrednet benchmark`` measures where its user names no shapes, models, batch sizes or dtypes."""
+"""The suites of ``python -m mmrednet benchmark``, with their default shapes, models, batch sizes and dtypes."""
 
 from collections.abc import Iterator, Sequence
 
@@ -35,9 +35,9 @@ def run_suite(
 ) -> Iterator[Result]:
     """Measures one of the standard suites, and yields milliseconds or MiB.
 
-    'operator' takes the shapes of RedNet-50 and the FPN's finest level, always with one image; 'memory' is that of the
-    operator and of networks; 'runtimes' is on the CPU. ``budget`` is in seconds for each row. ``quick`` is only two
-    shapes or models, at batch size 1. The other defaults are in ``WITH_CUDA``.
+    'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' times networks,
+    'runtimes' on the CPU. 'memory' measures the operator and networks. ``budget`` is in seconds for each row. ``quick``
+    measures only two shapes or models, at batch size 1. The other defaults are in ``WITH_CUDA``.
     """
     gpu = device.type == 'cuda'
     torch.backends.cudnn.benchmark = gpu  # cuDNN chooses its fastest kernels

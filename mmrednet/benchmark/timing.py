@@ -51,7 +51,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Result:
-    """What was measured of one candidate, such as a backend or a model."""
+    """The measurement of one candidate, such as a backend or a model."""
 
     labels: Labels  # the setting: 'shape', 'batch' and so on
     candidate: str
@@ -91,12 +91,12 @@ def time_in_turns(
     """Times functions in rounds, so that a change in the machine's speed affects all of them.
 
     First each function is called twice, to compile, tune and allocate. In a round each function has one turn. Their
-    order is random in each round, since a function also depends on what the previous one left in the caches. A
-    sample is the average of as many calls as take 2 ms. With CUDA a sample is one call, timed by two events after the
-    caches were overwritten.
+    order is random in each round, since the time of a function also depends on what the previous one left in the
+    caches. A sample is the average of as many calls as take 2 ms. With CUDA a sample is one call, timed by two events
+    after the caches were overwritten.
 
-    ``budget`` is the time in seconds after which no new round begins, and ``rounds`` are the smallest number of rounds
-    and the largest. Returns the seconds for a call of each function, one sample for each round.
+    ``budget`` is the time in seconds after which no new round begins, and ``rounds`` are the smallest and the largest
+    number of rounds. Returns the seconds for a call of each function, one sample for each round.
     """
     device = torch.device(device)
     calls = {}
@@ -138,7 +138,7 @@ def _seconds(step: Step, calls: int, device: torch.device) -> float:
         return time.perf_counter() - begin
     with torch.cuda.device(device):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        # The GPU is busy while the host launches the calls. So the events measure the kernels, not the launches.
+        # Keeps the GPU busy while the host launches the calls, so that the events measure the kernels only.
         for _ in range(8):
             _scratch(device).zero_()
         torch.cuda._sleep(2_000_000)  # cycles: about 1 ms
@@ -151,7 +151,7 @@ def _seconds(step: Step, calls: int, device: torch.device) -> float:
 
 
 def captured(step: Step, device: str | torch.device = 'cuda') -> Step:
-    """Captures a function, which must use the same tensors in each call, in a CUDA graph, and returns its replay."""
+    """Captures a function in a CUDA graph and returns its replay. Each call must use the same tensors."""
     with torch.cuda.device(device):
         stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
         stream.wait_stream(torch.cuda.current_stream())

@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_traceback(time)
     add = place.add_argument
     add('--device', metavar='D', help='cpu, cuda or cuda:1 (default: a GPU if there is one)')
-    add('--dtype', nargs='+', choices=DTYPES, help='of tensors or autocast (default: float32; on a GPU also others)')
+    add('--dtype', nargs='+', choices=DTYPES, help='dtypes of tensors or autocast (default: float32; more on a GPU)')
     add('--channels-last', action='store_true', help='use channels-last in float32, too')
     add = table.add_argument
     add(
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             ('network', 'the time of ResNets and RedNets in inference and training', (time, place, table, models)),
             ('memory', 'the peak memory of the operator and of networks', (time, place, table, models)),
             ('runtimes', 'ResNet-50 and RedNet-50 on the CPU in PyTorch, ONNX Runtime and OpenVINO', (time, table)),
-            ('involution', 'one involution of your own sizes, with all that can compute it', (time, place)),
+            ('involution', 'one involution of your sizes, in all backends and beside convolutions', (time, place)),
             ('layers', 'all involution layers of the model of a config', (time, place)),
         )
     }

@@ -1,6 +1,6 @@
 """Rewrites a checkpoint of an older toolbox or of PaddleClas in the layout of mmengine.
 
-The models here take such checkpoints as they are, so this command is for other programs.
+The models of mmrednet load such checkpoints directly. The command is for other programs.
 """
 
 import argparse
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='the file to write, .pth or .safetensors; an existing file is replaced',
     )
     add('--config', help='refuse a checkpoint that does not fit the model of this config (a path or a name)')
-    add('--prefix', default='', help="keep only the parameters with this prefix, without it, such as 'student.'")
+    add('--prefix', default='', help="keep only the parameters with this prefix, such as 'student.', and remove it")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -38,5 +38,5 @@ def run(args: argparse.Namespace) -> None:
     for old, new in renamed.items():
         print(f'{old} -> {new}' if new else f'{old} is left out')
     if left_out:
-        print(f'left out, since {args.out.suffix} has a place for parameters and meta only: {", ".join(left_out)}')
+        print(f'left out, since {args.out.suffix} files hold only parameters and meta: {", ".join(left_out)}')
     print(f'{args.out}: {len(checkpoint["state_dict"])} parameters and buffers, {len(renamed)} entries renamed')

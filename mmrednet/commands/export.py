@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs=2,
         default=(224, 224),
         metavar=('H', 'W'),
-        help='height and width around which the file is checked; the file takes images of any size (default: 224 224)',
+        help='height and width of the check; the file takes images of any size (default: 224 224)',
     )
     add('--dtype', choices=DTYPES, default='float32', help='of weights, images and outputs (default: float32)')
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> None:
     from ..export.model import fill_zeroed_norms
     from ..toolboxes import build_model, quiet, read_config
 
-    # Building a model can take minutes.
+    # Before the model is built, which can take minutes.
     check_format(args.format, args.out)
     with quiet():
         model = build_model(read_config(args.config), args.config, args.checkpoint)

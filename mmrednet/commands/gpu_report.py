@@ -1,4 +1,4 @@
-"""Makes a report on a GPU: whether the operator is right there, and how fast it and RedNet are.
+"""Reports whether the operator is right on a GPU, and how fast it and RedNet are.
 
 It needs torch and CuPy, and for the networks mmpretrain.
 """

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> None:
         return
     rows = [('what', 'here', 'problem'), ('---', '---', '---'), *((name, *found) for name, found in findings.items())]
     for row in rows:
-        # Not `markdown_table`: an error of a page would pad every row to its width.
+        # Not `markdown_table`: an error message as long as a page would pad every row to its width.
         print('|', ' | '.join(' '.join(cell.split()).replace('|', r'\|') for cell in row), '|')
 
 

@@ -11,9 +11,9 @@ from ..ops.flops import fused_multiply_adds, multiply_adds
 def count_flops(function: Callable, *args, **kwargs) -> int:
     """Returns the FLOPs of ``function(*args, **kwargs)`` by the convention of the paper.
 
-    They are the multiply-adds of convolutions, linear layers and involutions, one for each output of a layer with a
+    FLOPs are the multiply-adds of convolutions, linear layers and involutions, one for each output of a layer with a
     bias, two for each element of a normalised tensor, and one for each output of a ReLU and each input of a pooling.
-    Nothing else counts. On the meta device nothing is computed, so that any size takes no time and no memory.
+    Nothing else counts. On the meta device nothing is computed, so a large image takes no more time or memory.
 
     Args:
         function (Callable): A model or a function.

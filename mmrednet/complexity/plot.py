@@ -6,8 +6,8 @@ from typing import Any
 
 from .tables import Complexity, Row
 
-# The colours differ in grey, too, and for people who are colour-blind. The labels of RedNet's curve, which lies above
-# ResNet's, stand above it, those of ResNet below: their offset in points and alignment.
+# The colours also differ in grey and for colour-blind people. RedNet's curve is the upper one and has its labels above
+# it, ResNet's has them below. The last two entries are the labels' offset in points and their alignment.
 _STYLES: dict[str, tuple[Any, tuple[int, int], str]] = {
     'RedNet': (dict(color='#c8102e', marker='o'), (-4, 5), 'right'),
     'ResNet': (dict(color='#1f4e79', marker='s'), (4, -11), 'left'),

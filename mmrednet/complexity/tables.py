@@ -127,10 +127,10 @@ def measure(row: Row) -> Complexity:
     """Counts the parameters and FLOPs of a row's model by the convention of its table.
 
     Tables 1 and 6: images of 224x224. Table 3: images of 1280x800, 1000 proposals, 100 masks; only parameters that are
-    trained, without the stem and the first stage. Tables 4 and 5: images of 2048x1024; the parameters include those of
-    an auxiliary head, the FLOPs are those of inference.
+    trained, without the stem and the first stage. Tables 4 and 5: images of 2048x1024; parameters with those of an
+    auxiliary head, FLOPs of inference.
     """
-    # By name: without a checkpoint RedNet freezes nothing.
+    # The parameters that `frozen_stages=1` freezes in ResNet and RedNet.
     frozen = tuple('backbone.' + stage for stage in ('stem.', 'conv1.', 'bn1.', 'layer1.')) if row.table == '3' else ()
     size = {'3': (800, 1280), '4': (1024, 2048), '5': (1024, 2048)}.get(row.table, (224, 224))
     return measure_config(load_config(row), *size, frozen)

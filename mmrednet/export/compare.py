@@ -1,4 +1,4 @@
-"""Every export is run beside its network before the file is kept."""
+"""Compares an export with its network before the file is kept."""
 
 import copy
 import timeit
@@ -23,8 +23,8 @@ class Comparison(NamedTuple):
     """An export beside PyTorch, for images of the shape (N, C, H, W)."""
 
     shape: tuple[int, ...]
-    # The largest differences of the export, and of PyTorch in the network's dtype, from the network in float64, as a
-    # share of the range of an output. Infinite where a value is not finite or an output has another shape.
+    # The largest difference from the network in float64, of the export and of PyTorch in the network's dtype, as a
+    # share of the range of an output. It is infinite if a value is not finite or an output has another shape.
     difference: float
     own: float
     # Seconds for a batch, the best of three.
@@ -37,8 +37,8 @@ def export_checked(
 ) -> list[Comparison]:
     """Writes a network as :func:`export` does, loads the file, and compares it with the network.
 
-    Only a right file is kept. It and the files beside it that the format needs are replaced, all or none. The errors
-    are those of :func:`check_format`, :func:`export` and :func:`check`.
+    The file is kept only if it is right. It and the files beside it that the format needs are replaced together or not
+    at all. The errors are those of :func:`check_format`, :func:`export` and :func:`check`.
     """
     check_format(name, path)
     with replacing(path) as part:
@@ -47,10 +47,10 @@ def export_checked(
 
 
 def check(network: ExportableModel, run: Run, size: tuple[int, int]) -> list[Comparison]:
-    """Returns what :func:`compare` does. Raises ValueError where an export differs by more than rounding."""
+    """Returns what :func:`compare` returns. Raises ValueError if an export differs by more than rounding."""
     tolerance, found = TOLERANCE[next(network.parameters()).dtype], compare(network, run, size)
     for comparison in found:
-        # Where all values of an output are nearly equal, rounding is a large share of their range, in PyTorch as well.
+        # If all values of an output are nearly equal, rounding is a large share of their range, also in PyTorch.
         allowed = max(tolerance, 4 * comparison.own if isfinite(comparison.own) else 0)
         if comparison.difference > allowed:
             raise ValueError(

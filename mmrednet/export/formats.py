@@ -150,7 +150,7 @@ def export(network: ExportableModel, name: str, path: Path, size: tuple[int, int
         network (ExportableModel): The network, in the dtype that the file is to have.
         name (str): The format, one of ``FORMATS``.
         path (Path): The file.
-        size (tuple[int, int]): Height and width of the images that the network is traced with, about.
+        size (tuple[int, int]): Approximate height and width of the images that the network is traced with.
 
     Raises:
         ValueError: The network cannot be exported.
@@ -173,7 +173,7 @@ def _capture(network: ExportableModel, images: Tensor) -> torch.export.ExportedP
 
 
 def _with_sizes_left_open(network: ExportableModel) -> ExportableModel:
-    """Replaces mmseg's Upsample, whose ``int(size * factor)`` an exporter takes for a constant, by torch's."""
+    """Replaces mmseg's Upsample by torch's. Its ``int(size * factor)`` would become a constant."""
     for module in list(network.modules()):
         child: Any
         for name, child in module.named_children():

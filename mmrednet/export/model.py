@@ -14,9 +14,9 @@ class ExportableModel(nn.Module):
 
     The images (N, C, H, W) are those that the model's data preprocessor returns. The outputs are
 
-    - of a classifier its logits, (N, classes),
-    - of a segmentor its logits at the size of the images, (N, classes, H, W),
-    - of a detector the outputs of its dense head, (N, C_i, H_i, W_i) for each level i. The dense head of a two-stage
+    - for a classifier, its logits, (N, classes),
+    - for a segmentor, its logits at the size of the images, (N, classes, H, W),
+    - for a detector, the outputs of its dense head, (N, C_i, H_i, W_i) for each level i. The dense head of a two-stage
       detector is the RPN.
 
     Args:
@@ -83,7 +83,7 @@ class ExportableModel(nn.Module):
 
 
 def fill_zeroed_norms(network: nn.Module) -> None:
-    """Gives norm layers that are zero random weights, so that an untrained RedNet's involutions reach its outputs."""
+    """Replaces zero weights of norm layers by random ones: an untrained RedNet's involutions then reach its outputs."""
     for module in network.modules():
         weight = getattr(module, 'weight', None)
         # The weights of norm layers are vectors.

@@ -1,1 +1,1 @@
-"""A report on a GPU: whether the operator is right there, and how fast the operator and RedNet are."""
+"""A report on whether the operator is right on a GPU, and how fast it and RedNet are."""

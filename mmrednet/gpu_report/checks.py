@@ -87,7 +87,7 @@ def run(tensors: Tensors, case: Case, backend: str) -> dict[str, Tensor]:
     geometry: dict[str, Any] = dict(stride=case.stride, dilation=case.dilation, backend=backend)
     output = involution2d(input, kernel, **geometry)
     grad_input, grad_kernel = torch.autograd.grad(output, (input, kernel), grad, create_graph=True)
-    # The tensors are the weights, so that all terms of the sums are positive if the tensors are.
+    # The tensors themselves are the weights. If they are positive, so are all terms of the sums.
     second = torch.autograd.grad((grad_input, grad_kernel), (input, kernel, grad), (input.detach(), kernel.detach()))
     with torch.no_grad():
         fused = fused_involution2d(input, features, weight, bias, case.kernel_size, **geometry)
@@ -99,7 +99,7 @@ def run(tensors: Tensors, case: Case, backend: str) -> dict[str, Tensor]:
 def errors(
     batch: int, case: Case, dtype: torch.dtype, device: str | torch.device, layout: str, backend: str
 ) -> dict[str, float]:
-    """Returns the largest error of each result of :func:`run`, divided by the error that is allowed: up to 1 is right.
+    """Returns the largest error of each result of :func:`run`, divided by the allowed error. At most 1 is right.
 
     The allowed error of an element is ``TOLERANCE`` times the sum of the absolute values of its terms. For the fused
     operator and for second derivatives, which are sums of sums, it is larger by ``FUSED`` and ``SECOND_ORDER``. The

@@ -138,7 +138,7 @@ PARTS: dict[str, Callable[..., Part]] = {
 
 
 def items_of(part: str, device: str, quick: bool) -> list[Item]:
-    """Returns the items of a part for the backend that is used on a device. Their errors become their findings."""
+    """Returns the items of a part for the backend that is used on a device. An item returns its error as a finding."""
     place = torch.device(device)
     if place.type == 'cuda':
         torch.cuda.set_device(place)

@@ -1,4 +1,4 @@
-"""The report: its parts in their order and time, what is wrong, and the text."""
+"""The report: runs its parts within a time limit, lists the faults and writes the text."""
 
 import json
 import platform
@@ -20,7 +20,7 @@ from .parts import CHECKS, DTYPES, SANITIZERS
 from .workers import run_parts
 
 SECONDS, SECONDS_QUICK = 450, 150  # for the whole report
-# The parts in their order: those that run side by side, and their share of the time that is left by then.
+# The parts in their order. A row has the parts that run side by side, and their share of the time that is left.
 PLAN: Sequence[tuple[tuple[str, ...], float]] = (
     (CHECKS, 0.4),
     (('operator',), 0.4),
@@ -39,8 +39,8 @@ MEASURED = {
 def make_report(out: Path, device: torch.device, quick: bool = False, about: Mapping[str, str] = {}) -> list[str]:
     """Makes the report on a GPU, and returns what is wrong.
 
-    ``out`` is the Markdown file; all measurements are written beside it as JSON. The facts ``about`` the report stand
-    first in it.
+    ``out`` is the Markdown file. All measurements are written beside it as JSON. The report begins with the facts in
+    ``about``.
     """
     facts = {**about, **describe(device)}
     begin, seconds = time.monotonic(), SECONDS_QUICK if quick else SECONDS

@@ -26,7 +26,7 @@ class Names(NamedTuple):
 def find_names(checkpoint_meta: Mapping, config: Config, model: nn.Module) -> Names:
     """Finds the names of a model's classes in the checkpoint's ``dataset_meta``, as the toolboxes' inferencers do.
 
-    If it has none, or not as many as the model has classes, they are those of the config's test data set, or numbers.
+    If it does not have one name for each class, the names are those of the config's test data set, or else numbers.
     """
     sizes = _count_classes(model)
     tried: list[str] = []
@@ -58,7 +58,7 @@ def _count_classes(model: nn.Module) -> set[int]:
 
 
 def _to_colours(palette, size: int) -> list[tuple[int, int, int]]:
-    """Returns ``size`` colours: those of a palette that lists as many, else fixed random ones."""
+    """Returns ``size`` colours: those of a palette if it has enough, else fixed random ones."""
     colours = None if palette is None or isinstance(palette, str) else np.array([*palette])
     if colours is None or colours.ndim != 2 or len(colours) < size:
         colours = np.random.RandomState(42).randint(0, 256, (size, 3))

@@ -40,7 +40,7 @@ def find_photos(arguments: Iterable[str]) -> Photos:
             continue
         else:
             found = sorted(filter(os.path.isfile, glob(path, recursive=True)))
-            problem = 'is no file or folder, and no pattern of one: give the path of a photograph'
+            problem = 'is no file or folder, and no file matches it as a pattern: give the path of a photograph'
         if not found:
             problems.append(f'{argument} {problem}')
         for file in found:
@@ -54,7 +54,7 @@ def read_photo(path: str, load: Callable[[dict], dict]) -> np.ndarray:
     Raises:
         ValueError: The file cannot be read, or holds no image that the steps can read.
     """
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # the error below stands for OpenCV's messages
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # the error below replaces OpenCV's messages
     try:
         return load(dict(img_path=path))['img']
     except Exception as error:
@@ -67,8 +67,9 @@ def read_photo(path: str, load: Callable[[dict], dict]) -> np.ndarray:
 def to_picture(image: np.ndarray) -> np.ndarray:
     """Converts an image of any dtype and number of channels, in BGR, to 8-bit RGB (H, W, 3).
 
-    8-bit integers keep their values, and so do floats from 0 to 255. Other values are scaled from the image's least and
-    greatest. An image of fewer than three channels is drawn in grey, and one of more shows its first three.
+    8-bit integers keep their values. So do other types if all values are from 0 to 255 and the largest is above 1. Else
+    the image's range is scaled to 0 to 255. One or two channels become grey, from the first. More than three channels
+    become colours, from the first three.
     """
     image = image[..., None] if image.ndim == 2 else image
     image = np.repeat(image[..., :1], 3, 2) if image.shape[2] < 3 else image[..., 2::-1]

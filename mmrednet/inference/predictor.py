@@ -28,10 +28,10 @@ REMEDY = 'give the config that it was trained with (--config or --model), or a c
 
 @dataclass
 class Prediction:
-    """What a model predicts for a photograph.
+    """A model's prediction for a photograph.
 
-    A row is a dict with ``label`` and ``what`` (the class's name), and with ``score`` and in detection ``box`` (x1, y1,
-    x2, y2 in pixels), or in segmentation ``share`` of the image.
+    A row is a dict with ``label`` and ``what``, the class's name. In classification and detection it has ``score``, in
+    detection also ``box`` (x1, y1, x2, y2 in pixels). In segmentation it has ``share``, the share of the image.
     """
 
     file: str
@@ -47,9 +47,9 @@ class Predictor:
         model (str, optional): The name or path of a config. Defaults to None: the config in the checkpoint or, without
             a checkpoint, RedNet-50 for ImageNet.
         checkpoint (str, optional): The weights, a path or URL. Defaults to None: the public weights of the model.
-        device (str, optional): Such as ``'cuda:1'``. Defaults to None, the best that there is.
-        score_threshold (float, optional): The least score that counts. Defaults to None: 0.3 in detection, else 0.
-        top (int, optional): The most results of a photograph. Defaults to None: 5 in classification, else all.
+        device (str, optional): Such as ``'cuda:1'``. Defaults to None: a GPU if there is one.
+        score_threshold (float, optional): The lowest score of a row. Defaults to None: 0.3 in detection, else 0.
+        top (int, optional): The largest number of rows. Defaults to None: 5 in classification, else all.
         draw (bool): Whether to draw pictures. Defaults to False.
 
     Attributes:
@@ -81,8 +81,8 @@ class Predictor:
                 raise ValueError('--score-threshold is for classification and detection: a segmentation has no scores')
             loading, following = split_pipeline(config)
             with naming(model or source):
-                # The inferencers look for the pipeline here. They get images that are loaded, since mmpretrain's would
-                # load them without the arguments of the loading step.
+                # The inferencers take the pipeline from here. They get loaded images, since mmpretrain's inferencer
+                # would ignore the arguments of the loading step.
                 dataset = config.test_dataloader.dataset = find_dataset(config)
                 dataset.pipeline = [dict(type='LoadImageFromFile'), *following]
                 self._load = Compose(loading)
@@ -143,7 +143,7 @@ def _config_in(checkpoint: dict, source: str) -> Config:
 
 
 def write_pictures(predictions: Iterable[Prediction], folder: Path) -> Iterator[Prediction]:
-    """Writes the pictures of predictions as they come. ``a.jpg`` gets ``a_prediction.png``, another ``a_..._2.png``."""
+    """Writes pictures as they come. ``a.jpg`` gives ``a_prediction.png``, a second one ``a_prediction_2.png``."""
     names: Counter[str] = Counter()
     for prediction in predictions:
         if prediction.picture is not None:

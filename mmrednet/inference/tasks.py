@@ -1,4 +1,4 @@
-"""What each toolbox's inferencer predicts, as rows of a table and as a picture."""
+"""The predictions of each toolbox's inferencer, as rows of a table and as a picture."""
 
 from typing import Any
 
@@ -12,13 +12,15 @@ from torch.nn.functional import interpolate
 from .names import Names
 from .photos import to_picture
 
-LEAST_SIDE, LONGEST_SIDE = 320, 1024  # pixels of a picture: names need room, but no more than this is added
+# Pixels. Photographs with a smaller side are enlarged, to make room for names, but not beyond the longest side.
+LEAST_SIDE, LONGEST_SIDE = 320, 1024
 
 
 class Task:
-    """An inferencer, and how its results are listed and drawn. Its pipeline takes images that are loaded.
+    """An inferencer, and how its results are listed and drawn. Its pipeline takes loaded images.
 
-    ``score_threshold`` is the least score of a row and ``top`` the most rows of a photograph; None is the task's own.
+    ``score_threshold`` is the lowest score of a row, and ``top`` is the largest number of rows of a photograph. None
+    stands for the task's default.
     """
 
     name = ''
@@ -44,7 +46,7 @@ class Task:
         return found[0] if isinstance(found, list) else found  # mmseg gives the sample itself
 
     def list_rows(self, sample) -> list[dict]:
-        """Returns what a sample holds, the best first, and leaves nothing else in the sample."""
+        """Returns the rows of a sample, the best first, and removes all other results from it."""
         raise NotImplementedError
 
     def draw(self, image: np.ndarray, sample, rows: list[dict]) -> np.ndarray:
@@ -103,7 +105,7 @@ class Detection(Task):
         found = sample.pred_instances
         found = found[found.scores >= (0.3 if self.score_threshold is None else self.score_threshold)]
         sample.pred_instances = found[found.scores.argsort(descending=True)[: self.top]]
-        found = self.inferencer.pred2dict(sample)  # has boxes also where a model predicts masks alone
+        found = self.inferencer.pred2dict(sample)  # has boxes even if a model predicts only masks
         return [
             dict(label=label, what=self.names.of(label), score=score, box=box)
             for label, score, box in zip(found['labels'], found['scores'], found['bboxes'], strict=True)
@@ -146,7 +148,7 @@ class Segmentation(Task):
         """Draws the classes in colours, with a legend."""
         picture = _enlarged(image)
         sample.pred_sem_seg = PixelData(data=_resized(sample.pred_sem_seg.data, picture).long())
-        # mmseg draws names with OpenCV, which has ASCII alone. So a legend has them.
+        # A legend has the names, since mmseg would draw them with OpenCV, which can draw only ASCII.
         self.inferencer.visualize([picture], [sample], return_vis=True, opacity=0.5, with_labels=False)
         visualizer = self.inferencer.visualizer
         size = max(9, min(picture.shape[:2]) // 40)  # points

@@ -49,7 +49,7 @@ def _missing(path: str, characters: set[str]) -> set[str]:
 
 @contextmanager
 def using_font(family: str):
-    """Draws texts as they are, without formulas, in a font."""
+    """Lets matplotlib draw texts in a font, and '$' as it is instead of formulas."""
     from matplotlib import rc_context
 
     settings: dict = dict.fromkeys(('font.sans-serif', 'font.monospace'), [family, DEFAULT])

@@ -15,7 +15,7 @@ from ..layers import Involution
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Section 5.3 shows the last block of conv3_x. The paper counts the stem as the first stage, so that is this stage.
+# Section 5.3 shows the last block of conv3_x. conv1 is the stem and conv2_x is layer1.
 THIRD_STAGE = 'layer2'
 
 
@@ -65,14 +65,14 @@ class KernelMap:
 def cell_size(padded: int, cells: int) -> float:
     """Returns the size of a map's cell along one side, in pixels of the network's input.
 
-    Networks halve a size and round up. Where that explains the number of cells, the last cell may be cut off.
+    Networks halve a size and round up. If that gives the number of cells, the border may cut off the last cell.
     """
     size = 2 ** ceil(log2(padded / cells))
     return size if ceil(padded / size) == cells else padded / cells
 
 
 def find_involution(model: nn.Module, name: str | None = None) -> str:
-    """Checks the name of an involution that processes whole images, as those of RoI heads do not, or chooses one.
+    """Checks the name of an involution, or chooses one. It must process whole images, unlike those of RoI heads.
 
     The default is the involution of the paper's Figure 3, which is the last of ``layer2``. In a model without that
     stage it is the last involution.
@@ -86,7 +86,7 @@ def find_involution(model: nn.Module, name: str | None = None) -> str:
         if isinstance(module, Involution) and 'roi_head' not in layer.split('.')
     ]
     if not names:
-        raise ValueError(f'the model, {type(model).__name__}, has no involution for whole images: give one that has')
+        raise ValueError(f'the model, {type(model).__name__}, has no involution for whole images: give another')
     if name is None:
         name = ([layer for layer in names if THIRD_STAGE in layer.split('.')] or names)[-1]
     if name not in names:
@@ -104,7 +104,7 @@ def generate_kernel(model: nn.Module, batch: Mapping[str, Any], layer: str) -> t
     """Generates the kernels of one involution in a toolbox's model.
 
     The forward pass has no gradients and ends at this layer. If several maps go through the layer, as in an RPN, the
-    first one counts, which has the highest resolution. ``batch`` is what a dataloader of the toolbox gives.
+    first one counts, which has the highest resolution. ``batch`` is a batch of the toolbox's dataloader.
 
     Returns:
         tuple[Tensor, tuple[int, int]]: The kernels (N, G, Kh, Kw, Ho, Wo), and height and width of the model's padded
@@ -115,7 +115,7 @@ def generate_kernel(model: nn.Module, batch: Mapping[str, Any], layer: str) -> t
             part in a forward pass.
     """
     if any(module.training for module in model.modules()):
-        raise ValueError('model must be in evaluation mode, but is in training mode: call model.eval() before')
+        raise ValueError('model must be in evaluation mode, but is in training mode: call model.eval() first')
 
     def stop(module: Involution, args: tuple[Tensor, ...]) -> None:
         raise _Generated(module.generate_kernel(module.projection(args[0])))

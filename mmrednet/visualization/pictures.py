@@ -34,7 +34,7 @@ def draw_photos(
         points (Sequence[tuple[float, float]]): x and y, in pixels of the network's input. Defaults to ().
 
     Returns:
-        dict[str, Figure]: The figures by a name for a file.
+        dict[str, Figure]: The figures by file name.
 
     Raises:
         ValueError: An argument is wrong, or a photograph cannot be read.

@@ -25,7 +25,7 @@ def test_every_candidate_of_the_operator_runs(channels_last):
     forward = [*candidates, 'unfused', 'fused'] * 2
     assert [r.candidate for r in results] == forward + candidates * 2
     assert [r.labels['pass'] for r in results] == ['forward'] * len(forward) + ['backward'] * 2 * len(candidates)
-    # Input 32x9x12, kernels 2x7x7 and output 32 at 5x6 pixels, of 4 bytes; backward the first two twice.
+    # Input 32x9x12, kernels 2x7x7 and output 32 at 5x6 pixels, of 4 bytes each. Backward moves the first two twice.
     read, written = 32 * 9 * 12 + 2 * 49 * 30, 32 * 30
     assert {(r.labels['batch'], r.labels['pass']): r.bytes for r in results} == {
         (batch, phase): 4 * batch * (passes * read + written)

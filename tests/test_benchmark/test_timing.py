@@ -33,7 +33,7 @@ def test_each_candidate_has_one_turn_in_every_round(monkeypatch):
     rounds = [turns[i : i + 3] for i in range(0, len(turns), 3)]
     assert len(rounds) == 7 and all(sorted(turn) == ['a', 'b', 'c'] for turn in rounds)
     assert len(set(map(tuple, rounds))) > 1
-    # A sample lasts for 2 ms, and counts one call.
+    # A call takes 1 ms, so a sample of 2 ms has two calls. Its time is divided by their number.
     assert {count for _, count in log[6:]} == {2}
     assert samples == {name: pytest.approx([1e-3] * 7) for name in 'abc'}
 

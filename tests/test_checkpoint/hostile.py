@@ -21,7 +21,7 @@ from safetensors.torch import save as save_safetensors
 from mmrednet.checkpoint import load
 
 MEMORY = 256 << 20
-# What Python reports when it runs a program, loads a library, connects or deletes.
+# The audit events of Python when it runs a program, loads a library, connects or deletes.
 FORBIDDEN = ('os.system', 'os.exec', 'os.posix_spawn', 'os.fork', 'subprocess.', 'ctypes.', 'socket.', 'os.remove')
 NAMES = ('../../up', '/absolute', '\x1b[2J\x1b]0;title\x07', 'a\nb', '__class__', '\0', 'é' * 9, 'x' * 5000)
 

@@ -32,12 +32,12 @@ from mmrednet.checkpoint import IMAGENET, files, load, read, save
 from mmrednet.models.rednet import RedNet
 
 CONVERT = (sys.executable, '-m', 'mmrednet', 'convert')
-# The names and shapes of a whole RedNet-26 of PaddleClas'.
+# The names and shapes of a whole RedNet-26 of PaddleClas.
 PADDLE = json.loads((DATA / 'paddle_rednet26_keys.json').read_text())
 
 
 def arrays():
-    """A RedNet-26 in Paddle's layout, of sizes that keep features from growing: involution squares them."""
+    """A RedNet-26 in Paddle's layout. Its values keep features from growing, since involution squares them."""
     rng = np.random.default_rng(0)
     state = {}
     for name, shape in PADDLE.items():
@@ -68,7 +68,7 @@ def test_a_file_that_paddle_wrote(tmp_path):
         26, num_stages=1, out_indices=(0,), init_cfg=dict(type='Pretrained', checkpoint=path, prefix='backbone.')
     )
     model.init_weights()
-    # PyTorch's names for what these modules have, beside Paddle's.
+    # PyTorch's and Paddle's names of buffers.
     names = {
         name.replace('running_mean', '_mean').replace('running_var', '_variance'): value.numpy()
         for name, value in model.state_dict().items()
@@ -113,7 +113,7 @@ def test_array_orders_and_types(fortran, tmp_path):
 
 
 class Call:
-    """Pickles as a call of what it names."""
+    """Pickles as a call of a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -133,10 +133,10 @@ def attacks(mark):
         'numpy.fromfile': b'cnumpy\nfromfile\n(S"/dev/null"\ntR.',
         'numpy._core.multiarray.fromfile': b'cnumpy._core.multiarray\nfromfile\n(S"/dev/null"\ntR.',
         'numpy._core.multiarray.scalar': np.float64(1),
-        # An attribute of what is allowed.
+        # An attribute of an allowed class.
         'numpy.ndarray.tofile': b'\x80\x04\x8c\x05numpy\x8c\x0endarray.tofile\x93.',
         "type 'O8'": np.array([Call(os.system, touch)], object),
-        # Its own state would say which of its bytes are objects.
+        # The state of the dtype would define which bytes are objects.
         "type 'V8'": np.zeros(1, [('a', 'O')]),
         "'a' is no array": 1,
         'encoding': Call(__import__('_codecs').encode, 'touch', 'no such codec'),
@@ -148,7 +148,7 @@ def attacks(mark):
 def test_code_in_paddle_files_does_not_run(what, protocol, tmp_path):
     mark, path = tmp_path / 'mark', tmp_path / 'evil.pdparams'
     attack = attacks(mark)[what]
-    # NumPy's private module has the name of the version that writes.
+    # The name of NumPy's private module depends on the version that writes the file.
     path.write_bytes(attack if isinstance(attack, bytes) else pickle.dumps(dict(a=attack), protocol, fix_imports=False))
     with pytest.raises(ValueError, match='evil.pdparams') as error:
         load(path)
@@ -189,7 +189,7 @@ def runner(scope, config, folder, **changes):
 
 
 def test_widening_is_for_starts_only(paddle_file, tmp_path):
-    """Testing a network whose stem is another one would not be a test of what the file holds."""
+    """A test with a widened stem would not test the network in the file."""
     config = Config.fromfile(ROOT / 'configs' / 'mmpretrain' / 'rednet26.py')
     load_from = str(paddle_file)
     runner('mmpretrain', config, tmp_path, load_from=load_from).load_or_resume()
@@ -295,7 +295,7 @@ def test_a_download_is_whole_and_right_or_not_kept(name, words, server, cache, t
     page = b'\n<!DOCTYPE html>\n<html><body>Please log in</body></html>'
     server.files.update({f'/page.{ending}': page for ending in ('pdparams', 'pth', 'safetensors')})
     server.files.update({f'/{file}': b'data' for file in ('whole.pdparams', 'resnet50-0676ba61.pth')})
-    # What is missing is one byte, which no server's header is needed to notice.
+    # One byte is missing. This is found without a header of the server.
     torch.save(dict(a=torch.ones(9)), tmp_path / 'short.pth')
     server.files['/short.pth'] = (tmp_path / 'short.pth').read_bytes()[:-1]
     server.files['/short.pdparams'] = pickle.dumps(dict(a=np.ones(9, np.float32)))[:-1]
@@ -471,7 +471,7 @@ def test_this_version_of_torch_takes_a_checkpoint_from_an_address(server, cache,
     data = (tmp_path / 'a.pth').read_bytes()
     if torch.__version__ < '2.10':
         pytest.skip('refused, as tested above')
-    # Its hash as torch.hub's names have it, and a date.
+    # A plain name, one with the hash as in torch.hub, and one with a date.
     for name in ('a.pth', f'a-{hashlib.sha256(data).hexdigest()[:8]}.pth', 'a-20210304.pth'):
         server.files[f'/{name}'] = data
         assert load(f'{server.address}/{name}')['state_dict']['a'] == 1

@@ -25,8 +25,8 @@ from mmrednet.engine import LoadCheckpointHook, Runner
 from mmrednet.layers import Involution
 from mmrednet.models.rednet import RedNet
 
-# What mmcls 0.25.0, mmdet 2.28.2 and mmseg 0.30.0 have around the backbone; those of early 2021 (0.10.0, 2.11.0 and
-# 0.12.0) have the same.
+# The parameters around the backbone in mmcls 0.25.0, mmdet 2.28.2 and mmseg 0.30.0. They are the same in the versions
+# of early 2021 (0.10.0, 2.11.0 and 0.12.0).
 OLD = json.loads((DATA / 'old_toolbox_keys.json').read_text())
 
 BACKBONE, NECK, RPN, MASK = (
@@ -52,7 +52,7 @@ CASES = {
     'mmseg/upernet_rednet50': ('upernet', BACKBONE),
 }
 ONE_OF_EACH = ('mmpretrain/rednet26', 'mmdet/mask_rcnn_rednet50_invfpn_invhead', 'mmseg/semantic_fpn_rednet50_invfpn')
-# What their training tools wrote into `meta`.
+# The entries that their training tools wrote into `meta`.
 META = dict(
     env_info='sys.platform: linux',
     config='model = dict()\n',
@@ -313,7 +313,7 @@ def tiny_runner(tmp_path, load_from, classes=3, runner=Runner, wrap=lambda model
     return runner(model, str(tmp_path), load_from=load_from, experiment_name=f'{tmp_path.name}{id(model)}', **options)
 
 
-def test_other_classes_are_asked_for(save, tmp_path):
+def test_other_classes_need_may_differ(save, tmp_path):
     checkpoint = dict(state_dict=Model(5).state_dict())
     path = save(checkpoint)
     with pytest.raises(ValueError, match=r'2 misshapen: head.weight is \(5, 2\) and(.|\n)*load_checkpoint.may_differ'):
@@ -335,7 +335,7 @@ def test_other_classes_are_asked_for(save, tmp_path):
 
 
 class Renaming(nn.Module):
-    """Takes what a single layer saved, as a teacher with its student does, and keeps something that is no tensor."""
+    """Loads the checkpoint of a single layer, as a teacher with a student does, and has a state that is no tensor."""
 
     def __init__(self):
         super().__init__()

@@ -43,7 +43,7 @@ def test_names_of_models_are_found():
         ('', 'python -m mmrednet config'),
     ],
 )
-def test_a_wrong_name_is_said_in_a_line_with_the_nearest(name, words, capsys):
+def test_a_wrong_name_gives_one_line_with_the_nearest_names(name, words, capsys):
     assert main(['config', name]) == 2
     out, err = capsys.readouterr()
     assert out == ''
@@ -62,12 +62,12 @@ FIND = "__import__('mmrednet.configs').configs.find('mmdet/mask_rcnn_rednet50_in
 
 @pytest.mark.parametrize('base', ("'mmrednet::mmdet/mask_rcnn_rednet50_invfpn.py'", FIND))
 def test_bases_by_name(base, tmp_path):
-    """mmengine's way, which needs an import of ours, and one that needs none."""
+    """``mmrednet::`` needs an import of mmrednet.models before, ``configs.find`` does not."""
     import mmrednet.models  # noqa: F401
 
     path = tmp_path / 'mine.py'
     path.write_text(f"_base_ = {base}\nmodel = dict(backbone=dict(init_cfg=dict(checkpoint='a.pth')))\n")
-    # mmengine gives what comes from another package that package's scope.
+    # mmengine marks a base from another package with the scope of that package.
     text = Config.fromfile(path).pretty_text.replace("_scope_='mmrednet',", '')
     expected = Config.fromfile(FILES['mmdet/mask_rcnn_rednet50_invfpn'])
     expected.model.backbone.init_cfg.checkpoint = 'a.pth'

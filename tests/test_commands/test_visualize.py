@@ -1,4 +1,4 @@
-"""The command's pictures, and what it says of what it cannot draw."""
+"""The command's pictures and its errors."""
 
 import re
 from functools import partial
@@ -79,7 +79,7 @@ def applied_kernels(scope, config, weights, image, layer):
 
 @pytest.mark.parametrize('scope', CONFIGS)
 def test_every_toolbox(scope, run, monkeypatch, capsys):
-    """The heat maps are those of the kernels that the toolbox's own function has the layer apply."""
+    """The heat maps show the kernels that the layer applies when the toolbox's own function runs the model."""
     config = Config.fromfile(f'{scope}.py')
     if 'data_preprocessor' in config:
         config.model.data_preprocessor = config.data_preprocessor
@@ -124,7 +124,7 @@ def test_every_toolbox(scope, run, monkeypatch, capsys):
         (('wide.png', '--config', 'plain.py'), 'the model, ImageClassifier, has no involution'),
     ),
 )
-def test_what_cannot_be_drawn_is_said_in_a_line(args, text, run, capsys):
+def test_errors_are_one_line(args, text, run, capsys):
     Path('plain.py').write_text("_base_ = 'mmpretrain::resnet/resnet18_8xb16_cifar10.py'\n")
     assert run(*args, '--out', 'out') == 2
     output, error = capsys.readouterr()

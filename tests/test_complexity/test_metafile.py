@@ -1,4 +1,4 @@
-"""What model-index.yml says of the configs, held against the configs, the counts and the paper's tables."""
+"""The entries of model-index.yml match the configs, our counts and the paper's tables."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from mmrednet.complexity.tables import ROWS, Row, measure
 
 METAFILES = [mmengine.load(ROOT / path) for path in mmengine.load(ROOT / 'model-index.yml')['Import']]
 MODELS = {model['Config']: model for metafile in METAFILES for model in metafile['Models']}
-# Options of Table 6 are no configs.
+# The rows of Table 6 change options of a config and have no config of their own.
 PAPER = {f'configs/{row.config}': row for row in ROWS if not row.options and '::' not in row.config}
 BEYOND = 'mmseg/upernet_rednet50_invfpn.py'
 
@@ -19,7 +19,7 @@ BEYOND = 'mmseg/upernet_rednet50_invfpn.py'
 def test_every_config_has_an_entry():
     configs = {str(path.relative_to(ROOT)) for path in (ROOT / 'configs').glob('mm*/*.py')}
     assert set(MODELS) == {path for path in configs if not path.endswith('_demo.py')}
-    # mmpretrain's names end in the data set's.
+    # Names of models of mmpretrain end in the name of the data set.
     assert all(model['Name'] == Path(path).stem + '_in1k' * ('mmpretrain' in path) for path, model in MODELS.items())
     assert sum(len(metafile['Models']) for metafile in METAFILES) == len(MODELS)
 
@@ -54,5 +54,5 @@ def test_weights_and_their_accuracies_are_marked_as_the_publishers():
     for path, (address, top1) in weights.items():
         assert MODELS[path]['Weights'] == address
         (result,) = (result for result in MODELS[path]['Results'] if 'PaddleClas' in result['Source'])
-        # Other words than those of the paper's figure: tools that join results by their names show both.
+        # The name differs from that of the paper's result, so that tools that join results by name show both.
         assert result['Metrics'] == {'PaddleClas Top 1 Accuracy': top1}

@@ -8,7 +8,7 @@ from mmrednet.complexity.flops import count_flops
 from mmrednet.complexity.tables import ROWS, measure
 from mmrednet.layers import Involution
 
-# Where the paper's figure is not what its text gives.
+# Rows in which the paper's number differs from what its text gives.
 OTHER_PARAMS = {'RetinaNet, RedNet-50, involution FPN'}
 OTHER_FLOPS = {'Mask R-CNN, ResNet-50, FPN', 'Mask R-CNN, RedNet-50, FPN', 'Mask R-CNN, RedNet-50, involution FPN'}
 

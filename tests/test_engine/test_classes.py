@@ -110,7 +110,7 @@ def test_a_coco_file_with_other_classes_is_refused(name, tmp_path):
     if name == 'a category twice':
         assert "several categories named ['disc']" in str(error.value)
     elif name != 'one not in the file':
-        # What the error tells to write passes.
+        # The metainfo that the error suggests passes.
         advice = eval(str(error.value).split('Write metainfo=')[1].split(' in each')[0])
         assert len(advice['classes']) == min(len(dataset.metainfo['classes']), len(categories))
         check(tmp_path, make_coco(tmp_path, advice['classes'], categories))

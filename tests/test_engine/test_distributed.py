@@ -1,4 +1,4 @@
-"""Several processes on CPUs train what one process trains. The commands are those of docs/distributed.md."""
+"""Training in several processes on CPUs gives the weights of one process. The commands are in docs/distributed.md."""
 
 import json
 import os
@@ -26,7 +26,7 @@ from mmrednet.models.rednet import RedNet
 TRAIN = Path(mmpretrain.__file__).parent / '.mim' / 'tools' / 'train.py'
 TORCHRUN = [sys.executable, '-m', 'torch.distributed.run']
 IMAGES, VALIDATION_IMAGES, BATCH = 12, 7, 4
-# BatchNorm's statistics would be those of the images of a process.
+# BatchNorm would take the statistics of one process's images.
 GN = dict(type='GN', num_groups=4)
 
 
@@ -225,7 +225,7 @@ def test_two_processes_then_one(config, weights, tmp_path):
     run(*mim, *arguments(path, tmp_path, 2, 1), '--gpus', 2)
     # 2 x 2 images a step are half of the 8 that the learning rate is for.
     assert logged(tmp_path, 'lr') == [0.0005]
-    # Seven images, so that one of the processes repeats one, which does not count.
+    # There are seven images, so one process repeats an image. The repeated one does not count.
     runner = in_this_process(config, tmp_path, load_from=str(tmp_path / 'epoch_1.pth'))
     accuracy = runner.test()['accuracy/top1']
     assert logged(tmp_path, 'accuracy/top1') == [pytest.approx(accuracy)]
@@ -233,7 +233,7 @@ def test_two_processes_then_one(config, weights, tmp_path):
     output = run(*test, '--launcher', 'pytorch', '--gpus', 2, '--work-dir', tmp_path / 'test')
     assert f'accuracy/top1: {accuracy:.4f}' in output
     in_this_process(config, tmp_path, resume=True, train_cfg=dict(max_epochs=2)).train()
-    # The learning rate that is resumed is the checkpoint's.
+    # Resuming takes the learning rate of the checkpoint.
     assert logged(tmp_path, 'lr') == [0.0005, 0.0005]
     assert_trained_as_one(weights, tmp_path / 'epoch_2.pth')
 
@@ -322,7 +322,7 @@ def test_fsdp_resumes_with_another_number_of_processes(config, weights, tmp_path
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec('deepspeed') is None, reason='DeepSpeed is not installed')
 @pytest.mark.parametrize('stage', (0, 2))
-def test_deepspeed_resumes_or_says_that_it_does_not(stage, config, weights, tmp_path):
+def test_deepspeed_resumes_or_reports_that_it_cannot(stage, config, weights, tmp_path):
     strategy = dict(
         type='mmrednet.DeepSpeedStrategy',
         zero_optimization=dict(stage=stage),

@@ -27,7 +27,7 @@ def config(tmp_path):
     config.data_preprocessor.num_classes = 2
     for name in ('train', 'val'):
         loader = config[f'{name}_dataloader']
-        # What flips the images draws from the process's generators.
+        # The flips of the images use the process's random generators.
         loader.update(batch_size=2, num_workers=0, persistent_workers=False)
         loader.dataset.pipeline[1].scale = 32
         loader.dataset.data_prefix = str(tmp_path / 'images')
@@ -82,7 +82,7 @@ def test_tensorboard_has_the_pictures(config, tmp_path):
         assert (shown == written).all()
 
 
-def test_what_cannot_be_drawn_is_said_before_training(config, tmp_path):
+def test_wrong_arguments_raise_before_training(config, tmp_path):
     hook = dict(type='mmrednet.KernelHeatMapHook', layer='backbone.layer9.0.conv2')
     with pytest.raises(ValueError, match='layer9.*give one of backbone.stem.1, backbone.layer1.0.conv2'):
         train(config, tmp_path / 'run', hook)

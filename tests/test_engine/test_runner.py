@@ -1,4 +1,4 @@
-"""The configs' way through mmengine's loop, on a few images that the demo's tool renders."""
+"""The configs run in mmengine's loop, on a few images that the demo's tool renders."""
 
 import re
 import subprocess
@@ -55,7 +55,7 @@ def config(data_root, tmp_path):
 def test_trains_resumes_and_tests_with_safe_loading(config, tmp_path):
     RUNNERS.build(config).train()
     path = tmp_path / 'epoch_1.pth'
-    # What torch >= 2.6 does by default, and what fails where a type in the file is not known as safe.
+    # The default since torch 2.6. It fails if a type in the file is not registered as safe.
     torch.load(path, weights_only=True)
     config.train_cfg.max_epochs = 2
     config.resume = True
@@ -98,7 +98,7 @@ def test_two_processes_on_cpus(config, tmp_path):
 
 
 def test_load_from_freezes_also_in_two_processes_and_after_resuming(config, tmp_path):
-    """DistributedDataParallel would wait in the second iteration for the gradients of what was frozen after it."""
+    """Parameters frozen after DistributedDataParallel was built would make it wait for their gradients."""
     config.model.backbone.update(frozen_stages=1, norm_eval=True)
     config.train_dataloader.batch_size = 1
     config.val_dataloader = config.val_cfg = config.val_evaluator = None
@@ -155,7 +155,7 @@ def test_weights_that_cannot_be_had_stop_training_before_the_data_sets_are_built
     lines = [line.strip() for line in str(error.value).splitlines() if '--cfg-options' in line]
     file, scratch, whole = (parse(*line.split()[1:]) for line in lines)
     assert file == {'model.backbone.init_cfg.checkpoint': 'FILE'} and whole == {'model.backbone.init_cfg': None}
-    # As pasted, both ways lead past the checkpoint, here to the data that is missing.
+    # With either option, pasted as printed, the checkpoint is no error any more. The next error is the missing data.
     for options in (scratch, whole):
         pasted = config.copy()
         pasted.merge_from_dict(options)
@@ -205,7 +205,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     config.val_dataloader = config.val_cfg = config.val_evaluator = None
     config.test_dataloader = config.test_cfg = config.test_evaluator = None
     config.train_cfg = dict(by_epoch=True, max_epochs=1)
-    # One step down the gradient, so long that what was there before leaves no rounding errors in the difference.
+    # One step of SGD, so long that the old weights add no rounding errors to the difference, which is the gradient.
     config.optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=1e4))
     config.param_scheduler = None
 
@@ -229,8 +229,8 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
     for name, value in start.state_dict().items():
         gradient, distributed = value - one[name], value - two[name]
         assert gradient.norm() > 0, name
-        # Rounding alone is 1e-6. Where it decides a pooling or on which side of zero a unit is, it came to 7e-3 on one
-        # kind of CPU. The gradients of half of the images are off by 1 in the first layer, and twice the gradients too.
+        # Rounding alone is 1e-6. It was 7e-3 on one kind of CPU, where it decided a pooling or the sign of a unit. The
+        # gradients of half of the images are off by 1 in the first layer, as are doubled gradients.
         assert (distributed - gradient).norm() < 0.05 * gradient.norm(), name
 
 

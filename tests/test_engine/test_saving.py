@@ -35,7 +35,7 @@ def resume(folder, epochs, **options):
 
 @pytest.fixture
 def full_disk(monkeypatch):
-    """Returns a function after whose call a checkpoint of that name fits on the disk only by half."""
+    """Returns a function. After its call only half of a checkpoint of the given name fits on the disk."""
     put = LocalBackend.put
 
     def fill(name):
@@ -118,7 +118,7 @@ def test_a_kill_while_a_checkpoint_is_written(tmp_path, name):
     written = 'epoch_2.pth' if name == 'epoch_3.pth' else 'epoch_3.pth'
     assert names(tmp_path) == ['best_acc_epoch_2.pth', written]
     resume(tmp_path, 4, checkpoint=best, scores=(4, 5))
-    # What was half written is gone as well.
+    # The half-written file is gone as well.
     assert not list(tmp_path.glob('.*'))
     assert names(tmp_path) == ['best_acc_epoch_4.pth', 'epoch_4.pth']
 

@@ -1,4 +1,4 @@
-"""What leaves PyTorch, against PyTorch: the operators in ONNX, then whole models in every format."""
+"""Exports compared with PyTorch: the operators in ONNX, then whole models in every format."""
 
 import copy
 from importlib import import_module
@@ -108,9 +108,9 @@ class Layers(nn.Module):
 
 
 def test_nothing_but_onnx_decomposes(monkeypatch):
-    """torch.compile and torch.export keep one operator, and its own shapes for sizes that are not known."""
+    """torch.compile keeps one operator and its rules for output shapes, also if sizes are not known."""
     for overload, _ in OPERATORS.values():
-        monkeypatch.setitem(decomposition_table, overload, None)  # which nobody can call
+        monkeypatch.setitem(decomposition_table, overload, None)  # a call would fail
     layers = nn.ModuleList([Involution(8, 3, group_channels=4, fused=fused).eval() for fused in (None, False)])
     x = torch.rand(2, 8, 9, 11)
     for layer in layers:
@@ -129,7 +129,7 @@ def test_plain_onnx_export_writes_standard_operators(dynamo, fused, tmp_path):
     for layer in model.modules():
         if isinstance(layer, Involution) and layer.last_convolution() is not None:
             layer.fused = fused
-    # With less than 'same' padding a layer crops its input, for which torch has to know that something is left.
+    # With less than 'same' padding a layer crops its input. The smallest size assures torch that something is left.
     sizes = {0: torch.export.Dim('batch')} | {
         i: torch.export.Dim(name, min=7) for i, name in ((2, 'height'), (3, 'width'))
     }
@@ -215,7 +215,7 @@ def test_our_operator_refuses_what_does_not_fit(tmp_path, library):
 
 
 def test_no_product_waits_in_onnx_for_the_others(tmp_path):
-    """ONNX Runtime computes what is written last first: a product has to be written before the sum it is added to."""
+    """ONNX Runtime computes the last nodes first. So a product is written before the sum that it is added to."""
     pytest.importorskip('onnxscript')
     onnx = pytest.importorskip('onnx')
     path = tmp_path / 'layer.onnx'

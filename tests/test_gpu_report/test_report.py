@@ -122,7 +122,7 @@ def test_under_a_sanitizer(tmp_path, monkeypatch):
     assert outcome['items'] == {} and outcome['left_out'] == ['a', 'b'] and find_faults([outcome]) == []
 
 
-def test_what_is_wrong():
+def test_find_faults():
     part = {'left_out': [], 'end': ''}
     items = {
         'x; contiguous; float32': {'errors': {'forward': 0.9, 'fused': 1.5}},

@@ -47,7 +47,7 @@ model = dict(backbone=dict(depth=26, base_channels=16, stem_channels=32), neck=d
 
 @pytest.fixture(autouse=True)
 def folder(tmp_path, monkeypatch):
-    """A folder with configs, their checkpoints and a photograph, and mmengine's scopes as they were afterwards."""
+    """Makes a folder with configs and a photograph, and restores mmengine's scopes afterwards."""
     before = dict(DefaultScope._instance_dict)
     monkeypatch.chdir(tmp_path)
     image = cv2.resize(np.random.default_rng(0).integers(0, 256, (6, 7, 3)).astype(np.uint8), (80, 60))
@@ -294,7 +294,7 @@ def test_pictures_of_any_image(image, pixel):
     assert picture.shape == (1, 2, 3) and picture.dtype == np.uint8 and tuple(picture[0, 1]) == pixel
 
 
-def test_names_with_signs_that_terminals_and_formulas_obey(capsys):
+def test_names_with_control_characters_and_formulas(capsys):
     classes = ('a, b', '$x_1$ \x1b[31m', 'c\nd')
     checkpoint = save_checkpoint('cls', dict(dataset_meta=dict(classes=classes)))
     assert predict('t.png', '--checkpoint', checkpoint, '--out', 'out')[0] == 0
@@ -368,8 +368,8 @@ def test_a_checkpoint_of_parameters_alone():
     assert status == 0 and names(results) == ['0', '1', '2']
 
 
-def test_nothing_of_it_warns_in_python():
-    """The toolboxes' warnings are hidden; with a font for every name there is none of ours."""
+def test_the_predictor_gives_no_warnings():
+    """The toolboxes' warnings are hidden. Ours is about fonts, and a font has all of these names."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter('always')
         predictor = Predictor('cls.py', save_checkpoint('cls', dict(dataset_meta=dict(classes=CLASSES))), draw=True)

@@ -1,4 +1,4 @@
-"""Predictions of the command line against those of the toolboxes' own functions, and what it says of bad input."""
+"""Predictions of the command line compared with those of the toolboxes' own functions, and its errors."""
 
 import hashlib
 import json
@@ -36,7 +36,7 @@ CONFIGS = {
 
 @pytest.fixture(autouse=True, scope='module')
 def default_scope_as_before():
-    """The inferencers set the process's default scope, which is none of other modules' business."""
+    """Restores the default scope, which the inferencers set for the whole process."""
     before = dict(DefaultScope._instance_dict)
     yield
     DefaultScope._instance_dict.clear()
@@ -80,7 +80,7 @@ def photos(tmp_path, monkeypatch):
 
 
 def said(capfd):
-    """What is on stdout and stderr, but for the line of a kernel that was compiled."""
+    """Returns the lines of stdout and stderr, without those about the compiler."""
     out, err = capfd.readouterr()
     return out.splitlines(), [line for line in err.splitlines() if not line.startswith('mmrednet: compiling')]
 
@@ -173,7 +173,7 @@ def test_files_folders_and_patterns(trained, photos):
 
 
 def test_kinds_of_images(trained, photos):
-    """As OpenCV, the toolboxes' loader, reads them: the truth is the same image as plain 8-bit RGB."""
+    """The toolboxes read them with OpenCV. The truth is the same image as plain 8-bit RGB."""
     image = Image.fromarray(noise(64, 96, 3))
     grey = image.convert('L')
     image.save('rgb.png')
@@ -258,7 +258,7 @@ def test_public_weights_and_the_names_of_imagenet(photos, monkeypatch, capfd):
     out, err = said(capfd)
     assert err == [] and out[1].split(maxsplit=2)[2] == IMAGENET_CATEGORIES[207] == 'golden retriever'
     assert float(out[1].split()[1]) == pytest.approx(np.exp(3) / (np.exp(3) + 999), abs=6e-4)
-    # And where there is no network.
+    # Without a network.
     cached.unlink()
     address = 'http://127.0.0.1:1/RedNet50_pretrained.pdparams'
     monkeypatch.setenv('no_proxy', '127.0.0.1')
@@ -273,7 +273,7 @@ def test_public_weights_and_the_names_of_imagenet(photos, monkeypatch, capfd):
     ('classes', 'names'), ((None, CLASSES), (('d', 't', 's'), ('d', 't', 's')), (('a', 'b'), CLASSES))
 )
 def test_names_of_classes(classes, names, trained, photos, capfd):
-    """The checkpoint's where they are as many as the model's, else the config's."""
+    """They are the checkpoint's if it has one for each class, else the config's."""
     config, checkpoint = trained['mmdet']
     content = torch.load(checkpoint)
     content['meta'] = {} if classes is None else dict(dataset_meta=dict(classes=classes))
@@ -381,7 +381,7 @@ def test_a_config_from_an_address_is_not_run(trained, photos, monkeypatch, capfd
 
 
 def test_a_binary_segmentor_has_labels_of_floats():
-    """As mmseg makes them of a sigmoid."""
+    """mmseg returns such labels after a sigmoid."""
     task = Segmentation.__new__(Segmentation)
     task.names, task.top = Names(['back', 'front'], []), 5
     labels = torch.tensor([[[0.0, 1.0], [1.0, 1.0]]])

@@ -306,7 +306,7 @@ def test_fused_only_where_a_sequence_ends_in_a_1x1_convolution(stages, fuses, ca
 @pytest.mark.parametrize(
     ('stages', 'fuses'), (([nn.Conv2d(16, 9, 1, stride=2)], False), ([nn.AvgPool2d(2), nn.Conv2d(16, 9, 1)], True))
 )
-def test_a_sequence_that_sees_pixels(stages, fuses, calls):
+def test_a_sequence_whose_input_is_all_pixels(stages, fuses, calls):
     phi, x = nn.Sequential(*stages), torch.randn(1, 16, 6, 8)
     phi.sees_pixels = True
     layer = Involution(16, 3, 2, kernel_generation=lambda **_: phi)
@@ -405,7 +405,7 @@ def test_in_place_of_conv_takes_the_words_for_padding(padding):
         involution.in_place_of_conv(16, 16, 3, padding='full')
 
 
-def test_in_place_of_conv_names_what_it_does_not_know():
+def test_in_place_of_conv_names_unknown_arguments():
     for kernel_size in (1, 3):
         with pytest.raises(TypeError, match='no argument padding_mode'):
             involution.in_place_of_conv(16, 16, kernel_size, padding_mode='reflect', group_channels=8)

@@ -1,4 +1,4 @@
-"""Every config builds; those of other models build, train and predict with RedNet in the place of their ResNet-50."""
+"""Every config builds. Other models build, train and predict with RedNet instead of their ResNet-50."""
 
 from importlib import import_module
 from pathlib import Path
@@ -20,7 +20,7 @@ def test_config_builds(path):
     with torch.device('meta'):
         model = registry(path.parent.name).build(config.model)
     assert type(model.backbone).__name__ == 'RedNet'
-    # Dense configs start from ImageNet weights, but for the demo's, which need no network.
+    # Dense configs start from ImageNet weights, except those of the demo, which need no network.
     if path.parent.name != 'mmpretrain' and not path.stem.endswith('_demo'):
         assert config.model.backbone.init_cfg.checkpoint == 'mmrednet://rednet50'
     else:
@@ -184,7 +184,7 @@ def test_conv_cfg_puts_involutions_into_a_module(scope, head, shapes):
     assert all(parameter.grad is not None for layer in layers for parameter in layer.parameters())
 
 
-# Families of the zoo, of each the first config with a ResNet-50.
+# Families of the zoo. The first config with a ResNet-50 of each family is tested.
 FAMILIES = {
     'mmdet': (
         *('autoassign', 'cascade_rpn', 'conditional_detr', 'dab_detr', 'ddod', 'detr', 'dino', 'double_heads'),

@@ -74,7 +74,7 @@ def test_conv_cfg_arguments():
 
 
 @pytest.mark.parametrize('argument', ('kernel_generation', 'act_cfg'))
-def test_a_dict_without_a_type_is_told(argument):
+def test_a_dict_without_a_type_is_refused(argument):
     with pytest.raises(KeyError, match=f"{argument} must be a dict with a 'type'"):
         build_involution(channels=16, **{argument: dict(bias=True)})
 

@@ -1,4 +1,4 @@
-"""New-style configs, Python modules that hold classes in the place of names."""
+"""New-style configs: Python modules with classes instead of names."""
 
 import pytest
 import torch

@@ -162,7 +162,7 @@ def test_a_network_that_was_only_constructed_stays_finite_in_evaluation():
 
 
 def test_constructing_draws_no_more_random_numbers_than_the_layers_do():
-    """So that seeds give the weights that they gave before the constructor zeroed residuals."""
+    """Seeds give the same weights as before the constructor zeroed residuals."""
     states = []
     for zero in (False, True):
         torch.manual_seed(0)
@@ -172,7 +172,7 @@ def test_constructing_draws_no_more_random_numbers_than_the_layers_do():
 
 
 def test_each_relu_serves_one_place():
-    """A hook for class activation maps on the last block's `relu` sees the block's output alone."""
+    """A hook for class activation maps on the last block's `relu` gets only the block's output."""
     model, shapes = RedNet(26), {}
     for name, module in model.layer4[0].named_modules():
         if isinstance(module, nn.ReLU):
@@ -226,14 +226,14 @@ def test_freezes_what_a_checkpoint_filled(checkpoint):
 
 @pytest.fixture
 def warned(monkeypatch):
-    """Collects what RedNet warns about."""
+    """Returns a list of RedNet's warnings."""
     texts = []
     monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: texts.append(text))
     return texts
 
 
 def assert_frozen(model):
-    """Holds what ``frozen_stages=1`` and ``norm_eval=True`` mean in the toolboxes' ResNet."""
+    """Checks that ``frozen_stages=1`` and ``norm_eval=True`` mean the same as in the toolboxes' ResNet."""
     trained = {name.split('.')[0] for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert trained == {'layer2', 'layer3', 'layer4'}
     assert not any(module.training for module in model.modules() if isinstance(module, nn.BatchNorm2d))
@@ -332,7 +332,7 @@ def constant(val, *layers, **kwargs):
     return dict(type='Constant', val=val, **(dict(layer=list(layers)) if layers else {}), **kwargs)
 
 
-# Each of a function that makes the entry for a checkpoint full of one number.
+# Forms of init_cfg. `pretrained` makes the entry for a checkpoint that is full of one number.
 FORMS = {
     'a dict': lambda pretrained: constant(2.0, 'Conv2d', 'BatchNorm2d'),
     'a list': lambda pretrained: [constant(2.0, 'Conv2d'), constant(3.0, 'BatchNorm2d')],
@@ -352,7 +352,7 @@ PROBES = ('layer1.0.conv1.weight', 'layer1.0.bn1.weight', 'layer1.0.bn3.weight',
 @pytest.mark.parametrize('zero_init_residual', (False, True))
 @pytest.mark.parametrize('form', FORMS)
 def test_init_cfg_means_what_it_does_for_resnet(form, zero_init_residual, tmp_path):
-    """Where ResNet zeroes what a list's checkpoint gave, here it stays."""
+    """There is one difference: ResNet zeroes weights that a list's checkpoint gave, and RedNet keeps them."""
     from mmpretrain.models import ResNet
 
     found = []
@@ -458,7 +458,7 @@ def test_torchvision_extracts_features():
 def test_torch_jit_traces_for_a_fresh_process(tmp_path):
     model = RedNet(26, zero_init_residual=False).eval()
     x = torch.rand(1, 3, 64, 64)
-    # With gradients recorded, as by default, and in the trace's own check not.
+    # The trace records gradients, as by default. Its own check does not.
     torch.jit.trace(model, x).save(str(tmp_path / 'traced.pt'))
     torch.save((x, model(x)[0].detach()), tmp_path / 'expected.pt')
     run_python(
@@ -476,7 +476,7 @@ def test_group_norm_everywhere_as_in_resnet():
 @pytest.mark.full
 @pytest.mark.parametrize('training', (False, True))
 def test_torch_compile_serves_all_sizes_that_the_strides_divide(training):
-    """Others compile anew by the parity of their sizes, which PyTorch's own max pooling asks for."""
+    """For other sizes PyTorch's max pooling makes torch compile again for each parity."""
     torch._dynamo.reset()
     model = RedNet(26, zero_init_residual=False).train(training)
     counter = torch._dynamo.testing.CompileCounterWithBackend('aot_eager')

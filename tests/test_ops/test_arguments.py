@@ -1,4 +1,4 @@
-"""What the operators refuse, and that the error names the argument, what it was and what to do."""
+"""Wrong arguments of the operators. The error names the argument, its value and the remedy."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""What a backend has to be, on a toy one that runs the operator's whole grid, and how one is chosen."""
+"""A toy backend runs the operator's whole grid, and shows how a backend is chosen."""
 
 import sys
 import warnings
@@ -52,7 +52,7 @@ class Broken(Toy):
 
 
 class Watched:
-    """Notes what is asked of a backend."""
+    """Records the attributes of a backend that are used."""
 
     def __init__(self, backend):
         self.backend, self.calls = backend, []
@@ -153,7 +153,7 @@ def test_a_named_backend_that_cannot_load_is_an_error(error, install):
         OPERATORS.involution2d(X, H, *GEOMETRY, 'toy')
 
 
-def test_where_none_can_load_the_best_says_why(install, monkeypatch):
+def test_if_none_can_load_the_error_is_that_of_the_best(install, monkeypatch):
     install(Broken(OSError('no toys here: buy one')))
     monkeypatch.setattr(backends, 'TABLE', {'toy': backends.TABLE['toy'], 'other': Row('no_such_toy')})
     with pytest.raises(RuntimeError, match="backend 'toy' .* buy one"):

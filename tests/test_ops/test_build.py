@@ -57,7 +57,7 @@ def test_many_processes_compile_once(answer, tmp_path, capfd):
     assert not [path for path in (tmp_path / 'cache').iterdir() if path.is_dir()]
 
 
-def test_unwritable_cache_is_said_and_survived(answer, tmp_path, capfd):
+def test_an_unwritable_cache_is_reported_and_replaced(answer, tmp_path, capfd):
     (tmp_path / 'file').touch()
     assert answer('file/cache') == 42
     error = capfd.readouterr().err
@@ -66,7 +66,7 @@ def test_unwritable_cache_is_said_and_survived(answer, tmp_path, capfd):
 
 
 def test_what_is_there_is_loaded_without_writing(answer, tmp_path, monkeypatch, capfd):
-    """A cache on a medium that cannot be written serves all the same."""
+    """A cache on a read-only medium works, too."""
     assert answer() == 42
 
     def refuse(path):
@@ -150,7 +150,7 @@ def test_a_home_is_expanded(tmp_path, monkeypatch):
 
 
 def in_a_process(function, *arguments):
-    """A process that loads for the first time: the loader does not look at a file again that it has loaded."""
+    """Loads in a new process, since the loader does not read a file again that it has loaded."""
     process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
     process.start()
     process.join(60)
@@ -159,7 +159,7 @@ def in_a_process(function, *arguments):
 
 @pytest.mark.parametrize('length', (0, 100, 0.6, 0.999))
 def test_a_library_that_was_cut_off_is_compiled_anew_once(answer, length):
-    """Where pages are missing the loader would stop the process, without an error."""
+    """The loader would end the process without an error if pages are missing."""
     assert in_a_process(answer) == 0
     library = answer.file()
     whole = library.read_bytes()
@@ -228,7 +228,7 @@ def test_a_library_can_be_kept_whatever_the_umask(answer):
     assert answer.compilations() == 1
 
 
-def test_a_folder_from_which_nothing_runs_is_said_and_survived(answer, tmp_path, monkeypatch, capfd):
+def test_a_folder_from_which_nothing_runs_is_reported_and_replaced(answer, tmp_path, monkeypatch, capfd):
     load = ctypes.CDLL
 
     def refuse(path):

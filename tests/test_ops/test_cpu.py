@@ -1,4 +1,4 @@
-"""What only the native CPU backend has: a library that is compiled once, threads, and layouts read in place."""
+"""The native CPU backend: a library that is compiled once, threads, and layouts that are read in place."""
 
 import functools
 import warnings
@@ -94,11 +94,11 @@ def test_without_torchs_headers_the_python_kernels_are_called(monkeypatch):
 @pytest.mark.parametrize('backend', (None, 'cpu'))
 @pytest.mark.parametrize(('stride', 'dilation'), ((1, 100_000), (100_000, 1), (1, 2**61), (2**40, 1)))
 def test_windows_and_strides_far_larger_than_the_image(stride, dilation, backend):
-    """What native code would pack is mostly zeros, and more than there is memory."""
+    """Native code would pack mostly zeros, and more than the memory holds."""
     size = 4 if stride == 1 else 1
     x, h = (torch.rand(s, requires_grad=True) for s in ((1, 4, 4, 4), (1, 2, 3, 3, size, size)))
     f, w = torch.rand(1, 3, size, size), torch.rand(18, 3, 1, 1)
-    # Of the taps the middle one alone is inside, or with the stride the first output's.
+    # With dilation only the middle tap is inside the image. With stride there is one output, with 2x2 taps inside.
     inside = h[:, :, 1, 1] if stride == 1 else None
     y = involution2d(x, h, stride, dilation=dilation, backend=backend)
     if inside is not None:

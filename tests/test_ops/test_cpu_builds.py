@@ -50,7 +50,7 @@ def marks(name):
 
 @pytest.fixture(scope='module', autouse=True, params=[pytest.param(name, marks=marks(name)) for name in BUILDS])
 def program(request, tmp_path_factory):
-    """Has the CPU backend call another build's functions, each in a process of its own."""
+    """Makes the CPU backend call another build's functions, each in a process of its own."""
     build, folder = BUILDS[request.param], tmp_path_factory.mktemp(request.param)
     library, program = folder / 'involution2d.so', folder / 'call'
     with pytest.MonkeyPatch.context() as patch:

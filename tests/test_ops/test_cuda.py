@@ -31,7 +31,7 @@ needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GP
 
 
 def specialisations():
-    """Yields those of RedNet, of its necks and heads, and of the paper's ablations; large windows and tensors."""
+    """Yields the kernels of RedNet, its necks and heads and the paper's ablations, and of large windows and tensors."""
     for dtype, size, stride in itertools.product(DTYPES, (3, 7), (1, 2)):
         same = {'dtype': dtype, 'kernel_size': (size, size), 'stride': (stride, stride)}
         yield replace(HOT, **same, phase=size // 2)

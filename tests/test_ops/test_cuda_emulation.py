@@ -156,7 +156,7 @@ SPOILT = (
 pytestmark = pytest.mark.skipif(not shutil.which('g++'), reason='needs g++')
 
 
-# Faults that tests plant: the case, and the line with this marker in brackets. A barrier is left out in one function.
+# Faults that tests plant, in the line that has the marker in brackets. Here a barrier is left out.
 BARRIERS = (
     ('several launches', 'forward', 'sum, tile is read'),
     ('several launches', 'forward', 'sum, copies'),
@@ -195,7 +195,7 @@ BARRIERS = (
     ('tensor cores, several launches', 'grad_kernel', 'bands grad_kernel, tile is staged'),
     ('tensor cores, several launches', 'grad_kernel', 'bands grad_kernel, runs are written'),
 )
-# In an access, the test replaces what is right by what is wrong.
+# Here an access goes out of bounds: case, marker, the right code and the wrong code.
 ACCESSES = (
     ('odd size, stride 2', 'read of a strip', 'min(Index(i), count - V)', 'i'),
     ('odd size, stride 2', 'write of a strip', 'first < count', 'true'),

@@ -1,4 +1,4 @@
-"""Kernel generation and involution in one, against the one after the other in float64."""
+"""Kernel generation and involution in one operator, compared with both in turn in float64."""
 
 import pytest
 import torch
@@ -55,7 +55,7 @@ def test_gradients_of_first_and_second_order(backend):
 
 
 def test_generated_kernels_are_not_kept():
-    """What the backward pass keeps are the arguments: no K * K * G values a pixel."""
+    """The backward pass keeps only the arguments: no K * K * G values a pixel."""
     tensors, *_, geometry = make_fused_arguments(*CASES[1], torch.float32, 'cpu')
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.shape) or t, lambda t: t):

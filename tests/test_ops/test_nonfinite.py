@@ -7,18 +7,18 @@ from helpers import CASES, TOLERANCE, TRUTH, backends, check, make_arguments, ma
 
 from mmrednet.ops import fused_involution2d, involution2d
 
-# Small images are all border; a wide one and one of padding alone take the other paths of the native kernels.
+# Small images have only border pixels. A wide one, and one with much padding, take other paths of the native kernels.
 CASES = [case for case in CASES if 0 < case[0][0] * case[0][2] < 56] + [
     ((1, 20, 9, 21), 1, (7, 7), 2, None, 1),
     ((1, 16, 12, 16), 2, (3, 3), 1, 4, 2),
 ]
-# Features and weights whose product overflows in the kernel, but in float64, where it is masked in the truth too.
+# Features and weights whose product overflows in the dtype, but not in float64. In float64 the truth masks it, too.
 OVERFLOW = {torch.float16: (100, 800), torch.bfloat16: (1e20, 1e20), torch.float32: (1e20, 1e20)}
 OVERFLOW[torch.float64] = (1e160, 1e160)
 
 
 def anything(tensor, chance=1.0):
-    """The tensor with infinity of either sign or NaN in the place of some of its values."""
+    """Returns the tensor with some values replaced by infinity of either sign or NaN."""
     generator = torch.Generator().manual_seed(2)
     values = torch.tensor((float('inf'), -float('inf'), float('nan')))
     places = torch.rand(tensor.shape, generator=generator) < chance
@@ -28,7 +28,7 @@ def anything(tensor, chance=1.0):
 
 
 def outside(input, kernel, stride, padding, dilation):
-    """Which taps (Kh, Kw, Ho, Wo) lie outside the input."""
+    """Returns a mask (Kh, Kw, Ho, Wo) of the taps outside the input."""
     taps = F.unfold(torch.ones_like(input[:1, :1]).double(), kernel.shape[2:4], dilation, padding, stride)
     return taps.view(kernel.shape[2:]) == 0
 
@@ -81,7 +81,7 @@ def test_taps_inside_are_as_in_ieee_arithmetic(backend, case):
 @pytest.mark.parametrize('case', CASES, ids=str)
 @pytest.mark.parametrize('backend', backends(), ids=str)
 def test_generated_kernels_may_overflow_outside(backend, case):
-    """At the pixels that have the first tap outside, what is generated for it is infinite."""
+    """If the first tap of a pixel is outside, an infinite value is generated for it."""
     name, device = backend
     for dtype in TOLERANCE:
         for channels_last in (False, True):

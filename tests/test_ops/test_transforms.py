@@ -1,4 +1,4 @@
-"""What torch.func and forward-mode autograd make of the operators and of the plain PyTorch that they stand for."""
+"""torch.func and forward-mode autograd give the same results for the operators as for plain PyTorch."""
 
 from itertools import product
 
@@ -41,7 +41,7 @@ def reference_grad_kernel(grad_output, input):
     return pull_back(grad_output)[0]
 
 
-# By name: the function of tensors and a backend, what it has to be, and its tensors.
+# By name: the function of tensors and a backend, its truth in plain PyTorch, and the names of its tensors.
 FUNCTIONS = {
     'involution2d': (
         lambda *tensors, backend: involution2d(*tensors, *GEOMETRY, backend=backend),
@@ -88,7 +88,7 @@ def backend(request):
 
 @pytest.fixture(params=FUNCTIONS)
 def functions(request, backend):
-    """Returns the function, what it has to be, and its tensors."""
+    """Returns the function, its truth and its tensors."""
     (name, device), (function, truth, names) = backend, FUNCTIONS[request.param]
     generator = torch.Generator().manual_seed(0)
     tensors = [torch.randn(SHAPES[name], generator=generator, dtype=torch.float64).to(device) for name in names]
@@ -96,7 +96,7 @@ def functions(request, backend):
 
 
 def check(transform, function, truth, *arguments):
-    """Holds what a transform makes of a function against what it makes of the truth, which is plain PyTorch."""
+    """Compares a transform of a function with the same transform of its truth."""
     expected = tree_leaves(transform(truth, *arguments))
     for enabled in (True, False):
         with torch.set_grad_enabled(enabled):
@@ -113,7 +113,7 @@ def tangents(tensors):
 
 
 def total(function):
-    """A scalar whose second and third derivatives are none."""
+    """Returns a function to a scalar whose second and third derivatives are not zero."""
     return lambda *tensors: function(*tensors).pow(3).sum()
 
 
@@ -174,7 +174,7 @@ MAPS = {
 
 @pytest.mark.parametrize('name', MAPS)
 def test_map(name, functions):
-    """Over any of the tensors, with those that it does not map over shared."""
+    """Maps over any of the tensors. The others are shared."""
     function, truth, tensors = functions
     for dims in list(product((None, 0), repeat=len(tensors)))[1:]:
         mapped = (t if d is None else torch.stack([t, t.sin(), t.cos()]) for t, d in zip(tensors, dims, strict=True))
@@ -211,7 +211,7 @@ def test_gradcheck_in_every_mode(functions):
     tensors = [tensor.requires_grad_() for tensor in tensors]
     modes = dict(check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True)
     assert torch.autograd.gradcheck(function, tensors, **modes)
-    # Along random directions: along all it is checked where no mode is added.
+    # Only along random directions. Other tests check all directions, without these modes.
     modes = dict(check_fwd_over_rev=True, check_batched_grad=True, fast_mode=True)
     assert torch.autograd.gradgradcheck(function, tensors, **modes)
 

@@ -25,7 +25,7 @@ from mmrednet.visualization.kernels import (
 
 
 class Brightness(nn.Module):
-    """A kernel generation function whose kernels' values are what the pixel is bright, times the group's number."""
+    """Generates kernels whose values are the brightness of the pixel times the group's number."""
 
     def __init__(self, channels, groups, kernel_size, stride, padding, dilation):
         super().__init__()
@@ -38,7 +38,7 @@ class Brightness(nn.Module):
 
 
 class Toy(BaseModel):
-    """Pools images to a quarter, and involves them."""
+    """Pools images to a quarter of their size and applies an involution."""
 
     def __init__(self, channels=6, group_channels=3, pad_size_divisor=1, **kwargs):
         super().__init__(ImgDataPreprocessor(pad_size_divisor=pad_size_divisor, pad_value=255))
@@ -89,7 +89,7 @@ def test_the_paper_s_layer():
     assert find_involution(nn.ModuleDict(dict(neck=Involution(16), roi_head=Involution(16)))) == 'neck'
 
 
-def test_what_no_layer_is():
+def test_layers_that_cannot_be_drawn():
     model = Toy().eval()
     with pytest.raises(ValueError, match="layer must be .* but is 'pool': give one of layer, unused"):
         find_involution(model, 'pool')
@@ -110,7 +110,7 @@ def test_what_no_layer_is():
 
 @pytest.mark.parametrize('size', ((75, 100), (101, 80), (320, 240)))
 def test_a_bright_spot_is_where_its_heat_is(size):
-    """The only thing in the image, and the only hot cell: through the network's padding and into the picture."""
+    """The image has one spot, and its heat map one hot cell, at the same place in spite of the network's padding."""
     height, width = size
     y, x, radius = round(0.42 * height), round(0.58 * width), max(size) // 12
     image = np.zeros((height, width, 3), np.uint8)
@@ -121,7 +121,7 @@ def test_a_bright_spot_is_where_its_heat_is(size):
 
     figure = draw_heat_maps([one], [1])
     picture, heat = figure.axes[:2]
-    # As far as the image goes, and no padding.
+    # The axes show the whole image and no padding.
     for axis in (picture, heat):
         assert axis.get_xlim() == (-0.5, width - 0.5) and axis.get_ylim() == (height - 0.5, -0.5)
     assert picture.get_aspect() == heat.get_aspect() == 1
