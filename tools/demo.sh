@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up .venv, renders a small data set, trains a model on it, tests the model and draws its predictions.
 # `--task det` (the default) trains Faster R-CNN with RedNet-50 and the involution FPN, `--task seg` Semantic FPN with
-# both, and `--task cls` RedNet-26. FAMILY=onedl uses the OneDL forks. It can be interrupted and run again at any time.
+# the same two, and `--task cls` RedNet-26. FAMILY=onedl uses the OneDL forks. You can interrupt it and run it again.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -11,7 +11,7 @@ if [ $# -gt 0 ]; then
     [ $# = 2 ] && [ "$1" = --task ] || usage
     task=$2
 fi
-# OneDL's mim needs the names of its distributions.
+# OneDL's mim needs the names of OneDL's packages.
 case $task in
     cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='1 minute' ;;
     det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='4 minutes' ;;
@@ -24,12 +24,12 @@ work=work_dirs/demo_$task${FAMILY:+_$FAMILY}
 bash tools/setup.sh
 # shellcheck disable=SC1090
 source ".venv${FAMILY:+-$FAMILY}/bin/activate"
-# mim and mmengine warn about their own imports.
+# This warning is about the imports of mim and mmengine, not about the user's code.
 export PYTHONWARNINGS='ignore:pkg_resources is deprecated'
 say() { printf '\n[demo] %s\n' "$*"; }
 
 if [ ! -f data/demo/done ]; then
-    say 'Rendering 800 training and 64 validation scenes to data/demo (seconds)'
+    say 'Rendering 800 training and 64 validation scenes to data/demo (a few seconds)'
     python tools/make_demo_data.py
     touch data/demo/done
 fi
@@ -38,7 +38,7 @@ if [ ! -f "$work/done" ]; then
     mim train "$toolbox" "$config" --work-dir "$work" --resume
     touch "$work/done"
 fi
-# The file holds an absolute path, which is wrong after the folder was moved, so only the name is used.
+# The file contains an absolute path, which is wrong if the folder was moved. Therefore only the name is used.
 checkpoint=$work/$(basename "$(cat "$work/last_checkpoint")")
 
 # testing COMMAND...: writes the output to a file, and prints it only if the command fails.
@@ -49,14 +49,14 @@ say "Testing $checkpoint on the validation images and drawing its predictions (l
 pictures=$work/pictures
 if [ "$task" = det ]; then
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work"
-    # mmdet's --show-dir does not enlarge the small images, so that no name could be read.
+    # mmdet's --show-dir does not enlarge the small images, so the names would be unreadable.
     testing python -m mmrednet predict data/demo/val2017/00000[0-7].jpg --checkpoint "$checkpoint" --score-threshold 0.5 \
         --out "$pictures"
 else
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work" --show-dir "$pictures"
 fi
 
-say 'On the validation images:'
+say 'Results on the validation images:'
 grep -E '^ ?(Average|[+|])|(accuracy/top1|mIoU): ' "$log" | sed 's/.*(test) *//'
 say "The predictions are drawn in $pictures
 Next:

@@ -2,7 +2,7 @@
 # Makes .venv-others, an environment with six more OpenMMLab toolboxes, timm, segmentation_models_pytorch and
 # Ultralytics, and tests RedNet and Involution there:
 #     bash tools/other_toolboxes.sh
-# torch, mmcv and mmdet are those of .venv, which tools/setup.sh makes. Nothing is installed there.
+# torch, mmcv and mmdet come from .venv, which tools/setup.sh makes. This script installs nothing in .venv.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ -x .venv/bin/python ] || { echo 'there is no .venv: run bash tools/setup.sh first' >&2; exit 2; }
@@ -12,14 +12,14 @@ python=.venv-others/bin/python
 site() { "$1" -c 'import sysconfig; print(sysconfig.get_path("purelib"))'; }
 packages=$(site $python)
 echo "import site; site.addsitedir('$(site .venv/bin/python)')" >"$packages/venv.pth"
-# --no-deps: their requirements name an older NumPy, and packages that only data sets and viewers need.
+# --no-deps, because the requirements include an older NumPy, and packages that only data sets and viewers need.
 install() { "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-deps "$@"; }
 install mmpose==1.3.2 mmaction2==1.2.0 mmrotate-dev==1.0.1 mmyolo==0.6.0 mmocr==1.0.1 mmdet3d==1.4.0 \
     'cython<3.1' decord imageio imgaug==0.4.0 json_tricks lazy_loader llvmlite lmdb lyft-dataset-sdk munkres numba \
     nuscenes-devkit plyfile pyclipper pyquaternion rapidfuzz scikit-image tifffile trimesh
 install timm==1.0.31 segmentation-models-pytorch==0.6.0 ultralytics==8.4.190 ultralytics-thop anyio h11 \
     httpcore2 httpx2 huggingface_hub truststore
-# Its wheel is built for NumPy 1.
+# The wheel of xtcocotools is built for NumPy 1.
 install --no-binary xtcocotools --no-build-isolation xtcocotools
 
 # mmyolo and mmocr refuse mmcv 2.1 and mmdet 3.3, but work with them.

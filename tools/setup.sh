@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Makes .venv with all that the demo and the tests need, from OpenMMLab's packages. FAMILY=onedl makes .venv-onedl from
-# the OneDL forks. It can be interrupted and run again at any time. It skips the steps that are done.
+# the OneDL forks. You can interrupt it and run it again. It skips the steps that are done.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-# torch for CUDA 13, which also runs without a GPU, and the index's last torch for CUDA 12.
+# torch for CUDA 13, which also runs without a GPU, and the last torch for CUDA 12 on PyPI.
 TORCH=2.11.0 TORCHVISION=0.26.0
 TORCH12=2.10.0 TORCHVISION12=0.25.0
 CUPY=14.2.0
 
-# A user's configuration may say `user = true`, which pip refuses in a virtual environment.
+# A user's configuration may contain `user = true`, which pip refuses in a virtual environment.
 export PIP_USER=0
 
 say() { printf '[setup] %s\n' "$*"; }
 stop() { printf '[setup] %s\n' "$*" >&2; exit 1; }
 
-# step NAME KEY TEXT COMMAND...: runs the command, unless it ran to its end before with the same key.
+# step NAME KEY TEXT COMMAND...: runs COMMAND, unless it has already succeeded with the same KEY.
 step() {
     local stamp="$venv/.$1" key=$2 text=$3
     shift 3
@@ -47,15 +47,15 @@ make_venv() {
     "$python" -m venv --clear "$venv" || stop "$python could not make a virtual environment: install its venv module (Debian, Ubuntu: apt install python3-venv)"
 }
 
-# --quiet twice shows errors only. Modules are compiled to bytecode when they are imported first: most never are.
+# --quiet twice shows errors only. --no-compile saves time: Python compiles the modules that are imported, which are few.
 install() { python -m pip install --quiet --quiet --disable-pip-version-check --no-compile "$@"; }
 
-# All packages that the build of mmcv imports are installed here, so that the toolboxes' step changes none of them.
+# This installs all packages that the build of mmcv imports, so that the toolboxes' step does not change them.
 install_torch() {
     install wheel ninja psutil "torch==$TORCH" "torchvision==$TORCHVISION" -r <(grep -E '^(numpy|setuptools)' tools/requirements.txt)
 }
 
-# merge FOLDER EXCEPT...: merges the C++ files there into one. Reading torch's headers takes most of each file's time.
+# merge FOLDER EXCEPT...: merges the C++ files there into one. Most of the time of each file is for torch's headers.
 merge() {
     local folder=$1 file
     shift
@@ -92,7 +92,7 @@ build_mmcv() {
 }
 
 install_toolboxes() {
-    # CuPy for CUDA 12 and CuPy for CUDA 13 exclude each other.
+    # CuPy for CUDA 12 and CuPy for CUDA 13 cannot be installed together.
     python -m pip uninstall --quiet --quiet --yes "cupy-cuda$((25 - cuda))x"
     install -r "$requirements" "cupy-cuda${cuda}x==$CUPY"
 }
@@ -100,7 +100,7 @@ install_toolboxes() {
 install_mmrednet() {
     local packages=("$venv"/lib/python*/site-packages)
     install --no-build-isolation --no-deps --editable .
-    # mim looks for packages in this folder. RECORD names the link first, so that pip later removes the link only.
+    # mim looks for packages in this folder. RECORD lists the link, so that pip removes the link, not its target.
     echo 'mmrednet,,' >>"${packages[0]}"/mmrednet-*.dist-info/RECORD
     ln -sfn "$PWD/mmrednet" "${packages[0]}/mmrednet"
 }
@@ -108,7 +108,7 @@ install_mmrednet() {
 # major PATTERN: prints the major version that follows the pattern in the input.
 major() { sed -n "s/.*$1 *\([0-9][0-9]*\)\..*/\1/p" | head -n 1; }
 
-# Chooses CUDA 12 or 13 by the driver and nvcc. If either is of 12, a build for 13 finds no GPU or lacks mmcv's operators.
+# Chooses CUDA 12 or 13. If the driver or nvcc is for 12, a build for 13 finds no GPU or lacks mmcv's CUDA operators.
 look_for_gpu() {
     local report driver compiler
     report=$(nvidia-smi 2>/dev/null) || return 0

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv (with FAMILY=onedl: .venv-onedl) if needed and runs the tests in two processes. --all runs the tests
-# marked full, too. All arguments go to pytest.
+# Sets up .venv (with FAMILY=onedl: .venv-onedl) if needed, and runs the tests in two processes. --all also runs the
+# tests marked full, and --run-slow those marked slow. All arguments are passed to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup.sh

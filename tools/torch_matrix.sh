@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # Runs the tests of mmrednet.ops and mmrednet.layers, which need only torch, with the given versions of torch:
 #     bash tools/torch_matrix.sh 2.6.0 2.15.0
-# Each version is installed in a temporary folder (5 GB, minutes) and removed again. PYTHON names the Python. Prints one
-# row of a table for each version. The exit status is 1 if a test fails.
+# Each version is installed in a temporary folder (5 GB, several minutes) and removed again. PYTHON selects the Python
+# (default: python3.11). Prints one row of a table for each version. The exit status is 1 if a test fails.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 [ $# -gt 0 ] || { echo 'usage: bash tools/torch_matrix.sh VERSION...' >&2; exit 2; }
 
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
-# The kernels are compiled for a torch that is removed again, so they do not go into the cache.
+# The kernels are compiled for a temporary torch, so they are not stored in the user's cache.
 export MMREDNET_CACHE_DIR=$folder/cache
 failed=0
 printf '| Python | torch | CUDA | NumPy | tests of ops and layers |\n| --- | --- | --- | --- | --- |\n'

@@ -1,4 +1,4 @@
-# The backbone of the dense-prediction configs. It starts from public ImageNet weights; others are given as
+# The backbone of the dense-prediction configs. It starts from public ImageNet weights. For other weights, use
 # `--cfg-options model.backbone.init_cfg.checkpoint=FILE`.
 rednet50 = dict(
     type='mmrednet.RedNet',
@@ -8,7 +8,7 @@ rednet50 = dict(
     init_cfg=dict(type='Pretrained', checkpoint='mmrednet://rednet50'),
 )
 runner_type = 'mmrednet.Runner'
-# Inferencers read checkpoints before they build the model, so the types in them have to be known as safe before that.
+# Inferencers read checkpoints before they build the model. This import registers the types in them as safe.
 custom_imports = dict(imports=['mmrednet.registry'])
-# mmengine finds a base of mmseg's with OneDL's packages only after this, and reads bases before custom_imports.
+# With OneDL's packages, mmengine finds mmseg's bases only after this import. It reads bases before custom_imports.
 __import__('mmrednet.patches')

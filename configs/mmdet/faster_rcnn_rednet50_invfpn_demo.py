@@ -1,13 +1,13 @@
-# The COCO config at the scale of the demo: the three classes that tools/make_demo_data.py renders, and a schedule that
-# goes from random weights to useful detections in minutes on two CPU cores.
+# The COCO config for the data of the demo, the three classes that tools/make_demo_data.py renders. Training starts from
+# random weights and reaches useful detections in minutes on two CPU cores.
 _base_ = './faster_rcnn_rednet50_invfpn.py'
 
 data_root = 'data/demo/'
 metainfo = dict(classes=('disc', 'triangle', 'star'))
 
-channels = 128  # of the pyramid, half of the COCO config's: a training step takes three quarters of the time
+channels = 128  # of the FPN, half of the COCO config's: a training step takes three quarters of the time
 model = dict(
-    # From random weights, so nothing is frozen.
+    # Training starts from random weights, so no stage is frozen.
     backbone=dict(_delete_=True, type='mmrednet.RedNet', depth=50, stem_kernel_size=7, out_indices=(0, 1, 2, 3)),
     neck=dict(out_channels=channels),
     # Anchors of 20, 40, 80, 160 and 320 pixels: the objects are 18 to 38 pixels wide.

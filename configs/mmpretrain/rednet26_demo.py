@@ -1,4 +1,4 @@
-# RedNet-26 at the scale of the demo: the objects of three classes that tools/make_demo_data.py cuts out of its scenes.
+# RedNet-26 for the data of the demo: objects of three classes that tools/make_demo_data.py cuts out of its scenes.
 _base_ = './rednet26.py'
 
 data_root = 'data/demo/classification'

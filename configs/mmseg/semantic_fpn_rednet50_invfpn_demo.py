@@ -1,11 +1,10 @@
-# The Cityscapes config at the scale of the demo: the three classes that tools/make_demo_data.py renders, and the
-# background.
+# The Cityscapes config for the data of the demo: background and the three classes that tools/make_demo_data.py renders.
 _base_ = './semantic_fpn_rednet50_invfpn.py'
 
 norm_cfg = dict(type='BN', requires_grad=True)
 model = dict(
     data_preprocessor=dict(size=(64, 64)),
-    # From random weights.
+    # Training starts from random weights.
     backbone=dict(
         _delete_=True,
         type='mmrednet.RedNet',
@@ -15,7 +14,7 @@ model = dict(
         norm_cfg=norm_cfg,
     ),
     neck=dict(involution_cfg=dict(norm_cfg=norm_cfg)),
-    # Most pixels are background.
+    # Most pixels are background, so its loss has a smaller weight.
     decode_head=dict(num_classes=4, norm_cfg=norm_cfg, loss_decode=dict(class_weight=[0.2, 1, 1, 1])),
 )
 

@@ -1,4 +1,4 @@
-# Beyond the paper: UPerNet's own FPN and its bottlenecks with 7x7 involutions where they have 3x3 convolutions.
+# Not in the paper: 7x7 involutions replace the 3x3 convolutions of UPerNet's own FPN and its bottlenecks.
 _base_ = './upernet_rednet50.py'
 
 norm_cfg = dict(type='SyncBN', requires_grad=True)
