@@ -9,10 +9,11 @@ __version__ = '0.2.0'
 
 
 class _BeforeInferencers(MetaPathFinder):
-    """Imports ``mmrednet.registry`` right after ``mmengine.infer``, so that importing mmrednet imports no mmengine.
+    """Imports ``mmrednet.registry`` right after ``mmengine.infer`` is imported.
 
     mmengine's inferencers read a checkpoint before they build the model. Without this, the types in the checkpoint
-    would not yet be declared as safe, and loading would stop with "Weights only load failed".
+    would not yet be declared as safe, and loading would stop with "Weights only load failed". Importing mmrednet itself
+    does not import mmengine.
     """
 
     def find_spec(self, name, path=None, target=None):

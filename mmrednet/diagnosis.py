@@ -1,6 +1,6 @@
-"""Probes of this machine: packages, compiler, cache folder, devices and backends, and what is wrong with each.
+"""Probes of this machine: they examine packages, compiler, cache folder, devices and backends, and report problems.
 
-Each probe needs only what it looks at, and most need torch.
+A probe imports only what it examines, and most probes import torch.
 """
 
 import os
@@ -23,17 +23,17 @@ TIMEOUT = 600  # seconds for a process: a kernel may have to be compiled
 
 
 class Finding(NamedTuple):
-    """What is here, and what is wrong with it, if anything is."""
+    """The result of a probe: what is installed or present, and its problem ('' without a problem)."""
 
     here: str
     problem: str = ''
 
 
 def diagnose(*lists: Callable[[], Sequence[Item]]) -> dict[str, Finding]:
-    """Runs lists of probes, which functions such as :func:`machine_probes` return, and returns their findings by name.
+    """Runs the probes that functions such as :func:`machine_probes` return, and returns their findings by name.
 
-    They run in processes of their own, so that a broken package ends only its own probe. Folders and the user's name
-    are left out.
+    The probes run in separate processes, so that a broken package ends only its own probe. Paths of folders and the
+    user's name are removed from the findings.
     """
     findings: dict[str, Finding] = {}
     for probes in lists:
@@ -46,7 +46,7 @@ def diagnose(*lists: Callable[[], Sequence[Item]]) -> dict[str, Finding]:
                 findings['this report'] = Finding('broken', f'the process of {probes.__name__} ends early ({end})')
             if len(found) == len(planned):
                 break
-            findings[planned[len(found)]] = Finding('broken', f'looking at it ends the process ({end})')
+            findings[planned[len(found)]] = Finding('broken', f'examining it ends the process ({end})')
             start += len(found) + 1
     return {name: _without_folders(finding) for name, finding in findings.items()}
 
@@ -58,7 +58,7 @@ def _without_folders(finding: Finding) -> Finding:
 
 
 def probes_from(module: str, function: str, start: int) -> list[Item]:
-    """Returns the probes of a list from an index on. An error of a probe becomes its finding."""
+    """Returns the probes of a list from the index ``start`` on. An error in a probe becomes its finding."""
     probes = getattr(import_module(module), function)()
     return [(name, partial(_try, probe)) for name, probe in probes[start:]]
 

@@ -24,9 +24,9 @@ DRIVER_FIELDS = (
 
 
 def find_device(name: str | None = None) -> 'torch.device':
-    """Returns the device with this name, such as 'cuda:1', or by default a GPU, or the CPU where torch finds no GPU.
+    """Returns the device with this name, such as 'cuda:1'. The default is a GPU, or the CPU if torch finds no GPU.
 
-    ValueError is raised if no tensor can be made on it.
+    Raises ValueError if no tensor can be made on the device.
     """
     import torch
 
@@ -61,7 +61,7 @@ def versions(*packages: str) -> str:
 
 
 def commit() -> str:
-    """Returns the git commit of this checkout, with '-dirty' where files have changed, or '' outside a checkout."""
+    """Returns the git commit of this checkout, with '-dirty' if files have changed, or '' outside a checkout."""
     root = Path(__file__).resolve().parents[1]
     if not (root / '.git').exists() or not shutil.which('git'):
         return ''
@@ -70,7 +70,7 @@ def commit() -> str:
 
 
 def describe_machine(device: 'str | torch.device' = 'cpu', packages: Sequence[str] = ()) -> dict[str, str]:
-    """Returns the facts that every measurement needs: processor, versions, also of ``packages``, and today's date."""
+    """Returns the facts for every measurement: the processor, versions (also of ``packages``) and today's date."""
     import torch
 
     if torch.device(device).type == 'cuda':
@@ -100,7 +100,7 @@ def describe_gpu(device: 'torch.device') -> dict[str, str]:
 
 
 def driver_and_clocks(gpu: str = '') -> dict[str, str]:
-    """Returns the 'driver' and 'clocks' of a GPU, from nvidia-smi, or only the reason why the driver is not known.
+    """Returns the 'driver' and 'clocks' of a GPU from nvidia-smi. If that fails, only 'driver', with the reason.
 
     ``gpu`` is its UUID. Defaults to '', the first GPU.
     """

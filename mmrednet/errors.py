@@ -8,7 +8,7 @@ def printable(text: object, length: int = 300) -> str:
 
 
 def one_line(error: BaseException) -> str:
-    """Returns an error's text in one line, after its type where the text alone may not explain it."""
+    """Returns an error's text in one line. If the text alone may not explain the error, its type comes first."""
     text = '; '.join(line.strip() for line in str(error).splitlines() if line.strip()).replace(':;', ':')
     text = printable(text, 4000)
     explains_itself = isinstance(error, ImportError | OSError | ValueError) and text

@@ -11,14 +11,14 @@ TEMPORARY = '.mmrednet-'  # the beginning of a temporary folder's name
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``. The file that is written there takes the place of ``path`` at the end.
+    """Yields a temporary path. The file that is written there replaces ``path`` at the end.
 
-    The file is synced to the disk before it is renamed: whatever happens, ``path`` holds the old content or the whole
-    new one. After an exception ``path`` is as it was, and nothing else remains. Other files that are written beside the
-    temporary path go to the folder of ``path``, before it.
+    The file is synced to the disk before it is renamed. So ``path`` always holds the whole old or the whole new
+    content. After an exception, ``path`` is unchanged and no temporary file remains. Other files that are written to
+    the temporary path's folder move to the folder of ``path`` first.
 
     Args:
-        path (str or Path): The file to write. Its folder is made where it does not exist.
+        path (str or Path): The file to write. Its folder is made if it does not exist.
 
     Raises:
         OSError: The folder or the file cannot be written.

@@ -7,7 +7,7 @@ FORMATS = ('markdown', 'json')
 
 
 def rounded(value: float) -> str:
-    """Returns a number with three digits, or with all digits before the decimal point."""
+    """Returns a number with three significant digits, or from 100 on as an integer."""
     return f'{value:.0f}' if value >= 100 else f'{value:#.3g}'
 
 
@@ -29,7 +29,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence], numbers: Seq
 
 
 def format_records(records: Sequence[Mapping], markdown: str, style: str, about: Mapping[str, str] = {}) -> str:
-    """Returns the facts ``about`` records, and then the text ``markdown`` or, as JSON, the records in 'results'."""
+    """Returns the facts ``about`` records, and then ``markdown`` or (style 'json') the records as 'results'."""
     if style not in FORMATS:
         raise ValueError(f'format must be one of {FORMATS}, but is {style!r}')
     if style == 'json':

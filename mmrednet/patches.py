@@ -1,6 +1,6 @@
-"""All changes to other packages, process-wide: one function for each, with the condition under which it may go.
+"""All changes to other packages, for the whole process. Each has a function, with a note when it can go.
 
-``mmrednet.registry`` imports this module, and so does everything that a config names as ``mmrednet.``.
+``mmrednet.registry`` imports this module. So every config that names a type as ``mmrednet.`` imports it.
 """
 
 from importlib.util import find_spec
@@ -21,9 +21,9 @@ from .ops.flops import fused_multiply_adds, multiply_adds
 
 
 def count_involutions() -> None:
-    """Adds the operators to the private tables from which mmengine counts FLOPs and activations.
+    """Adds the operators to mmengine's private tables for counting FLOPs and activations.
 
-    ``mim run <toolbox> get_flops`` has no other place for them. It may go when mmengine has a public one.
+    ``mim run <toolbox> get_flops`` has no other place for them. This can go when mmengine has a public table.
     """
     for name, count in (('involution2d', _count_involution), ('fused_involution2d', _count_fused_involution)):
         _DEFAULT_SUPPORTED_FLOP_OPS[f'mmrednet::{name}'] = count
@@ -44,8 +44,8 @@ def declare_safe_types() -> None:
     """Declares the types in mmengine's checkpoints as safe for torch's ``weights_only`` loading, and no others.
 
     Checkpoints hold the message hub's log buffers and values, the data set's description and the schedulers' state.
-    Without this, torch >= 2.6 stops ``mim test`` and ``--resume`` with "Weights only load failed". It may go when
-    mmengine declares them itself, as safely.
+    Without this, torch >= 2.6 stops ``mim test`` and ``--resume`` with "Weights only load failed". This can go
+    when mmengine itself declares these types, as safely.
     """
     safe: list[Any] = [
         HistoryBuffer,
@@ -65,7 +65,7 @@ def declare_safe_types() -> None:
 
 
 def _method(owner: type, name: str):
-    """Replaces ``getattr`` in checkpoints, and gives only the methods that log buffers and schedulers store."""
+    """Replaces ``getattr`` in checkpoints, and returns only the methods that log buffers and schedulers store."""
     if owner is HistoryBuffer and not name.startswith('_'):
         return getattr(owner, name)
     if owner is OneCycleParamScheduler and name.startswith('_annealing_'):
@@ -76,8 +76,8 @@ def _method(owner: type, name: str):
 def keep_safe_types_in_onedl() -> None:
     """Keeps OneDL's mmengine from removing safe types after each checkpoint, and from declaring ``getattr`` safe.
 
-    It declares types of its own for each checkpoint and removes them afterwards, also those that were declared before.
-    One of them is ``getattr`` itself, which leads to any code. It may go when OneDL does neither.
+    OneDL's mmengine declares a list of types for each checkpoint. Afterwards it removes them, even if we declared them
+    before. The list contains ``getattr``, which gives access to any code. This can go when OneDL does neither.
     """
     if not hasattr(_checkpoint, 'get_torch_safe_globals'):
         return
@@ -90,9 +90,9 @@ def keep_safe_types_in_onedl() -> None:
 def find_configs_by_package() -> None:
     """Adds ``mmrednet::...`` to the names of configs that mmengine finds, and ``mmseg::...`` with OneDL's packages.
 
-    mmengine has a fixed table from a name before ``::`` to a distribution, and uses the folder of a module where the
-    name is no distribution's. Where mmrednet is installed in place, its distribution's name does not lead to the
-    package; OneDL's mmseg is in another distribution than the table has. It may go when mmengine uses the package's
+    mmengine has a fixed table from the name before ``::`` to a distribution. If no distribution has that name, mmengine
+    uses the folder of the module. The distribution of mmrednet does not lead to the package if it is installed in
+    place, and OneDL's mmseg is in another distribution than the table has. This can go when mmengine uses the package's
     own folder.
     """
     MODULE2PACKAGE['mmrednet'] = 'mmrednet.registry'

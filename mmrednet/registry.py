@@ -19,7 +19,7 @@ HOOKS = Registry(
 
 
 def register_model(name: str | None = None):
-    """Registers a class or function for ``type='mmrednet.Name'`` and, once it is imported, for the bare ``'Name'``."""
+    """Registers a class or function for ``type='mmrednet.Name'``. After its import, ``type='Name'`` also finds it."""
 
     def register(module):
         for registry in (MODELS, MMENGINE_MODELS):

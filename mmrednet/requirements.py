@@ -1,4 +1,4 @@
-"""The packages that the distribution cannot require, since two families provide the same import names."""
+"""The packages that our distribution cannot require: OpenMMLab's and OneDL's packages have the same import names."""
 
 from importlib import import_module
 from typing import NamedTuple
@@ -21,7 +21,7 @@ class Toolbox(NamedTuple):
     scopes: tuple[str, ...]
 
 
-# The first that is installed serves all scopes that are not named here.
+# The first installed toolbox is used for all scopes that are not in this table.
 TOOLBOXES = {
     'mmdet': Toolbox('mmrednet.models.detection', ('mmdet', 'mmdet3d', 'mmrotate', 'mmyolo')),
     'mmseg': Toolbox('mmrednet.models.segmentation', ('mmseg',)),

@@ -21,7 +21,7 @@ from .configs import find
 from .errors import one_line
 from .requirements import TOOLBOXES, require
 
-# How the toolboxes that the commands do not support predict. The key is the scope of their configs.
+# The inferencers of the toolboxes that the commands do not support, by the scope of their configs.
 OTHER_INFERENCERS = {
     'mmaction': 'mmaction.apis.inferencers.MMAction2Inferencer',
     'mmdet3d': 'mmdet3d.apis.LidarDet3DInferencer or MonoDet3DInferencer',
@@ -35,7 +35,7 @@ REMEDY = 'give the config that it was trained with, or a checkpoint of this one'
 
 
 def read_config(name: str) -> Config:
-    """Reads a config: a path, the name of one of our configs, or a toolbox's config such as ``mmdet::...``.
+    """Reads a config: ``name`` is a path, the name of one of our configs, or a toolbox's config such as ``mmdet::...``.
 
     Raises:
         ValueError: There is no such config, or the file cannot be run.
@@ -52,7 +52,7 @@ def read_config(name: str) -> Config:
 
 
 def find_dataset(config: Config) -> ConfigDict:
-    """Returns the data set of the test images that has the pipeline, from inside the data sets that wrap it."""
+    """Returns the config of the test data set that has a pipeline. Other data sets may wrap it."""
     dataset = config.get('test_dataloader', {}).get('dataset')
     while dataset and 'pipeline' not in dataset:
         dataset = dataset.get('dataset') or next(iter(dataset.get('datasets') or [None]))
@@ -66,8 +66,8 @@ def find_dataset(config: Config) -> ConfigDict:
 def split_pipeline(config: Config) -> tuple[list, list]:
     """Splits the test pipeline of a config into the steps that load an image and the steps that follow.
 
-    The first takes ``dict(img_path=...)``. Steps that load annotations are left out. A pipeline that loads no image, as
-    CIFAR's, gets the default step.
+    The first step takes ``dict(img_path=...)``. Steps that load annotations are left out. A pipeline that loads no
+    image, such as CIFAR's, gets the default step.
     """
     loading, following = [], []
     for step in find_dataset(config).pipeline:
@@ -117,7 +117,7 @@ def build_model(config: Config, source: str, checkpoint: str | None) -> nn.Modul
 
 @contextmanager
 def naming(source: str):
-    """Names the config in the errors of what is built from it."""
+    """Adds the name of a config to errors that are raised while something is built from it."""
     try:
         yield
     except Exception as error:  # a config can name anything
@@ -150,7 +150,7 @@ def load_weights(model: nn.Module, state_dict: OrderedDict, source: str, remedy:
 
 
 def find_metainfo(config: Config) -> Mapping:
-    """Returns ``classes``, ``palette`` and so on of a config's test data set, which is built without its files."""
+    """Returns ``classes``, ``palette`` and so on of a config's test data set, without reading its files."""
     registry = import_module(f'{config.default_scope}.registry').DATASETS
     dataset = {**copy.deepcopy(find_dataset(config)), 'lazy_init': True, 'pipeline': []}
     return registry.build(dataset).metainfo

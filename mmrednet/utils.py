@@ -1,10 +1,10 @@
-"""What mmengine's ``hub.get_model('mmrednet::...')`` asks of a package."""
+"""The function that mmengine's ``hub.get_model('mmrednet::...')`` calls in a package."""
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:
-    """Registers all that configs name.
+    """Registers everything of mmrednet that configs can name.
 
     Args:
-        init_default_scope (bool): Taken for mmengine's sake: a config of ours has its toolbox's scope.
+        init_default_scope (bool): Not used. mmengine passes it, but our configs set the scope of their toolbox.
     """
     from . import engine, models  # noqa: F401

@@ -1,6 +1,6 @@
-"""Functions that run in processes of their own. If they crash one, what it had found before is kept.
+"""Runs functions in separate processes. If a process crashes, its earlier results are kept.
 
-A process writes lines of JSON: first the list of its functions' names, then what each function returns. This module
+A process writes lines of JSON: first the list of its functions' names, then the result of each function. This module
 needs the standard library alone.
 """
 
@@ -23,16 +23,16 @@ Item = tuple[str, Callable[[], object]]  # a name, and a function that returns a
 
 
 class Job(NamedTuple):
-    """What a process does: it calls a function for its items, runs them in order, and writes down what they return."""
+    """The work of a process: it gets its items from a function, runs them in order, and writes their results."""
 
-    function: Callable[..., Sequence[Item]]  # of a module
+    function: Callable[..., Sequence[Item]]  # at the top level of a module
     arguments: Sequence[object] = ()  # `eval(repr(...))` must give them back
     prefix: Sequence[str] = ()  # a command that runs the process, such as a debugger
     environment: Mapping[str, str] = {}  # variables that are set for the process
 
 
 class Outcome(NamedTuple):
-    """What a process has found."""
+    """The results of a process."""
 
     planned: list[str]  # the names of its functions
     found: list  # the results of the first of them
@@ -86,7 +86,7 @@ def _read(out: Path, err: Path, end: str) -> Outcome:
 
 
 def serve(module: str, function: str, *arguments: object) -> None:
-    """Runs in the process: gets the items from a function of a module, runs them and writes what they return."""
+    """Runs in the process: gets the items from a function of a module, runs them and writes their results."""
     lines = os.fdopen(os.dup(1), 'w')
     os.dup2(2, 1)  # what packages print must not mix with the findings
     items = getattr(import_module(module), function)(*arguments)

@@ -1,4 +1,4 @@
-"""Checkpoints: where they come from, in which format and layout, and whether they fit a model."""
+"""Checkpoints: downloads, file formats, layouts, and the check that a checkpoint fits a model."""
 
 from .files import IMAGENET, READ_HERE, load, missing, read, save
 from .layout import check, convert, widen

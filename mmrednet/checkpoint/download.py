@@ -1,4 +1,4 @@
-"""Downloads of checkpoints, which are kept only if they can be read."""
+"""Downloads checkpoints, and keeps a file only if it can be read."""
 
 import hashlib
 import socket
@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 
 from ..files import replacing
 
-# Seconds without a byte after which a server counts as dead. torch.hub has no limit of its own.
+# A download fails after this many seconds without data. torch.hub itself sets no limit.
 TIMEOUT = 60
 NETWORK_ERRORS = (URLError, ConnectionError, TimeoutError, HTTPException)
 
@@ -26,7 +26,7 @@ def fetch(url: str, sha256: str, read: Callable[[Path], dict]) -> dict:
     A copy is kept only if it has the SHA-256 and ``read`` raises no error. In a distributed run the first process
     downloads, and the others wait for it.
     """
-    # Different URLs can have the same file name. The URL itself is no part of the name, since it can hold a secret.
+    # Different URLs can have the same file name. The name contains a hash of the URL, since a URL can hold a secret.
     name = f'{hashlib.sha256(url.encode()).hexdigest()[:16]}-{PurePosixPath(urlparse(url).path).name[-100:]}'
     path = Path(torch.hub.get_dir(), 'checkpoints', name)
     first = get_rank() == 0
@@ -39,7 +39,7 @@ def fetch(url: str, sha256: str, read: Callable[[Path], dict]) -> dict:
                 return read(path)
         return _download(url, path, sha256, read)
     finally:
-        # After an error as well, since the others would wait for ever.
+        # Also after an error: the other processes would wait for ever.
         if first:
             barrier()
 
@@ -54,7 +54,7 @@ def _download(url: str, path: Path, sha256: str, read: Callable[[Path], dict]) -
             check_sha256(part, sha256, url)
             return read(part)
     except (OSError, HTTPException) as error:
-        cause = error.__cause__ or error  # `replacing` takes an error of the network for one of the disk
+        cause = error.__cause__ or error  # `replacing` reports a network error as a disk error
         if isinstance(cause, NETWORK_ERRORS):
             remedy = 'check the URL and the network and start again, or download the file elsewhere and give its path'
         else:
@@ -65,7 +65,7 @@ def _download(url: str, path: Path, sha256: str, read: Callable[[Path], dict]) -
 
 
 def check_sha256(path: Path, sha256: str, source: str) -> None:
-    """Raises ValueError where a file's SHA-256 does not begin with ``sha256``. ``''`` is not checked."""
+    """Raises ValueError if a file's SHA-256 does not begin with ``sha256``. With ``''``, nothing is checked."""
     if not sha256:
         return
     actual = hashlib.sha256()

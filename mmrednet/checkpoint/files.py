@@ -1,7 +1,7 @@
-"""Reading checkpoints from files, URLs and public names, in three formats, and writing them in two.
+"""Reads checkpoints from files, URLs and public names in three formats, and writes two of them.
 
-The ending names the format: ``.pdparams`` Paddle's, which is only read, ``.safetensors`` safetensors, with ``meta`` as
-JSON in the file's metadata, and any other PyTorch's.
+The ending of the name selects the format. ``.pdparams`` is Paddle's format, which is not written. ``.safetensors`` is
+safetensors, with ``meta`` as JSON in the file's metadata. Any other ending is PyTorch's format.
 """
 
 import io
@@ -33,7 +33,7 @@ class PublicWeights(NamedTuple):
     top1: float
 
 
-# PaddleClas' weights for ImageNet, converted from the authors' according to PaddleClas. It publishes no hash.
+# PaddleClas' weights for ImageNet. It states that they are converted from the authors' weights, and gives no hashes.
 PADDLE = 'https://paddle-imagenet-models-name.bj.bcebos.com/dygraph'
 IMAGENET = {
     f'rednet{depth}': PublicWeights(f'{PADDLE}/RedNet{depth}_pretrained.pdparams', top1)
@@ -41,22 +41,22 @@ IMAGENET = {
 }
 # The scheme of these names, like torchvision://resnet50.
 NAMED = 'mmrednet://'
-# In front of any path or URL, this makes mmengine read it with this package.
+# With this prefix, mmengine reads any path or URL with this package.
 READ_HERE = 'mmrednet::'
 STATED_HASH = '#sha256='
-# The convention of torch.hub, as in resnet50-0676ba61.pth. A date such as 20210304 is no hash.
+# torch.hub's file names contain the beginning of the SHA-256: resnet50-0676ba61.pth. A date as in -20210304 is no hash.
 HASH_IN_NAME = re.compile(r'-(?!20\d{6})([0-9a-f]{8})\.\w+$')
 # Formats that hold no code, or are read without running it.
 SAFE_ENDINGS = ('.pdparams', '.safetensors')
-# The first version without a known hole in weights_only.
+# The first version without a known vulnerability of weights_only.
 SAFE_TORCH = '2.10'
-# PyTorch stores its records uncompressed, so a zip archive that grows when it is unpacked is not its own.
+# PyTorch does not compress its records. So torch.save did not write a zip archive that grows this many times.
 MOST_UNPACKED = 10
 PICKLE = (
     "it is a pickle: rename it to end in .pdparams if it has Paddle's format, or in .pth if torch.save wrote it; "
     'otherwise read it with the program that wrote it, and save the parameters with torch.save'
 )
-# The first bytes of files, the endings for which they are right, and what to do about them under another ending.
+# The first bytes of a file, the endings that fit them, and the advice for a file with another ending.
 CONTENTS = (
     (rb'.{5}\x00{3}\{', '.safetensors', 'it has the format safetensors: rename it to end in .safetensors'),
     (rb'PK', '.pth', "it has PyTorch's format: rename it to end in .pth"),
@@ -67,7 +67,7 @@ CONTENTS = (
     (rb'version https://git-lfs', '', 'it is a pointer of Git LFS, not the file: run `git lfs pull` in its folder'),
     (rb'[\t\n\r -~\x80-\xff]{64}', '', 'it is a text file and not a checkpoint: give the file with the weights'),
 )
-# Patterns in the errors of PyTorch, whose own texts give advice to load without safety, and what to do.
+# Patterns in PyTorch's errors, and our advice. PyTorch's own advice is to load without safety.
 REASONS = {
     r'GLOBAL (\S+)': 'it holds a whole object of class {}, not a state dict, and loading it could run code: save '
     '`model.state_dict()` with the program that made it, if you trust that',
@@ -80,7 +80,7 @@ REASONS = {
 
 
 def missing(source: str) -> bool:
-    """Returns whether ``source`` is a path where no file is. URLs are not looked up."""
+    """Returns whether ``source`` is a path without a file. URLs are not checked."""
     return '://' not in source and not os.path.isfile(os.path.expanduser(source.partition(STATED_HASH)[0]))
 
 
@@ -98,7 +98,7 @@ def load(source: str, map_location: str | None = 'cpu') -> dict:
         dict: The checkpoint with ``state_dict`` and ``meta``, see :func:`convert`.
 
     Raises:
-        FileNotFoundError: ``source`` is a path where no file is.
+        FileNotFoundError: ``source`` is a path without a file.
         OSError: The file cannot be downloaded or opened.
         ValueError: The file has another SHA-256, is damaged, is no checkpoint, or holds code. Or it is a pickle from a
             URL, and this version of PyTorch can be made to run its code.
@@ -108,7 +108,7 @@ def load(source: str, map_location: str | None = 'cpu') -> dict:
 
 
 def read(source: str, map_location: str | None = 'cpu') -> dict:
-    """Reads a checkpoint as :func:`load` does, and leaves its layout as it is."""
+    """Reads a checkpoint as :func:`load` does, without converting its layout."""
     source = str(source).removeprefix(READ_HERE)
     location, stated, sha256 = source.partition(STATED_HASH)
     if stated and not re.fullmatch('[0-9a-fA-F]{8,64}', sha256):
@@ -139,9 +139,9 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
     return parse(path)
 
 
-# This is how mmengine, and so every toolbox, reads the formats that only this package can read. Where several patterns
-# match, mmengine takes the greatest as a text: `https?` is after its own `https:`, and `(?` is before the `(\S` of
-# object stores.
+# mmengine, and so every toolbox, reads sources that match these patterns with this function. If several patterns match,
+# mmengine uses the last one in the order of characters: `https?` is after its own `https:`, and `(?` is before the
+# `(\S` of object stores.
 @CheckpointLoader.register_scheme(
     [
         r'mmrednet:',
@@ -231,7 +231,7 @@ def save(checkpoint: dict, path: Path) -> list[str]:
         path (Path): The file to write. An existing file is replaced.
 
     Returns:
-        list: The keys of ``checkpoint`` that the format has no place for. The file lacks them.
+        list: The keys of ``checkpoint`` that the format cannot hold. They are not in the file.
 
     Raises:
         OSError: The file cannot be written.
@@ -247,7 +247,7 @@ def save(checkpoint: dict, path: Path) -> list[str]:
         tensors = {
             name: value.clone(memory_format=torch.contiguous_format) for name, value in checkpoint['state_dict'].items()
         }
-        # NumPy's arrays and numbers become lists and numbers, anything else its text.
+        # NumPy arrays become lists, NumPy numbers become numbers, and other objects become text.
         meta = json.dumps(checkpoint['meta'], default=lambda it: it.tolist() if hasattr(it, 'tolist') else str(it))
         data = _safetensors().torch.save(tensors, dict(format='pt', meta=meta))
     else:

@@ -1,8 +1,8 @@
-"""The names and shapes in checkpoints of other layouts, and whether a checkpoint fits a model.
+"""Converts checkpoints of other layouts, and checks whether a checkpoint fits a model.
 
-The parameters in the authors' checkpoints have the names and shapes of the models here. The other differences of mmcls
-0.x, mmdet 2.x, mmseg 0.x, PaddleClas and plain PyTorch programs are rows of one table. The runner, ``init_cfg`` of
-RedNet and ``python -m mmrednet convert`` share it.
+The parameters in the authors' checkpoints have the names and shapes of the models here. One table lists the other
+differences of mmcls 0.x, mmdet 2.x, mmseg 0.x, PaddleClas and plain PyTorch programs. The runner, RedNet's ``init_cfg``
+and ``python -m mmrednet convert`` use it.
 """
 
 import copy
@@ -19,9 +19,9 @@ from torch.func import functional_call
 from ..errors import printable
 from ..layers import Involution
 
-# The keys under which programs store the parameters. The first that a checkpoint has counts.
+# The keys under which programs store the parameters. The first one that a checkpoint has is used.
 SECTIONS = ('pdparams', 'state_dict', 'model_state_dict', 'model', 'module', 'net')
-# Patterns in the old names, and their replacements. An entry without a name is left out.
+# Patterns in the old names, and their replacements. An entry whose new name is empty is left out.
 RENAMED = (
     # PaddleClas' RedNet is a classifier whose backbone has no prefix.
     (r'^pdparams\.(.*)\._mean$', r'pdparams.\1.running_mean'),
@@ -32,9 +32,9 @@ RENAMED = (
     (r'^(model_state_dict|model|module|net)\.', 'state_dict.'),
     # The prefixes of DataParallel and torch.compile, which can be nested.
     (r'^state_dict\.((module|_orig_mod)\.)+', 'state_dict.'),
-    # The averages of mmcv 1.x. It exchanges them with the parameters before it saves, so these are the raw values.
+    # The EMA of mmcv 1.x. It exchanges averages and parameters before it saves, so these are the values without EMA.
     (r'^state_dict\.ema_[^.]*$', ''),
-    # mmengine has the classes and the palette of the old toolboxes in `dataset_meta`.
+    # mmengine stores the classes and the palette in `dataset_meta`.
     (r'^meta\.CLASSES$', 'meta.dataset_meta.classes'),
     (r'^meta\.PALETTE$', 'meta.dataset_meta.palette'),
 )
@@ -47,11 +47,12 @@ def convert(checkpoint: dict, prefix: str = '') -> tuple[dict, dict[str, str]]:
     Args:
         checkpoint (dict): The result of :func:`mmrednet.checkpoint.read`: a dict with the parameters under one of
             ``SECTIONS``, or the parameters alone. It is not changed.
-        prefix (str): Only the parameters are kept whose names begin with it, without it. Defaults to ``''``.
+        prefix (str): Parameters whose names do not begin with it are left out. It is removed from the others. Defaults
+            to ``''``.
 
     Returns:
-        tuple: The checkpoint with ``state_dict`` and ``meta``, and the old and new paths of the entries that were
-        renamed. The new path is ``''`` where an entry was left out.
+        tuple: The checkpoint with ``state_dict`` and ``meta``, and a dict from the old to the new paths of renamed
+        entries. The new path is ``''`` if an entry was left out.
 
     Raises:
         ValueError: ``checkpoint`` holds no parameters, or two of them get the same name.
@@ -76,7 +77,7 @@ def convert(checkpoint: dict, prefix: str = '') -> tuple[dict, dict[str, str]]:
             raise ValueError(f'two parameters of the checkpoint get the name {printable(name)}: remove one of them')
         if name:
             state_dict[name] = value
-    # Module versions, by which modules rename their own old parameters.
+    # The versions of modules. With them, modules rename parameters of their older versions.
     state_dict._metadata = getattr(old, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     meta = converted.get('meta') or {}
     meta = dict(meta) if isinstance(meta, dict) else dict(meta=meta)
@@ -107,10 +108,11 @@ def _find_parameters(checkpoint: dict) -> tuple[str, dict, dict]:
 
 
 def widen(model: nn.Module, state_dict: OrderedDict, source: str) -> OrderedDict:
-    """Fits involutions with a smaller odd window to a model with a larger one, as in the stem for dense prediction.
+    """Widens the windows of a checkpoint's involutions to a model's, as in the stem for dense prediction.
 
-    Eq. 6 generates one kernel channel for each tap, in the order (G, Kh, Kw). The taps go to the centre of the window,
-    and the others generate zeros. So the layer computes exactly the same as with the smaller window.
+    Eq. 6 generates one kernel channel for each tap, in the order (G, Kh, Kw). The taps of the smaller window go to the
+    centre of the larger one, and the other taps are zero. So the layer computes exactly the same as before. Both
+    windows must be odd.
 
     Args:
         model (nn.Module): The model that will load the parameters.
@@ -175,7 +177,7 @@ def renamed_by(model: nn.Module, state_dict: OrderedDict) -> OrderedDict:
 def check(
     model: nn.Module, state_dict: OrderedDict, source: str, remedy: str, may_differ: Sequence[str] = ()
 ) -> OrderedDict:
-    """Compares a checkpoint's parameters with a model's, before any of them is loaded.
+    """Checks that a checkpoint's parameters fit a model, before any of them is loaded.
 
     The counters of norm layers, ``num_batches_tracked``, may be missing, since old versions of PyTorch had none.
 
@@ -184,7 +186,7 @@ def check(
         state_dict (OrderedDict): The checkpoint's parameters by name, see :func:`convert`.
         source (str): The checkpoint's path, for the error.
         remedy (str): What to do about an error.
-        may_differ (Sequence[str]): Beginnings of names that may be missing, unexpected or of another shape.
+        may_differ (Sequence[str]): Prefixes of names that may be missing, unexpected or of another shape.
             Defaults to ``()``.
 
     Returns:
@@ -221,8 +223,8 @@ def check(
     for prefix in (key.removesuffix(first) for key in state_dict if key.endswith(f'.{first}')):
         if all(prefix + name in state_dict for name in needed):
             remedy = (
-                f'all fit without {prefix!r} before their names: `python -m mmrednet convert {source} OUT.pth --prefix '
-                f'{prefix}` writes them so'
+                f'all fit without the prefix {prefix!r}, which this command removes: '
+                f'`python -m mmrednet convert {source} OUT.pth --prefix {prefix}`'
             )
             break
     head = f'the checkpoint {source} does not fit {type(model).__name__}, so nothing of it was loaded:'

@@ -48,7 +48,7 @@ class _Array:
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Replaces _codecs.encode, by which pickles of protocol 2 write bytes."""
+    """Replaces _codecs.encode, which pickles of protocol 2 use for bytes."""
     if encoding != 'latin1':
         raise Refused(f'it holds bytes of the encoding {encoding!r}, and may hold those of latin1')
     return text.encode('latin1')
@@ -67,7 +67,8 @@ ALLOWED = {
 }
 
 
-# C's unpickler reserves memory for the largest index that a file names: a few bytes can make it reserve 32 GB.
+# The unpickler in Python: the one in C reserves memory for the largest index in a file, and a few bytes can make it
+# reserve 32 GB.
 class _Unpickler(pickle._Unpickler):
     stack: list
 
@@ -86,7 +87,7 @@ class _Unpickler(pickle._Unpickler):
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Reads the parameters by the names that the file has. A damaged pickle raises errors of any type.
+    """Reads the parameters with their names in the file. A damaged pickle raises errors of any type.
 
     Matrices get PyTorch's order (out, in), since Paddle's linear layers have (in, out). For each ``_mean`` there is a
     ``num_batches_tracked`` of 0, which PyTorch's norm layers have and Paddle's do not.
@@ -102,7 +103,7 @@ def read(path: Path) -> dict[str, Tensor]:
         if not isinstance(name, str) or not isinstance(entry, _Array) or entry.value is None:
             raise Refused(f'its entry {name!r} is no array')
         arrays[name] = entry.value.T if entry.value.ndim == 2 else entry.value
-    # Each is copied, and thousands of names can refer to the same bytes.
+    # Each array is copied below, and thousands of names can refer to the same bytes.
     if sum(array.nbytes for array in arrays.values()) > os.path.getsize(path):
         raise Refused('its arrays are larger than the file')
     parameters: dict[str, Tensor] = {}

@@ -1,4 +1,4 @@
-"""Initialisation from a checkpoint: the entries of RedNet's ``init_cfg`` that name one."""
+"""Initialisation of RedNet from the checkpoints that its ``init_cfg`` names."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -37,15 +37,15 @@ def is_pretrained(entry: dict) -> bool:
 
 
 class Pretrained(PretrainedInit):
-    """mmengine's initialiser from a checkpoint. The checkpoint may have any layout, and has to fit.
+    """mmengine's initialiser from a checkpoint. The checkpoint may have any layout, and must fit the backbone.
 
     Args:
         checkpoint (str): See :func:`mmrednet.checkpoint.load`.
-        prefix (str, optional): How the names of the backbone's parameters begin in the checkpoint. Defaults to None:
-            found in the checkpoint.
+        prefix (str, optional): The prefix of the backbone's parameters in the checkpoint. Defaults to None: the prefix
+            is found from the names.
         map_location (str, optional): As in mmengine.
-        may_differ (Sequence[str]): Beginnings of the backbone's names that may be missing in the checkpoint, unexpected
-            or of another shape; those parameters keep their initial values. Defaults to ``()``.
+        may_differ (Sequence[str]): Prefixes of the backbone's names that may be missing in the checkpoint, unexpected
+            or of another shape. Those parameters keep their initial values. Defaults to ``()``.
     """
 
     def __init__(self, *args, may_differ: Sequence[str] = (), **kwargs) -> None:
@@ -53,11 +53,11 @@ class Pretrained(PretrainedInit):
         self.may_differ = tuple(may_differ)
 
     def read(self, module: nn.Module) -> OrderedDict:
-        """Reads the checkpoint for a backbone, and changes nothing in the backbone. Raises errors as ``load`` does."""
+        """Reads and checks the checkpoint for a backbone, without changing it. Raises the errors of ``load``."""
         path = str(self.checkpoint)
         try:
             loaded = load(path, self.map_location)['state_dict']
-        except Exception as error:  # of any of mmengine's storage clients
+        except Exception as error:  # mmengine's storage clients raise any type
             kind = type(error) if type(error) in (FileNotFoundError, OSError, ImportError) else ValueError
             raise kind(
                 f'the backbone cannot start from {path}, which its init_cfg names: {error}\nDo one of these:{WAYS_ON}'
@@ -70,7 +70,7 @@ class Pretrained(PretrainedInit):
             'give init_cfg the checkpoint of a RedNet with the same depth, stem and stem_kernel_size. (A smaller '
             'stem_kernel_size also works, such as 3 of classification for 7 of dense prediction.) The prefix is '
             f"{prefix!r} here; it must be the beginning of the names in the checkpoint, often 'backbone.'. may_differ "
-            "lists beginnings of names whose parameters keep their initial values, such as ['stem.0.'] for images with "
+            "lists prefixes of names whose parameters keep their initial values, such as ['stem.0.'] for images with "
             'another number of channels'
         )
         # The checkpoint may have more stages than the backbone.
@@ -84,13 +84,12 @@ class Pretrained(PretrainedInit):
         found = {name.removesuffix(MARK) for name in loaded if f'.{name}'.endswith(f'.{MARK}')}
         if len(found) > 1:
             raise ValueError(
-                f'{path} holds several backbones: give init_cfg as prefix how the names of one begin, one of '
-                f'{sorted(found)}'
+                f'{path} holds several backbones: set prefix in init_cfg to that of one backbone, one of {sorted(found)}'
             )
         return found.pop() if found else ''
 
     def __call__(self, module: nn.Module) -> None:
-        """Loads the checkpoint into a backbone, wholly or not at all."""
+        """Loads the checkpoint into a backbone. If it does not fit, nothing is loaded."""
         module.load_state_dict(self.read(module), strict=False)
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=self._get_init_info())

@@ -17,10 +17,10 @@ from ..visualization.kernels import draw_heat_maps, find_involution, map_kernels
 class KernelHeatMapHook(Hook):
     """Draws the paper's Figure 3 for the first images of the validation, and gives it to mmengine's visualizer.
 
-    For this, the main process computes the network up to the layer once more. Training is not affected.
+    The main process runs the network up to the layer once more for each drawing. Training is not affected.
 
     Args:
-        layer (str, optional): Name of an involution. Defaults to None, as in
+        layer (str, optional): Name of an involution. Defaults to None: see
             :func:`mmrednet.visualization.kernels.find_involution`.
         interval (int): Number of validations from one drawing to the next. The first one is drawn. Defaults to 1.
         images (int): Number of images, at most the batch size. Defaults to 4.

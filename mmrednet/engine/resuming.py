@@ -13,8 +13,9 @@ from ..checkpoint import read
 def find_checkpoint(folder: str, template: str = 'epoch_{}.pth') -> str | None:
     """Returns the newest checkpoint of a run that can be read, and warns about each that cannot.
 
-    The first choice is the checkpoint that the file ``last_checkpoint`` names: the file of that name in ``folder``,
-    since the folder may have been moved or copied, or else the path itself. After it come the checkpoints before it.
+    The first choice is the checkpoint that the file ``last_checkpoint`` names. A file of that name in ``folder`` is
+    preferred to the path itself, since the folder may have been moved or copied. Next come the earlier checkpoints, the
+    newest first.
 
     Args:
         folder (str): The run's folder (``work_dir``).
@@ -22,8 +23,8 @@ def find_checkpoint(folder: str, template: str = 'epoch_{}.pth') -> str | None:
             ``'epoch_{}.pth'``.
 
     Returns:
-        str or None: A path, or an address that ``last_checkpoint`` names, which is not checked. None if the run has
-        no checkpoint yet.
+        str or None: A path, or a URL in ``last_checkpoint``, which is not checked. None if the run has no checkpoint
+        yet.
 
     Raises:
         FileNotFoundError: The run had a checkpoint, but none can be read.

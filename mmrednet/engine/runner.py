@@ -75,7 +75,7 @@ class Runner(MMEngineRunner):
         return super().train()
 
     def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
-        """Wraps the model for distributed training as mmengine does; on CPUs without the number of a GPU."""
+        """Wraps the model for distributed training as mmengine does, on CPUs without ``device_ids``."""
         if self.distributed and get_device() == 'cpu':
             model = self._without_sync_bn(model)
             unused = self.cfg.get('find_unused_parameters', False)
@@ -84,11 +84,11 @@ class Runner(MMEngineRunner):
         return super().wrap_model(model_wrapper_cfg, model)
 
     def _without_sync_bn(self, model: nn.Module) -> nn.Module:
-        # PyTorch synchronises BatchNorm on GPUs only, and would stop in the first iteration.
+        # PyTorch synchronises BatchNorm on GPUs only. On CPUs, the first iteration would raise an error.
         asked_for = self.cfg.pop('sync_bn', None)
         if asked_for or any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
             print_log(
-                'SyncBN needs GPUs: on CPUs BatchNorm takes its place, with statistics of the images of each process '
+                'SyncBN needs GPUs: on CPUs it is replaced by BatchNorm, whose statistics are those of each process '
                 'alone',
                 logger='current',
                 level=WARNING,
@@ -134,7 +134,7 @@ class Runner(MMEngineRunner):
             ) from error
 
     def register_hook(self, hook: Hook | dict, priority=None) -> None:
-        """Registers a hook as mmengine does, and our :class:`CheckpointHook` where mmengine's is named."""
+        """Registers a hook as mmengine does, but our :class:`CheckpointHook` in the place of mmengine's."""
         if isinstance(hook, dict):
             kind = hook.get('type')
             if (HOOKS.get(kind) if isinstance(kind, str) else kind) is MMEngineCheckpointHook:
@@ -157,7 +157,7 @@ class Runner(MMEngineRunner):
         """Builds a dataloader as mmengine does.
 
         Raises:
-            FileNotFoundError: A file of its data sets is missing. If the whole ``data_root`` is, the message names it.
+            FileNotFoundError: A file of its data sets or a whole ``data_root`` is missing.
         """
         try:
             return MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)

@@ -12,7 +12,7 @@ from .runner import connect_cpus
 
 @STRATEGIES.register_module()
 class FSDPStrategy(MMEngineFSDPStrategy):
-    """mmengine's FSDP strategy. Runs can be resumed, which fails in mmengine, and it also runs on CPUs."""
+    """mmengine's FSDP strategy, changed so that it can resume runs (mmengine's fails) and also runs on CPUs."""
 
     model_wrapper: dict | None
 
@@ -27,7 +27,7 @@ class FSDPStrategy(MMEngineFSDPStrategy):
         return super()._wrap_model(model)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Loads the optimizer's state; mmengine passes the arguments in the order of torch before 2.1."""
+        """Loads the optimizer's state. mmengine passes the arguments in the order of torch before 2.1, which fails."""
         optimizer = self.optim_wrapper.optimizer
         loaded = self.model.optim_state_dict_to_load(self.model, optimizer, state_dict)
         self.optim_wrapper.load_state_dict(loaded)
@@ -44,7 +44,7 @@ class DeepSpeedStrategy(MMEngineDeepSpeedStrategy):
             super()._setup_distributed(*args, **kwargs)
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
-        # mmengine's runner sets this for the class named DeepSpeedStrategy of mmengine alone.
+        # mmengine's runner sets this only for mmengine's own DeepSpeedStrategy.
         images = self.dispatch_kwargs.get('train_micro_batch_size_per_gpu', 1)
         self.config.setdefault('train_micro_batch_size_per_gpu', images)
         if hasattr(self, 'optim_wrapper'):

@@ -21,8 +21,8 @@ class WindowKernelGeneration(nn.Module):
         stride (tuple[int, int]): Vertical and horizontal stride in pixels.
         padding (tuple[int, int]): Vertical and horizontal padding in pixels.
         dilation (tuple[int, int]): Vertical and horizontal distance between taps in pixels.
-        border (str): The pixels outside the image: 'zeros' are compared like other pixels, 'mask' leaves them out of
-            the softmax, 'reflect' reflects the image. Defaults to 'zeros'.
+        border (str): How pixels outside the image are treated. 'zeros': they are zero and compared like other pixels.
+            'mask': the softmax leaves them out. 'reflect': the image is reflected. Defaults to 'zeros'.
         backend (str, optional): As in :func:`mmrednet.ops.involution2d`. Defaults to None.
 
     Raises:
@@ -80,14 +80,14 @@ class WindowKernelGeneration(nn.Module):
 class SelfAttentionKernelGeneration(WindowKernelGeneration):
     """Stand-alone self-attention: ``softmax(q . k + q . r)`` over the window (Ramachandran et al., 2019, eq. 3).
 
-    As in the source, the products are not scaled by ``1 / sqrt(d)``. All heads share the relative position embeddings
+    As in that paper, the products are not scaled by ``1 / sqrt(d)``. All heads share the relative position embeddings
     ``r``. The first half of an embedding depends on the row of the tap, the second half on its column.
 
     Args:
         *args: The arguments of :class:`WindowKernelGeneration`. Groups are heads.
         content (bool): Whether ``q . k`` is part of the sum. Defaults to True.
         position (bool): Whether ``q . r`` is part of the sum. Defaults to True.
-        **kwargs: The same as ``*args`` by name.
+        **kwargs: The same arguments by name.
 
     Raises:
         ValueError: The heads do not divide the channels; with ``position``, a head has an odd number of channels; or
@@ -159,9 +159,9 @@ class LocalRelationKernelGeneration(WindowKernelGeneration):
 
     Args:
         *args: The arguments of :class:`WindowKernelGeneration`.
-        similarity (str): A key of ``SIMILARITIES``, which are those of the authors' operator. Defaults to 'difference'.
+        similarity (str): A key of ``SIMILARITIES``, the functions of the authors' operator. Defaults to 'difference'.
         border (str): As in :class:`WindowKernelGeneration`. Defaults to 'mask', as in the authors' operator.
-        **kwargs: The same as ``*args`` by name.
+        **kwargs: The same arguments by name.
 
     Raises:
         ValueError: ``similarity`` is not a key of ``SIMILARITIES``.
@@ -184,7 +184,7 @@ class LocalRelationKernelGeneration(WindowKernelGeneration):
     def forward(self, x: Tensor) -> Tensor:
         """Maps features (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
         query, key = self.query(self.at_outputs(x)), self.key(x)
-        # The product of a query of one and a key is the key.
+        # The product of a query that is one and a key is the key.
         keys = self.products(torch.ones_like(query), key)
         similar = SIMILARITIES[self.similarity](query[:, :, None, None], keys)
         prior = self.prior(self.positions.to(query.dtype))
@@ -194,8 +194,8 @@ class LocalRelationKernelGeneration(WindowKernelGeneration):
 class LocalAttention(nn.Module):
     """Local attention: involution of values, with the kernels of a kernel generation function.
 
-    In contrast to :class:`mmrednet.layers.Involution`, values and output have projections, other borders than zeros are
-    possible, and groups may be interleaved.
+    It differs from :class:`mmrednet.layers.Involution` in three points: values and output have projections, pixels
+    outside the image may be masked or reflected, and groups may be interleaved.
 
     Args:
         channels (int): Channels of the values.
@@ -207,7 +207,7 @@ class LocalAttention(nn.Module):
             to :class:`SelfAttentionKernelGeneration`.
         in_channels (int, optional): Channels of the input. Defaults to None: ``channels``.
         value (nn.Module, optional): Maps the input to the values. Defaults to None: a 1x1 convolution without bias.
-        output (nn.Module, optional): Is applied to the result of the involution. Defaults to None: no module.
+        output (nn.Module, optional): The module after the involution. Defaults to None: no module.
         border (str): The border of the kernel generation function: see :class:`WindowKernelGeneration`. With 'reflect'
             the values are reflected, too. With 'zeros' and 'mask' they are zero outside the image. Defaults to 'zeros'.
         interleaved (bool): Whether channel c belongs to group ``c mod groups``, as in SAN, instead of group

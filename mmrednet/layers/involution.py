@@ -31,17 +31,17 @@ class Involution(nn.Module):
     Parameters are named as in the released checkpoints: ``conv1.conv``, ``conv1.bn`` and ``conv2.conv``.
 
     With a stride, the input of the kernel generation function phi is the average over each stride x stride cell. Any
-    height and width is allowed: a cell at the border is averaged over the pixels that it has. Where stride divides
-    height and width, the results are those of the released models. With less than 'same' padding, an output pixel's
-    kernel is generated from the pixel in the middle of its window.
+    height and width is allowed: a cell at the border is the average of the pixels that it has. If the stride divides
+    height and width, the results equal those of the released models. With less than 'same' padding, the kernel of an
+    output pixel is generated from the pixel in the middle of its window.
 
     Args:
         channels (int): Channels C of the output.
         kernel_size (int or pair): Height and width K of the window. Defaults to 7.
         stride (int or pair): Stride in pixels. Defaults to 1.
         dilation (int or pair): Distance between the window's taps in pixels. Defaults to 1.
-        group_channels (int, optional): Channels C / G that share a kernel. With None all channels share one. Defaults
-            to 16.
+        group_channels (int, optional): Number of channels C / G that share a kernel, or None: all channels share one.
+            Defaults to 16.
         reduction_ratio (int): ``r`` of the paper's kernel generation function. Defaults to 4.
         padding (int or pair, optional): Zero padding in pixels. Defaults to None, 'same'.
         in_channels (int, optional): Channels of the input if they differ from ``channels``. A 1x1 convolution,
@@ -55,13 +55,13 @@ class Involution(nn.Module):
             :mod:`mmrednet.layers.kernel_generation`. Defaults to None.
         fused (bool, optional): Whether :func:`mmrednet.ops.fused_involution2d` generates and applies the kernels in one
             operator. The results differ by rounding only. True: always. In training this saves the memory of the
-            kernels, and the backward pass generates them a second time. False: never. None: where no gradients are
+            kernels, and the backward pass generates them a second time. False: never. None: only if no gradients are
             recorded, and under ``torch.jit.trace`` in evaluation mode. Defaults to None.
 
             The fused operator does not call the last 1x1 convolution of the kernel generation function as a module. The
-            layer is therefore not fused where that convolution has a hook, a ``forward`` of its own, a parametrization
-            or a weight of a class with ``__torch_function__``. For hooks on all modules and replacements of
-            ``nn.Conv2d.forward`` or ``F.conv2d`` in the whole process, set ``fused=False``.
+            layer is therefore not fused if that convolution has a hook, its own ``forward``, a parametrization or a
+            weight of a class with ``__torch_function__``. The layer does not detect hooks on all modules, nor a
+            replaced ``nn.Conv2d.forward`` or ``F.conv2d``: set ``fused=False`` for these.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
 
     Raises:
@@ -118,7 +118,7 @@ class Involution(nn.Module):
         phi = kernel_generation(channels=channels, groups=self.groups, **window)
         self._sees_pixels = getattr(phi, 'sees_pixels', False)
         self._add_stages(phi)
-        # After phi's stages, since mmcv's fuse_conv_bn merges each convolution with the next BatchNorm in this order.
+        # Added after phi's stages: mmcv's fuse_conv_bn merges each convolution with the next BatchNorm in this order.
         self.projection = (
             nn.Identity() if self.in_channels == channels else nn.Conv2d(self.in_channels, channels, 1, bias=bias)
         )
@@ -139,7 +139,7 @@ class Involution(nn.Module):
         if min(margin) < 0:
             raise ValueError(
                 f"padding must be at most 'same' (dilation * (kernel_size - 1) / 2), but is {self.padding} "
-                f'with kernel_size {self.kernel_size} and dilation {self.dilation}: outside the input no kernel exists'
+                f'with kernel_size {self.kernel_size} and dilation {self.dilation}: no kernel exists outside the input'
             )
         return margin
 
@@ -155,7 +155,7 @@ class Involution(nn.Module):
     def generate_kernel(self, x: Tensor) -> Tensor:
         """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that the layer applies to ``x`` (N, channels, H, W).
 
-        Raises ValueError where the kernel generation function returns a tensor of another shape.
+        Raises ValueError if the kernel generation function returns a tensor of another shape.
         """
         cells = self._cells(x)
         kernel = x if self._sees_pixels else cells
@@ -194,7 +194,7 @@ class Involution(nn.Module):
         """Returns the 1x1 convolution at the end of phi (W1 of eq. 6) if the fused operator can replace it."""
         stage = self.get_submodule(self._stages[-1])
         conv = stage.conv if type(stage) is PointwiseConv and stage.is_plain else stage
-        # A parametrization, too, changes the type of the module.
+        # A parametrization also changes the type of the module.
         if type(conv) is not nn.Conv2d or any(map(_is_changed, stage.modules())) or not _is_plain_tensor(conv.weight):
             return None
         is_1x1 = conv.kernel_size == conv.stride == (1, 1) and conv.groups == 1 and conv.padding == (0, 0)
@@ -229,15 +229,15 @@ def _is_plain_sequence(module: nn.Module) -> bool:
 
 
 def _is_changed(module: nn.Module) -> bool:
-    """Returns whether a module has hooks, or a forward of its own, as libraries for offloading and patching give it."""
+    """Returns whether a module has hooks or its own ``forward``, as libraries for offloading and patching add them."""
     hooks = module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
     return bool(hooks) or 'forward' in module.__dict__ or '_conv_forward' in module.__dict__
 
 
 def _is_plain_tensor(weight: Tensor) -> bool:
-    """Returns whether torch's functions do with a weight what they do with any tensor.
+    """Returns whether torch's functions treat a weight as an ordinary tensor.
 
-    A class with a ``__torch_function__`` of its own, such as a quantised weight, may change the result of ``F.conv2d``.
+    A class with its own ``__torch_function__``, such as a quantised weight, may change the result of ``F.conv2d``.
     """
     return type(weight) is Tensor or type(weight).__torch_function__ is nn.Parameter.__torch_function__
 
@@ -257,8 +257,9 @@ def in_place_of_conv(
 ) -> nn.Module:
     """Builds the module that replaces an ``nn.Conv2d`` with the same arguments.
 
-    A 1x1 convolution stays one, since involution cannot mix channels. Any other becomes an :class:`Involution` with the
-    same window, stride, padding and dilation. Where the number of channels changes, a 1x1 convolution comes first.
+    A 1x1 convolution stays a convolution, since involution cannot mix channels. Any other convolution becomes an
+    :class:`Involution` with the same window, stride, padding and dilation. If the number of channels changes, a 1x1
+    convolution comes first.
 
     Args:
         in_channels (int): Channels of the input.

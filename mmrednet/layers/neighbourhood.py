@@ -15,7 +15,7 @@ class NeighbourhoodKernelGeneration(nn.Sequential):
     The paper generates a kernel from the features at one pixel, and leaves "more exquisite designs" to others
     (section 3). With D, the kernel depends on a neighbourhood of that pixel.
 
-    D has the stride of the involution, and its windows have the same middles as the involution's.
+    D has the stride of the involution. The windows of D and of the involution have the same middle pixels.
 
     Args:
         channels (int): Channels C of the features, (N, C, H, W).
@@ -42,7 +42,7 @@ class NeighbourhoodKernelGeneration(nn.Sequential):
     ) -> None:
         window = pair('neighbourhood', neighbourhood, 1)
         if not all(size % 2 for size in window):
-            raise ValueError(f'neighbourhood must be odd, but is {neighbourhood!r}: a pixel has to be in its middle')
+            raise ValueError(f'neighbourhood must be odd, but is {neighbourhood!r}: its middle must be a pixel')
         pads = [
             size // 2 + pad - middle
             for size, pad, middle in zip(window, padding, same_padding(kernel_size, dilation), strict=True)

@@ -14,7 +14,7 @@ class SANKernelGeneration(WindowKernelGeneration):
     Args:
         *args: The arguments of :class:`WindowKernelGeneration`. The only border is 'reflect', the default.
         relation_channels (int, optional): Output channels of the two convolutions. Defaults to None: C / 16.
-        **kwargs: The same as ``*args`` by name.
+        **kwargs: The same arguments by name.
 
     Raises:
         ValueError: ``border`` is not 'reflect'.

@@ -11,7 +11,7 @@ from .involution import build_involution
 
 
 class Bottleneck(BaseModule):
-    """ResNet's bottleneck block, whose 3x3 convolution is an involution.
+    """ResNet's bottleneck block with an involution in the place of its 3x3 convolution.
 
     Args:
         in_channels (int): Channels of the input.
@@ -46,7 +46,7 @@ class Bottleneck(BaseModule):
         self.bn2 = build_norm_layer(norm_cfg, mid_channels)[1]
         self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
         self.bn3 = build_norm_layer(norm_cfg, out_channels)[1]
-        # A module for each place, so that a hook sees one shape. `relu` gives the block's output.
+        # Separate modules, so that a hook on one gets tensors of one shape. `relu` returns the output of the block.
         self.relu1, self.relu2, self.relu = (nn.ReLU(inplace=True) for _ in range(3))
         self.downsample = downsample
         self.with_cp = with_cp
@@ -81,7 +81,7 @@ def dilations_of_blocks(
 def make_stem(
     stem: str, in_channels: int, stem_channels: int, norm_cfg: dict, kernel_size: int, involution_cfg: dict
 ) -> nn.Sequential:
-    """Makes a stem of stride 2, which the max pooling follows, 'involution' or 'conv'."""
+    """Makes a stem of stride 2, 'involution' or 'conv'. RedNet's max pooling follows it."""
     if stem == 'conv':
         return nn.Sequential(ConvModule(in_channels, stem_channels, 7, 2, 3, norm_cfg=norm_cfg))
     mid_channels = stem_channels // 2

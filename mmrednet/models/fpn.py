@@ -14,7 +14,7 @@ from .involution import to_involution
 class InvolutionFPNMixin:
     """Replaces the 3x3 output convolutions of a toolbox's FPN by involutions, but not those of extra levels.
 
-    A class lists it before the toolbox's FPN. Norm layers and activations after the convolutions stay.
+    A subclass lists it before the toolbox's FPN. Norm layers and activations after the convolutions stay.
 
     Args:
         *args: As in the toolbox's FPN.
@@ -34,18 +34,19 @@ class InvolutionFPNMixin:
         super().__init__(*args, **kwargs)
         for level in range(len(self.lateral_convs)):
             layers = to_involution(self.fpn_convs[level], involution_cfg)
-            # A single layer stands without Sequential, as in the released checkpoints.
+            # A single layer is not put into a Sequential, as in the released checkpoints.
             self.fpn_convs[level] = layers[0] if len(layers) == 1 else layers
 
 
 @register_model('InvolutionFPN')
 def build_involution_fpn(*args, **kwargs) -> nn.Module:
-    """Builds ``type='mmrednet.InvolutionFPN'``, in mmseg's scope on mmseg's FPN.
+    """Builds ``type='mmrednet.InvolutionFPN'``, which extends the FPN of mmseg or mmdet.
 
-    In any other scope, such as mmpose's, it is built on mmdet's FPN, or on mmseg's where mmdet is not installed.
+    In mmseg's scope it extends mmseg's FPN, and in the scopes of mmdet's family mmdet's FPN. In any other scope, such
+    as mmpose's, it extends mmdet's FPN, or mmseg's FPN if mmdet is not installed.
 
     Raises:
-        ImportError: Neither is installed.
+        ImportError: The toolbox with that FPN is not installed.
     """
     scope = DefaultScope.get_current_instance()
     name = None if scope is None else scope.scope_name

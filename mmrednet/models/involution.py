@@ -20,8 +20,8 @@ for _name in ('Bottleneck', 'Linear', 'LocalRelation', 'Neighbourhood', 'Pairwis
 def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
     """Builds ``type='mmrednet.Involution'``.
 
-    With ``channels`` it builds a :class:`mmrednet.layers.Involution`, without it the layer for a ``conv_cfg``: see
-    :func:`mmrednet.layers.in_place_of_conv`.
+    With ``channels``, it builds a :class:`mmrednet.layers.Involution`. Without ``channels``, it builds the layer for a
+    ``conv_cfg``, see :func:`mmrednet.layers.in_place_of_conv`.
 
     Args:
         *args: The other arguments of Involution, or without ``channels`` those of :class:`torch.nn.Conv2d`.

@@ -41,10 +41,10 @@ class RedNet(BaseModule):
         contract_dilation (bool): Whether a dilated stage's first block has half of its dilation, as in the toolboxes'
             ResNet. Defaults to False.
         multi_grid (Sequence[int], optional): Dilation of each block of the last stage, as in mmseg's ResNet. Defaults
-            to None: the stage's.
+            to None: the dilation of the stage.
         out_indices (Sequence[int]): Stages, from 0, whose outputs are returned. Defaults to (3,).
         kernel_size (int): Window of the trunk's involutions. Defaults to 7.
-        group_channels (int, optional): Channels that share a kernel; None: all of them. Defaults to 16.
+        group_channels (int, optional): Number of channels that share a kernel, or None: all channels. Defaults to 16.
         reduction_ratio (int): Reduction ratio of the kernel generation function. Defaults to 4.
         kernel_generation (dict, optional): Config of another kernel generation function, for stem and trunk.
             Defaults to None.
@@ -53,24 +53,24 @@ class RedNet(BaseModule):
         norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN', requires_grad=True)``.
         norm_eval (bool): Whether norm layers keep their statistics in training. Defaults to False.
         with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
-        zero_init_residual (bool): Whether a block's last norm layer starts at zero, where no checkpoint fills it: a
-            network that was only constructed has this, too. Defaults to True.
+        zero_init_residual (bool): Whether the weights of each block's last norm layer start at zero, even without
+            ``init_weights``. A checkpoint overwrites them. Defaults to True.
         fused (bool, optional): As in :class:`mmrednet.layers.Involution`. Defaults to None: in inference only.
         backend (str, optional): Backend of :func:`mmrednet.ops.involution2d`. Defaults to None, the fastest.
-        init_cfg (dict or list, optional): What ``init_weights`` does: ``dict(checkpoint=...)``, see
+        init_cfg (dict or list, optional): The initialisation by ``init_weights``: ``dict(checkpoint=...)``, see
             :class:`mmrednet.checkpoint.pretrained.Pretrained`, or mmengine's other initialisations. Defaults to None:
             Kaiming for convolutions, ones for norm layers.
-        pretrained (str, optional): The checkpoint in the place of ``init_cfg``, as the toolboxes' old configs have it.
-            Defaults to None.
+        pretrained (str, optional): A checkpoint, as in the toolboxes' old configs, instead of ``init_cfg``. Defaults
+            to None.
 
     Raises:
-        TypeError: There is no such argument.
+        TypeError: RedNet has no argument of that name.
         ValueError: An argument is out of its range, or both ``pretrained`` and ``init_cfg`` are given.
 
     Shape:
         (N, in_channels, H, W) to a tuple of (N, C_i, H_i, W_i), where ``C_i = 4 * base_channels * 2^i`` and, with the
-        default strides, ``H_i = ceil(H / 2^(i + 2))``. A model of mmaction2 gets a single output as a tensor, as from
-        mmaction2's ResNet.
+        default strides, ``H_i = ceil(H / 2^(i + 2))``. In mmaction2's scope, a single output is a tensor and not a
+        tuple, as in mmaction2's ResNet.
 
     Example:
         >>> tuple(RedNet(50, out_indices=(0, 1, 2, 3))(torch.rand(1, 3, 225, 225))[3].shape)
@@ -116,7 +116,7 @@ class RedNet(BaseModule):
         super().__init__(_choose_init_cfg(pretrained, init_cfg))
         self.depth, self.num_stages, self.out_indices = depth, num_stages, tuple(out_indices)
         self.frozen_stages, self.norm_eval, self.zero_init_residual = frozen_stages, norm_eval, zero_init_residual
-        # Whether train() still has to warn that what is frozen is random.
+        # Whether train() must still warn that frozen weights are random.
         self._has_to_warn = frozen_stages >= 0 or norm_eval
         # mmaction2's recognizers take a single output as a tensor.
         scope = DefaultScope.get_current_instance()
@@ -141,7 +141,7 @@ class RedNet(BaseModule):
         """Initialises the weights, then loads the checkpoints that ``init_cfg`` names.
 
         Raises:
-            OSError: A checkpoint is no file, or cannot be downloaded.
+            OSError: A checkpoint is not a file, or cannot be downloaded.
             ImportError: A checkpoint's format needs a package that is not installed.
             ValueError: A checkpoint cannot be read or does not fit.
         """
@@ -164,7 +164,7 @@ class RedNet(BaseModule):
         self.is_init = True
 
     def check_checkpoints(self) -> None:
-        """Reads the checkpoints that ``init_cfg`` names, and loads nothing.
+        """Reads and checks the checkpoints that ``init_cfg`` names, without loading them into the network.
 
         Raises:
             OSError: As in :meth:`init_weights`.
@@ -181,7 +181,7 @@ class RedNet(BaseModule):
         if self.zero_init_residual:
             for module in self.modules():
                 if isinstance(module, Bottleneck):
-                    # It passes over a norm layer without weights.
+                    # constant_init skips a norm layer without weights.
                     constant_init(module.bn3, 0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
@@ -195,7 +195,7 @@ class RedNet(BaseModule):
         return outs[0] if self._unpacks else tuple(outs)
 
     def train(self, mode: bool = True) -> 'RedNet':
-        """Sets the mode, and keeps what is frozen frozen."""
+        """Sets the mode. Frozen stages stay frozen, and norm layers with ``norm_eval`` stay in evaluation mode."""
         super().train(mode)
         if mode and self._has_to_warn:
             print_log(
@@ -217,13 +217,13 @@ class RedNet(BaseModule):
 
         Args:
             param_name (str): The parameter's name in the model.
-            prefix (str): How the names of the backbone's parameters begin there. Defaults to ''.
+            prefix (str): The prefix of the backbone's parameters in the model. Defaults to ''.
 
         Returns:
             tuple[int, int]: The layer, from 0 for the stem, and the number of layers; the head is the last.
         """
         blocks = self.arch_settings[self.depth]
-        # So many neighbouring blocks are one layer.
+        # For each stage, the number of neighbouring blocks that count as one layer.
         spans = (blocks[0], *((4, 4) if self.depth == 152 else (2, 3)), blocks[3])
         layers = [-(-count // span) for count, span in zip(blocks, spans, strict=True)]
         total = sum(layers) + 2
@@ -249,7 +249,7 @@ class RedNet(BaseModule):
         """Refuses a ResNet's parameters, and notes that the weights are no longer random."""
         if next(self.parameters()).is_meta:  # nothing is loaded
             return super()._load_from_state_dict(state_dict, prefix, *args)
-        # Non-strict loading, as mmengine's, would fill the half of RedNet whose names ResNet shares.
+        # Non-strict loading, such as mmengine's, would load the half of the parameters whose names both networks have.
         if (key := f'{prefix}layer1.0.conv2.weight') in state_dict:
             raise ValueError(
                 f'RedNet cannot load the weights of a ResNet, whose {key} it does not have: give a checkpoint of a '
@@ -265,7 +265,7 @@ def _refuse(unknown: dict) -> None:
     if '_delete_' in unknown:
         raise TypeError(
             'RedNet has no argument _delete_: mmengine ignores it in an entry of a list and in update() of a new-style '
-            'config, and the arguments of the former backbone remain: write the list anew, or call model.merge(...)'
+            'config, and the arguments of the former backbone remain: write the whole list, or call model.merge(...)'
         )
     if unknown:
         raise TypeError(
@@ -308,7 +308,7 @@ def _check_stages(depth, num_stages, strides, dilations, multi_grid, out_indices
 def _choose_init_cfg(pretrained: str | None, init_cfg: dict | list | None) -> list[dict]:
     if pretrained is not None and init_cfg is not None:
         raise ValueError(
-            f'pretrained is {pretrained!r} and init_cfg is given too, but only one of them may be: a segmentor hands '
+            f'pretrained is {pretrained!r} and init_cfg is given too, but only one of them may be: a segmentor passes '
             "its own pretrained to the backbone, so set pretrained=None in the model's config"
         )
     if pretrained is not None:

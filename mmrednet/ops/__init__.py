@@ -1,4 +1,7 @@
-"""The involution operator. It needs torch. Its CUDA kernels also need CuPy, its native CPU kernels a C++ compiler."""
+"""The involution operator.
+
+It needs torch. The CUDA kernels also need CuPy, and the native CPU kernels also need a C++ compiler.
+"""
 
 from . import flops, onnx  # noqa: F401
 from .backends import BACKENDS

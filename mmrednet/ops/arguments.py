@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-# For each tensor: its number of dimensions, and its shape as error messages show it.
+# The number of dimensions of each tensor argument, and its shape for error messages.
 LAYOUTS = {
     'input': (4, '(N, C, H, W)'),
     'kernel': (6, '(N, G, Kh, Kw, Ho, Wo)'),
@@ -22,19 +22,19 @@ LAYOUTS = {
 
 Ints = Sequence[int]
 IntPair = int | Ints
-_INTEGRAL = (int, Integral)  # int first: isinstance takes longer with an abstract class
+_INTEGRAL = (int, Integral)  # int comes first: isinstance is slower with an abstract class
 
 
 def pair(name: str, value: IntPair, least: int) -> tuple[int, int]:
     """Returns an argument as (vertical, horizontal): see :func:`ints`."""
-    if type(value) is int and value >= least:  # the common case, in less time
+    if type(value) is int and value >= least:  # faster, for the most common case
         return value, value
     vertical, horizontal = ints(name, value, least, 2)
     return vertical, horizontal
 
 
 def ints(name: str, value: IntPair, least: int, count: int) -> tuple[int, ...]:
-    """Returns an argument as so many ints. Raises ValueError where it is not an int or ints of at least ``least``."""
+    """Returns an argument as ``count`` ints. Raises ValueError unless it is one int or ``count`` ints >= ``least``."""
     values = (value,) * count if isinstance(value, _INTEGRAL) else value
     fits = isinstance(values, (tuple, list)) and len(values) == count and all(isinstance(v, _INTEGRAL) for v in values)
     if not fits:
@@ -47,7 +47,7 @@ def ints(name: str, value: IntPair, least: int, count: int) -> tuple[int, ...]:
 def to_pairs(
     kernel_size: Ints, stride: IntPair, padding: IntPair | None, dilation: IntPair
 ) -> tuple[tuple[int, int], ...]:
-    """Returns stride, padding and dilation as (vertical, horizontal). Padding None is 'same'."""
+    """Returns stride, padding and dilation as (vertical, horizontal). Padding None means 'same'."""
     stride, dilation = pair('stride', stride, 1), pair('dilation', dilation, 1)
     padding = same_padding(kernel_size, dilation) if padding is None else pair('padding', padding, 0)
     return stride, padding, dilation
@@ -56,7 +56,7 @@ def to_pairs(
 def same_padding(kernel_size: Ints, dilation: Ints) -> tuple[int, int]:
     """Returns the padding that keeps the size at stride 1, ``dilation * (K - 1) / 2``, as (vertical, horizontal).
 
-    Raises ValueError where ``dilation * (K - 1)`` is odd, so that no symmetric padding keeps the size.
+    Raises ValueError if ``dilation * (K - 1)`` is odd, so that no symmetric padding keeps the size.
     """
     height, width = dilation[0] * (kernel_size[0] - 1), dilation[1] * (kernel_size[1] - 1)
     if height % 2 or width % 2:
@@ -75,13 +75,13 @@ def output_size(size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dila
 
 
 def check_groups(groups: int, channels: int) -> None:
-    """Raises ValueError where a number of groups does not divide the channels."""
+    """Raises ValueError if the number of groups does not divide the number of channels."""
     if not isinstance(groups, _INTEGRAL) or groups < 1 or channels % groups != 0:
         raise ValueError(f'groups must be a divisor of the {channels} channels, but is {groups!r}')
 
 
 def check_rank(name: str, value: object, rank: int, layout: str) -> None:
-    """Raises TypeError where a value is not a tensor, and ValueError where it has another number of dimensions."""
+    """Raises TypeError if a value is not a tensor, and ValueError if its number of dimensions is not ``rank``."""
     if not isinstance(value, Tensor):
         raise TypeError(f'{name} must be a tensor of shape {layout}, but is of type {type(value).__name__}')
     if value.dim() != rank:
@@ -92,13 +92,13 @@ def check_ranks(**tensors: Tensor | None) -> None:
     """Checks the number of dimensions of each tensor against ``LAYOUTS``. bias may be None."""
     for name, value in tensors.items():
         rank, layout = LAYOUTS[name]
-        fits = isinstance(value, Tensor) and value.dim() == rank  # in this place since a call takes longer
+        fits = isinstance(value, Tensor) and value.dim() == rank  # repeats check_rank, since a call takes longer
         if not fits and (value is not None or name != 'bias'):
             check_rank(name, value, rank, layout)
 
 
 def check_tensors(**tensors: Tensor | None) -> None:
-    """Raises TypeError or ValueError where numbers of dimensions, dtypes or devices of tensors do not fit."""
+    """Raises TypeError or ValueError if the tensors' numbers of dimensions, dtypes or devices do not fit."""
     check_ranks(**tensors)
     first, dtype, device = '', None, None
     for name, value in tensors.items():
@@ -117,7 +117,7 @@ def check_tensors(**tensors: Tensor | None) -> None:
 
 
 def check_shapes(input: Ints, kernel: Ints, stride: Ints, padding: Ints, dilation: Ints) -> None:
-    """Raises ValueError where involution is not defined for an input and a kernel of these shapes."""
+    """Raises ValueError if involution is not defined for an input and a kernel of these shapes."""
     if min(*stride, *dilation) < 1 or min(padding) < 0:
         raise ValueError(
             'stride and dilation must be at least 1 and padding at least 0, '
@@ -132,7 +132,7 @@ def check_shapes(input: Ints, kernel: Ints, stride: Ints, padding: Ints, dilatio
     if c % g != 0:
         raise ValueError(
             f'the number of groups of kernel, {g} (its dimension 1), must divide the {c} channels of input: '
-            'generate the kernel for a number of groups that does'
+            'generate the kernel for a number of groups that divides them'
         )
     height, width = count_windows('input', (h, w), (kh, kw), stride, padding, dilation)
     if height != ho or width != wo:
@@ -144,9 +144,9 @@ def check_shapes(input: Ints, kernel: Ints, stride: Ints, padding: Ints, dilatio
 
 
 def count_windows(name: str, size: Ints, kernel_size: Ints, *geometry: Ints) -> tuple[int, int]:
-    """Returns :func:`output_size`. Raises ValueError where no window fits in the padded image."""
+    """Returns (Ho, Wo) as :func:`output_size` does. Raises ValueError if no window fits in the padded image."""
     height, width = output_size(size, kernel_size, *geometry)
-    # Not min(): torch.compile would then compile a program for images that are wider than high only.
+    # With min(), torch.compile would compile a program that is valid only for images that are wider than high.
     if height < 1 or width < 1:
         _, padding, dilation = geometry
         raise ValueError(
@@ -157,7 +157,7 @@ def count_windows(name: str, size: Ints, kernel_size: Ints, *geometry: Ints) -> 
 
 
 def check_grad_output(grad_output: Ints, expected: Ints) -> None:
-    """Raises ValueError where grad_output does not have the shape (N, C, Ho, Wo) of the output."""
+    """Raises ValueError if grad_output does not have the shape (N, C, Ho, Wo) of the output."""
     if tuple(grad_output) != tuple(expected):
         raise ValueError(f"grad_output must have the output's shape, {tuple(expected)}, but has {tuple(grad_output)}")
 
@@ -165,7 +165,7 @@ def check_grad_output(grad_output: Ints, expected: Ints) -> None:
 def generated_shape(features: Ints, weight: Ints, bias: Ints | None, kernel_size: Ints) -> tuple[int, ...]:
     """Returns the shape (N, G, Kh, Kw, Ho, Wo) of the kernel that a 1x1 convolution generates.
 
-    Raises ValueError where the shapes of features, weight, bias and window do not fit together.
+    Raises ValueError if the shapes of features, weight, bias and window do not fit together.
     """
     channels, taps = weight[0], prod(kernel_size)
     if channels % taps != 0 or weight[1] != features[1] or weight[2] != 1 or weight[3] != 1:

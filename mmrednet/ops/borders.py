@@ -1,4 +1,4 @@
-"""The pixels outside an image, for local attention: zeros, masked, or reflected."""
+"""The borders of local attention: the pixels outside an image are zeros, masked, or reflected."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ BORDERS = ('zeros', 'mask', 'reflect')
 
 
 def check_border(border: str) -> None:
-    """Raises ValueError where ``border`` is not in ``BORDERS``."""
+    """Raises ValueError if ``border`` is not in ``BORDERS``."""
     if border not in BORDERS:
         raise ValueError(f'border must be one of {BORDERS}, but is {border!r}')
 
@@ -18,7 +18,7 @@ def check_border(border: str) -> None:
 def reflect(x: Tensor, padding: Ints) -> Tensor:
     """Pads images (N, C, H, W) with their reflection, in which the outermost pixels are not repeated.
 
-    ``padding`` is the vertical and the horizontal padding on both sides in pixels. Raises ValueError where an image is
+    ``padding`` is the vertical and the horizontal padding on both sides in pixels. Raises ValueError if an image is
     not larger than its padding.
     """
     for name, size, pad in zip(('high', 'wide'), x.shape[2:], padding, strict=True):
@@ -33,7 +33,7 @@ def reflect(x: Tensor, padding: Ints) -> Tensor:
 def inside(
     size: Ints, kernel_size: Ints, stride: Ints, padding: Ints, dilation: Ints, device: torch.device | None = None
 ) -> Tensor:
-    """Returns whether each tap of each window is inside an image of this size: booleans, (Kh, Kw, Ho, Wo)."""
+    """Returns booleans (Kh, Kw, Ho, Wo): whether each tap of each window is inside an image of this size."""
     outputs = output_size(size, kernel_size, stride, padding, dilation)
     masks = []
     for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Involution in one and in three dimensions, by calls of the operator for two."""
+"""Involution in one and three dimensions, computed with the two-dimensional operator."""
 
 from collections.abc import Sequence
 
@@ -24,7 +24,7 @@ def involution1d(
 
     Args:
         input (Tensor): (N, C, L), in float16, bfloat16, float32 or float64.
-        kernel (Tensor): (N, G, K, Lo), of the same device and dtype.
+        kernel (Tensor): (N, G, K, Lo), with the device and dtype of ``input``.
         stride (int): Stride. Defaults to 1.
         padding (int, optional): Zero padding on both sides. Defaults to None, 'same'.
         dilation (int): Distance between the window's taps. Defaults to 1.
@@ -59,13 +59,13 @@ def involution3d(
     *,
     backend: str | None = None,
 ) -> Tensor:
-    """Involution in volumes: one :func:`involution2d` for each tap along the depth, and the sum of the results.
+    """Involution in volumes: calls :func:`involution2d` for each tap along the depth, and adds the results.
 
-    The slices are copied once, in an order in which each tap reads neighbouring slices.
+    The slices are copied once. Their order in the copy lets each tap read consecutive slices.
 
     Args:
         input (Tensor): (N, C, D, H, W), in float16, bfloat16, float32 or float64.
-        kernel (Tensor): (N, G, Kd, Kh, Kw, Do, Ho, Wo), of the same device and dtype.
+        kernel (Tensor): (N, G, Kd, Kh, Kw, Do, Ho, Wo), with the device and dtype of ``input``.
         stride (int or three ints): Stride along depth, height and width. Defaults to 1.
         padding (int or three ints, optional): Zero padding on both sides. Defaults to None, 'same'.
         dilation (int or three ints): Distance between the window's taps. Defaults to 1.
@@ -86,7 +86,7 @@ def involution3d(
     strides, dilations = ints('stride', stride, 1, 3), ints('dilation', dilation, 1, 3)
     paddings = _same_padding(kernel_size, dilations) if padding is None else ints('padding', padding, 0, 3)
     _check_depth(depth, kernel.shape, strides[0], paddings[0], dilations[0])
-    # (D, N, C, H, W). With a stride s, a tap reads every s-th slice. Those are stored one after the other.
+    # (D, N, C, H, W). With stride s, a tap reads every s-th slice. These slices are stored one after the other.
     slices = input.movedim(2, 0)
     phases = [slices[phase :: strides[0]].contiguous() for phase in range(min(strides[0], depth))]
     kernels = kernel.permute(2, 5, 0, 1, 3, 4, 6, 7)  # (Kd, Do, N, G, Kh, Kw, Ho, Wo)
@@ -101,7 +101,7 @@ def involution3d(
         first, phase = divmod(start * strides[0] + offset, strides[0])
         read = phases[phase][first : first + stop - start].flatten(0, 1)
         part = involution2d(read, kernels[tap, start:stop].flatten(0, 1), *geometry, backend=backend)
-        dtype = part.dtype  # autocast may have cast
+        dtype = part.dtype  # autocast may have changed it
         part = part.unflatten(0, (stop - start, n)).to(torch.promote_types(part.dtype, torch.float32))
         part = F.pad(part, (0,) * 8 + (start, out_depth - stop))
         total = part if total is None else total + part

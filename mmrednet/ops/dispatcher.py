@@ -1,15 +1,15 @@
-"""Registers the operators with torch: schema, shapes, gradients in both modes, vmap rule and autocast.
+"""Registers the operators with torch: schema, shapes, gradients (reverse and forward mode), vmap rule and autocast.
 
 torch's public functions for this (``register_autograd``, ``register_autocast``) support neither forward-mode gradients
-nor nested ``torch.func`` transforms, and cast to one fixed dtype. So this package uses private names of torch. A test
-reads this table and reports the feature that breaks when a name disappears:
+nor nested ``torch.func`` transforms, and cast to one fixed dtype. So this package uses private names of torch. If torch
+removes one, a test names the feature that breaks. It reads this table of names, features and replacements:
 
 - ``torch.autograd.function._SingleLevelFunction``: all gradients. Use ``torch.autograd.Function`` instead, when torch
   allows it below the dispatcher while ``torch.func`` transforms are active.
-- ``torch._functorch.utils.enable_single_level_autograd_function``: ``torch.func``. Needed for the class above only.
+- ``torch._functorch.utils.enable_single_level_autograd_function``: ``torch.func``. Only the class above needs it.
 - ``torch._C._are_functorch_transforms_active``: ``torch.func``. Without it, assume that transforms are active.
 - ``torch._C._AutoDispatchBelowAutograd``: all calls. Exclude the Autograd keys with ``_ExcludeDispatchKeyGuard``.
-- ``torch.autograd.forward_ad._current_level``: forward mode under ``no_grad``. Never skip autograd's layer instead.
+- ``torch.autograd.forward_ad._current_level``: forward mode under ``no_grad``. Without it, never skip autograd's layer.
 - ``torch.autograd.forward_ad._set_fwd_grad_enabled``: nested forward mode. No replacement.
 - ``torch.autograd.Function._backward_cls._autograd_function_id``: compiled autograd. No replacement.
 - ``torch._C.DispatchKey``, ``torch._C.DispatchKeySet`` and ``torch._C._ExcludeDispatchKeyGuard``: autocast. Use
@@ -40,7 +40,7 @@ class Operator(_SingleLevelFunction):
     - ``schema``, and ``tensors``: the number of leading arguments that autocast casts;
     - ``compute``, which returns the result, and ``fake``, which checks the arguments and returns an uninitialised
       tensor of the same shape, dtype and memory format;
-    - ``setup_context``, ``backward``, ``jvp`` and ``vmap``, as :class:`torch.autograd.Function` has them.
+    - ``setup_context``, ``backward``, ``jvp`` and ``vmap``, as in :class:`torch.autograd.Function`.
     """
 
     schema: str
@@ -58,7 +58,7 @@ class Operator(_SingleLevelFunction):
 
 
 def call(overload: Any, *args) -> Tensor:
-    """Calls an operator. Skips autograd's layer, half of a small call's time, where no gradients are recorded."""
+    """Calls an operator. Without recorded gradients, skips autograd's layer, which takes half a small call's time."""
     # torch.onnx.export(dynamo=False) does not look up decompositions by itself.
     if torch.jit.is_tracing() and torch.onnx.is_in_onnx_export():
         return decomposition_table[overload](*args)
@@ -107,7 +107,7 @@ def _transforms_active() -> bool:
 
 
 def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
-    # The public register_autocast casts to a fixed dtype. Here it is the dtype of the autocast region.
+    # The public register_autocast casts to a fixed dtype. This casts to the dtype of the autocast region.
     below = torch._C.DispatchKeySet(getattr(torch._C.DispatchKey, f'Autocast{device}'))
 
     def cast_and_call(*args) -> Tensor:
@@ -119,7 +119,7 @@ def _autocast(operator: type[Operator], device: str) -> Callable[..., Tensor]:
 
 
 def cast_for_autocast(device_type: str, *tensors: Tensor | None) -> tuple:
-    """Casts tensors to autocast's dtype if autocast is on. As for convolutions, float64 tensors stay as they are."""
+    """Casts tensors to autocast's dtype if autocast is on. If one is float64, none is cast, as in convolutions."""
     castable = (torch.float16, torch.bfloat16, torch.float32)
     if not torch.is_autocast_enabled(device_type) or any(t is not None and t.dtype not in castable for t in tensors):
         return tensors
@@ -134,14 +134,14 @@ def add_tangents(*tangents: Tensor) -> Tensor:
 
 
 def expand(info, dim: int | None, tensor: Tensor) -> Tensor:
-    """Moves the dimension that vmap maps over to the front. A tensor without it gets it."""
+    """Moves the dimension that vmap maps over to the front, or adds it if the tensor does not have it (None)."""
     return tensor.expand(info.batch_size, *tensor.shape) if dim is None else tensor.movedim(dim, 0)
 
 
 def map_over_batch(info, dims: Sequence[int | None], tensors: Sequence[Tensor], overload: Any, *rest):
-    """Applies a vmap rule: one call in which the dimension that vmap maps over (``dims``) is part of the batch N.
+    """Applies an operator under vmap with one call: it merges the mapped dimensions (``dims``) into the batch N.
 
-    Returns the result, and the dimension of it that vmap maps over: 0.
+    Returns the result and its mapped dimension, 0.
     """
     moved = [expand(info, dim, tensor) for dim, tensor in zip(dims, tensors, strict=True)]
     out = call(overload, *(tensor.flatten(0, 1) for tensor in moved), *rest)

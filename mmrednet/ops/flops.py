@@ -1,4 +1,4 @@
-"""FLOP formulas for ``torch.utils.flop_counter``: two FLOPs for a multiply-add, in the gradients too."""
+"""FLOP formulas of the operators and their gradients for ``torch.utils.flop_counter``. A multiply-add is two FLOPs."""
 
 from collections.abc import Sequence
 from math import prod

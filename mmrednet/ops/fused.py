@@ -1,4 +1,7 @@
-"""Kernel generation and involution in one operator. On the CPU the kernels, G*K*K values a pixel, stay in the cache."""
+"""Kernel generation and involution in one operator.
+
+On the CPU, the generated kernels (G*K*K values for each pixel) stay in the cache.
+"""
 
 from math import prod
 
@@ -37,10 +40,10 @@ def fused_involution2d(
 ) -> Tensor:
     r"""Involution with the kernels that a 1x1 convolution generates from ``features``: W1 of eq. 6, then eq. 4.
 
-    The result is that of ``involution2d(input, conv2d(features, weight, bias).unflatten(1, (G, Kh, Kw)), ...)``. The
-    CPU backend generates the kernels of a few pixels, in the cache, right before it uses them. The other backends
-    compute the convolution first and the involution after it. The backward pass generates the kernels again: this takes
-    the time of the 1x1 convolution, and saves the memory of the kernels between the two passes.
+    The result equals ``involution2d(input, conv2d(features, weight, bias).unflatten(1, (G, Kh, Kw)), ...)``. The CPU
+    backend generates the kernels of a few pixels right before it uses them. The other backends compute the whole
+    convolution first and then the involution. The backward pass generates the kernels again: this takes the time of the
+    1x1 convolution, and saves the memory of the kernels between the two passes.
 
     Args:
         input (Tensor): ``X``, of shape (N, C, H, W), in float16, bfloat16, float32 or float64.
@@ -129,7 +132,7 @@ class FusedInvolution2d(Operator):
         if any(ctx.needs_input_grad[1:4]):
             groups = weight.shape[0] // prod(ctx.kernel_size)
             grad = grad_kernel(grad, input, groups, ctx.kernel_size, *ctx.geometry)
-            # Not flatten: autograd's own vmap (is_grads_batched) has no rule for it.
+            # Autograd's own vmap (is_grads_batched) has no rule for `flatten`.
             grad = grad.reshape(features.shape[0], weight.shape[0], *features.shape[2:])
             mask = list(ctx.needs_input_grad[1:4])
             grads[1:4] = torch.ops.aten.convolution_backward(
@@ -139,7 +142,7 @@ class FusedInvolution2d(Operator):
 
     @staticmethod
     def jvp(ctx, input_tangent, features_tangent, weight_tangent, bias_tangent, *_):
-        """Returns three terms' sum: input, features, and weight with bias, each replaced by its tangent in turn."""
+        """Returns the sum of three terms. The tangents replace input, then features, then weight and bias."""
         input, features, weight, bias = ctx.saved_tensors
         overload, rest = OPERATORS.fused_involution2d.default, (ctx.kernel_size, *ctx.geometry)
         return add_tangents(
@@ -153,7 +156,7 @@ class FusedInvolution2d(Operator):
         if in_dims[2] is None and in_dims[3] is None:
             rest = weight, bias, kernel_size, *geometry
             return map_over_batch(info, in_dims[:2], (input, features), OPERATORS.fused_involution2d.default, *rest)
-        # With a weight for each mapped element, the kernels are generated first, each by its own convolution.
+        # If each mapped element has its own weight, one einsum generates all kernels first.
         features, weight = expand(info, in_dims[1], features), expand(info, in_dims[2], weight)
         kernel = torch.einsum('bkr, bnrij -> bnkij', weight.flatten(2), features)
         if bias is not None:

@@ -1,4 +1,4 @@
-"""Involution: the public function, and three operators. The gradients of each are the other two."""
+"""The public function of involution, and three operators. The gradients of each operator are the other two."""
 
 from collections.abc import Sequence
 from math import prod
@@ -28,7 +28,7 @@ def involution2d(
         \qquad g(c) = \lfloor c\,G / C \rfloor
 
     Pixels outside the input contribute nothing, whatever values the kernel has for them. Sums are accumulated in
-    float32, for float64 tensors in float64. The gradients are sums of the same kind in a fixed order: they are
+    float32, or in float64 for float64 tensors. The gradients are sums of the same kind in a fixed order: they are
     bit-identical from run to run, and differentiable.
 
     Args:
@@ -39,12 +39,12 @@ def involution2d(
         padding (int or pair, optional): Zero padding ``p`` on both sides in pixels. Defaults to None: 'same', which is
             ``dilation * (K - 1) / 2``.
         dilation (int or pair): Distance ``d`` between the window's taps in pixels. Defaults to 1.
-        backend (str, optional): 'reference' (plain PyTorch, K*K copies of the input), 'torch' (lean PyTorch), 'cpu'
-            (native), 'cuda' (CuPy) or None, the fastest that the device has. Defaults to None.
+        backend (str, optional): 'reference' (plain PyTorch, K*K copies of the input), 'torch' (PyTorch without
+            unfolding), 'cpu' (C++), 'cuda' (CuPy), or None: the fastest that works on the device. Defaults to None.
 
     Returns:
         Tensor: ``Y``, of shape (N, C, Ho, Wo) with ``Ho = floor((H + 2 p - d (Kh - 1) - 1) / s) + 1``, channels-last
-        where ``input`` is.
+        if ``input`` is.
 
     Raises:
         TypeError: An argument is not a tensor, or its dtype is not one of those above, or the two dtypes differ.
@@ -90,7 +90,7 @@ class Bilinear(Operator):
 
     @classmethod
     def jvp(cls, ctx, first_tangent, second_tangent, *_):
-        """Returns the sum of two terms: each argument replaced by its tangent in turn."""
+        """Returns the sum of two terms, each with one argument replaced by its tangent."""
         first, second = ctx.saved_tensors
         return add_tangents(
             call(cls.overload, first_tangent, second, *ctx.rest), call(cls.overload, first, second_tangent, *ctx.rest)

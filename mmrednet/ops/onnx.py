@@ -1,7 +1,7 @@
-"""Decompositions of the operators for ``torch.onnx.export``: standard ONNX operators, which every runtime has.
+"""Decompositions of the operators for ``torch.onnx.export``, into standard ONNX operators.
 
-For an operator that it cannot translate, the exporter looks for a decomposition in torch's own table. So exporting a
-network with involutions needs no setup, and this module imports nothing of ONNX.
+The exporter looks up an operator that it cannot translate in torch's own table of decompositions. So exporting a
+network with involutions needs no setup, and this module does not import ONNX.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,8 +28,8 @@ def _involution2d(input, kernel, stride, padding, dilation, backend=None) -> Ten
     products = (pixels * values[u * kw + v] for u, v, pixels in taps)
     total = next(products)
     waiting = next(products, None)
-    # ONNX Runtime first computes the operand of a sum whose node comes last in the file. So the product of a tap is
-    # created before the sum of the earlier taps. In the other order all Kh * Kw products are in memory at once.
+    # A sum has two operands. ONNX Runtime first computes the one whose node comes last in the file. So the product of a
+    # tap is created before the sum of the earlier taps. Otherwise all Kh * Kw products would be in memory at once.
     while waiting is not None:
         product, waiting = waiting, next(products, None)
         total = total + product
@@ -37,7 +37,7 @@ def _involution2d(input, kernel, stride, padding, dilation, backend=None) -> Ten
 
 
 def _window_product2d(query, key, groups, kernel_size, stride, padding, dilation, backend=None) -> Tensor:
-    """Multiplies tap by tap, also for sizes that are unknown when the network is exported."""
+    """Computes the window product tap by tap, also for sizes that are unknown when the network is exported."""
     dtype, channels = accumulation_dtype(query), query.shape[1]
     grouped = query.to(dtype).reshape(-1, channels // groups, *query.shape[2:])
     taps = _taps(key, groups, kernel_size, query.shape[2:], stride, padding, dilation)
@@ -53,8 +53,8 @@ def _taps(
     """Yields each tap (u, v) with the pixels under it, (N * G, C / G, Ho, Wo), column by column of the window."""
     (kh, kw), (ho, wo) = kernel_size, size
     dtype = accumulation_dtype(input)
-    # The input is padded to a multiple of the stride: the exporter can then prove the length of each slice, and the
-    # pixels of one phase of the stride are moved together once, not for each tap.
+    # The input is padded to a multiple of the stride. Then the exporter can prove the length of each slice, and the
+    # pixels of each phase of the stride are copied once instead of once for each tap.
     last_row, last_column = (kh - 1) * dilation[0] // stride[0], (kw - 1) * dilation[1] // stride[1]
     rows, columns = ho + last_row, wo + last_column
     bottom = rows * stride[0] - input.shape[2] - padding[0]
@@ -71,7 +71,7 @@ def _taps(
 
 
 def _part(tensor: Tensor, axis: int, start: int, last: int) -> Tensor:
-    """Returns ``tensor[start : start - last]`` along an axis. Indexing would add slices of the axes before it."""
+    """Returns ``tensor[start : start - last]`` along an axis. Indexing would also slice the axes before it."""
     return torch.ops.aten.slice.Tensor(tensor, axis, start, start - last or None)
 
 

@@ -1,9 +1,9 @@
 """The largest rounding errors that results of the operators may have. The tests and ``gpu-report`` use them.
 
-An error is measured relative to the sum of the absolute values of the terms that an element adds up, since rounding
-errors grow with the terms and not with their sum. Half a unit in the last place (u) is 2^-24 in float32 and 2^-53 in
-float64: a sum of K * K * C terms passes 1 u, so 17 u and 90 u are allowed. The 16-bit types are accumulated in float32
-and rounded once, so only that rounding is allowed: 2^-11 in float16 and 2^-8 in bfloat16.
+An error is measured relative to the sum of the absolute values of an element's terms, since rounding errors grow with
+the terms and not with their sum. The unit u is half a unit in the last place: 2^-24 in float32 and 2^-53 in float64.
+The error of a sum of K * K * C terms can exceed 1 u, so 17 u (float32) and 90 u (float64) are allowed. The 16-bit types
+are accumulated in float32 and rounded once, so only that rounding is allowed: 2^-11 in float16 and 2^-8 in bfloat16.
 """
 
 import torch

@@ -38,7 +38,7 @@ def window_product2d(
         padding (int or pair, optional): Zero padding ``p`` on both sides in pixels. Defaults to None: 'same', which is
             ``dilation * (kernel_size - 1) / 2``.
         dilation (int or pair): Distance ``d`` between the window's taps in pixels. Defaults to 1.
-        backend (str, optional): As in :func:`involution2d`. Defaults to None, the fastest that the device has.
+        backend (str, optional): As in :func:`involution2d`. Defaults to None: the fastest on the device.
 
     Returns:
         Tensor: ``P``, of shape (N, G, Kh, Kw, Ho, Wo), the shape of a kernel of :func:`involution2d`.
@@ -69,7 +69,7 @@ def window_product2d(
 
 @register
 class WindowProduct2d(GradKernel):
-    """Computes what :class:`GradKernel` computes, and names its arguments ``query`` and ``key`` in errors."""
+    """The same computation as :class:`GradKernel`. In errors, its arguments are named ``query`` and ``key``."""
 
     schema = f'window_product2d(Tensor query, Tensor key, int groups, int[2] kernel_size, {GEOMETRY}) -> Tensor'
     tensors = 2

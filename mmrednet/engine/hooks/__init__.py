@@ -1,4 +1,4 @@
-"""The hooks of our runner and our configs. The one that draws kernels is in :mod:`mmrednet.engine.kernel_hook`."""
+"""The hooks of our runner and our configs. The hook that draws kernels is in :mod:`mmrednet.engine.kernel_hook`."""
 
 from .classes import CheckClassesHook
 from .loading import LoadCheckpointHook

@@ -1,4 +1,4 @@
-"""The hook that checks that class names belong to the labels."""
+"""The hook that checks that class names match the labels."""
 
 import json
 import re
@@ -16,7 +16,7 @@ LEAVE_OUT = 'if the data set is meant to be so, set default_hooks.check_classes=
 
 @HOOKS.register_module()
 class CheckClassesHook(Hook):
-    """Stops a run before training or testing begins if class names do not belong to the labels.
+    """Stops a run before training or testing begins if class names do not match the labels.
 
     The toolboxes give no message in these cases:
 
@@ -26,15 +26,15 @@ class CheckClassesHook(Hook):
     - The data sets for training and validation, or the checkpoint and the data set, give a class different labels.
     - ``metainfo.classes`` is a string, so that each letter is a name: ``('cat')`` for ``('cat',)``.
 
-    The check looks inside wrappers such as ``ConcatDataset``. Data sets of other formats pass, and so do data sets with
-    ``return_classes=True``, whose labels are positions in a text.
+    The check includes data sets inside wrappers such as ``ConcatDataset``. It skips data sets of other formats, and
+    data sets with ``return_classes=True``, whose labels are positions in a text.
     """
 
     def before_run(self, runner) -> None:
         """Checks the data sets that the runner has built.
 
         Raises:
-            ValueError: Class names do not belong to the labels.
+            ValueError: Class names do not match the labels.
         """
         datasets = _find_datasets(runner)
         files: dict[str, dict[int, str]] = {}  # several data sets may have the same file
@@ -96,7 +96,7 @@ def _unwrap(dataset) -> Iterator:
 def _read_categories(file: str, backend_args: dict | None) -> dict[int, str]:
     """Returns the names of a COCO file's categories by id; empty if it has another format.
 
-    mmdet does not keep them. Only they are parsed, since the annotations of a large file take long.
+    mmdet does not keep these names. Parsing the annotations of a large file takes long, so they are skipped.
     """
     try:
         content = get(file, backend_args=backend_args)
@@ -106,7 +106,7 @@ def _read_categories(file: str, backend_args: dict | None) -> dict[int, str]:
         else:
             categories = json.loads(content)['categories']
         return {category['id']: category['name'] for category in categories}
-    except (OSError, ValueError, KeyError, TypeError):  # The data set could read it: it is no COCO file.
+    except (OSError, ValueError, KeyError, TypeError):  # The data set could read it, so it has another format.
         return {}
 
 

@@ -44,7 +44,7 @@ class LoadCheckpointHook(Hook):
             model = model.module
         checkpoint.update(convert(checkpoint)[0])
         state_dict = checkpoint['state_dict']
-        # The runner builds the optimizer only if it trains.
+        # The optimizer has been built if the runner trains. Otherwise it is still a config.
         starts = not runner._resume and not isinstance(runner.optim_wrapper, dict | None)
         remedy = "give a checkpoint of this config's model, or the config of the checkpoint's model"
         if starts:

@@ -11,7 +11,7 @@ from mmengine.runner import IterBasedTrainLoop
 
 from ...registry import HOOKS
 
-# The bar leaves the cursor in the first column, so that the next line of the log replaces it. Such a line is longer.
+# The bar leaves the cursor in the first column, so that the next line of the log, which is longer, replaces it.
 LONGEST = 60
 BAR = 15
 
@@ -23,8 +23,8 @@ class ProgressBarHook(Hook):
     priority = 'ABOVE_NORMAL'
 
     def __init__(self) -> None:
-        # For each mode: the time and the number of finished iterations when it began, and the number at its end.
-        # Training by iterations is a single epoch, with validations inside.
+        # For each mode: the time and the number of finished iterations at its start, and the number at its end.
+        # Training by iterations is a single epoch that contains the validations.
         self._begun: dict[str, tuple[float, int, int]] = {}
 
     def _before_epoch(self, runner, mode: str = 'train') -> None:

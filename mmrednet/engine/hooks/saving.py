@@ -45,7 +45,7 @@ class CheckpointHook(MMEngineCheckpointHook):
             kept = [*self.keep_ckpt_ids, step]
             outdated = kept[: -self.max_keep_ckpts]
             self.keep_ckpt_ids.append(step)
-            # This includes the outdated ones. If the run is killed before it deletes them, `before_train` deletes them.
+            # This list includes outdated ones. If the run is killed before it deletes them, `before_train` does it.
             runner.message_hub.update_info('keep_ckpt_ids', kept)
         name = self.filename_tmpl.format(step)
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
@@ -71,7 +71,7 @@ class CheckpointHook(MMEngineCheckpointHook):
     def _delete(self, path: str) -> None:
         if self.file_backend.isfile(path):
             self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):  # DeepSpeed's
+        elif self.file_backend.isdir(path):  # DeepSpeed's checkpoints are folders
             self.file_backend.rmtree(path)
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:

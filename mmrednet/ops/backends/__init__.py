@@ -16,13 +16,13 @@ class Backend(Protocol):
     """A module that computes the operators.
 
     A new backend is one module and one row in ``TABLE``. Each function writes its result to ``out``, an uninitialised
-    tensor that is not empty and is contiguous or channels-last. ``out`` of ``grad_kernel`` is the output of a 1x1
-    convolution in one of these two formats, with dimension 1 split into (G, Kh, Kw).
+    tensor that is not empty and is contiguous or channels-last. In ``grad_kernel``, ``out`` is a view of such a tensor
+    (N, G * Kh * Kw, Ho, Wo), with dimension 1 split into (G, Kh, Kw).
 
     The other arguments are checked before the call: they have the same device and the same dtype. Their strides are
     arbitrary. The number of channels may be zero, and a sum over no channels is zero. Sums of 16-bit types are
     accumulated in float32. A tap outside the input contributes nothing, whatever value the kernel has there.
-    ``geometry`` is the three pairs stride, padding and dilation.
+    ``geometry`` stands for three pairs: stride, padding and dilation.
 
     Three functions are optional:
 
@@ -31,15 +31,15 @@ class Backend(Protocol):
     - ``describe(input, kernel, device, *geometry)`` returns lines of text about the kernels that run on a device for
       tensors like these, which have no data (torch's device 'meta'). ``python -m mmrednet benchmark involution`` prints
       them.
-    - ``register_kernels()`` registers kernels of the backend in torch's dispatcher. It is called when the backend was
-      chosen for a call without a named backend.
+    - ``register_kernels()`` registers kernels of the backend in torch's dispatcher. It is called when the backend is
+      chosen for a call that names no backend.
     """
 
     def load(self) -> object:
-        """Makes the backend ready. Raises ImportError, OSError or RuntimeError, with a remedy, where that fails."""
+        """Prepares the backend. If that fails, raises ImportError, OSError or RuntimeError with a remedy."""
 
     def involution2d(self, out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
-        """Writes eq. 4 to ``out`` (N, C, Ho, Wo), for the geometry stride, padding and dilation."""
+        """Writes eq. 4 to ``out`` (N, C, Ho, Wo)."""
 
     def grad_input(self, out: Tensor, grad_output: Tensor, kernel: Tensor, *geometry: Pair) -> None:
         """Writes the gradient of the input to ``out`` (N, C, H, W)."""
@@ -60,22 +60,22 @@ TABLE = {  # by name, best first
     'cuda': Row('mmrednet.ops.backends.cuda', ('cuda',)),
     'torch': Row('mmrednet.ops.backends.pytorch'),
 }
-# 'reference' is the truth for the tests. It is plain PyTorch with autograd's gradients, so it has no row.
+# 'reference' is the backend that the tests compare the others with. It has no row, since autograd makes its gradients.
 BACKENDS = ('reference', *TABLE)
 
 
 def check_backend(name: str | None, names: Sequence[str] | None = None) -> None:
-    """Raises ValueError where ``name`` is neither None nor one of ``names``, by default 'reference' and ``TABLE``."""
+    """Raises ValueError unless ``name`` is None or in ``names``, by default 'reference' and the keys of ``TABLE``."""
     names = names or ('reference', *TABLE)
     if name is not None and name not in names:
         raise ValueError(f'backend must be None or one of {tuple(names)}, but is {name!r}')
 
 
 def find(name: str | None, device: torch.device) -> Backend:
-    """Returns the backend with this name in ``TABLE``. For None, returns the first that works on the device.
+    """Returns the backend with this name in ``TABLE``, or for None the first that works on the device.
 
-    Raises ValueError where no backend has this name or it does not support the device, and RuntimeError where it
-    cannot be used here.
+    Raises ValueError if no backend has this name or it does not support the device, and RuntimeError if it cannot be
+    used on this machine.
     """
     check_backend(name, tuple(TABLE))
     if name and TABLE[name].devices and device.type not in TABLE[name].devices:
@@ -84,7 +84,7 @@ def find(name: str | None, device: torch.device) -> Backend:
 
 
 def explain(device: torch.device) -> tuple[str, list[tuple[str, str]]]:
-    """Returns the backend for calls without a named one, and for each in ``TABLE`` why it is used or not."""
+    """Returns the name of the backend that None selects, and for each name in ``TABLE`` why it is selected or not."""
     chosen, rows = '', []
     for name in TABLE:
         try:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import Pair
 
-# Output elements of a tile on the CPU. They take 512 KiB in float32, half of a common second-level cache.
+# The number of output elements of a tile on the CPU: 512 KiB in float32, half of a common second-level cache.
 TILE = 1 << 17
 
 Index = tuple[slice, ...]
@@ -54,7 +54,7 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, p
 
 
 def describe(input: Tensor, kernel: Tensor, *setting: object) -> list[str]:
-    """Returns a line about the kernels that run for such an involution."""
+    """Returns one line of text about the kernels that run for such an involution."""
     return [f'kernels: those of torch, one call for each of {prod(kernel.shape[2:4])} taps']
 
 

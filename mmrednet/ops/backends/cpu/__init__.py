@@ -1,8 +1,8 @@
 """The operator in C++: compiled for this machine's CPU at first use, and kept in the user's cache folder.
 
 The functions use neither Python nor torch: they take addresses, sizes and strides, in one block of integers. They run
-on torch's threads, since the process has loaded torch's OpenMP runtime already. Where no backend is named, torch's
-dispatcher calls them through ``operators.cpp``, without Python: this makes RedNet-26 at 32x32 with batch size 1 about
+on torch's threads, since the process has loaded torch's OpenMP runtime already. If a call names no backend, torch's
+dispatcher calls them through ``operators.cpp``, without Python. This makes RedNet-26 at 32x32 with batch size 1 about
 8 % faster.
 """
 
@@ -24,8 +24,8 @@ from .build import compile_command, compile_library, load_library
 
 SOURCE = Path(__file__).with_name('involution2d.cpp')
 OPERATORS = SOURCE.with_name('operators.cpp')  # includes SOURCE
-# The fields of `struct Arguments` in the source, and the number of 64-bit integers in each. Their offsets are compiled
-# in, so that the compiler refuses a source with other fields.
+# The fields of `struct Arguments` in the source, and the number of 64-bit integers in each. The compiler gets their
+# offsets, and rejects a source with other fields.
 ARGUMENTS = {
     'threads': 1,
     'output': 1,
@@ -51,7 +51,7 @@ FLAGS = (
     f'-DARGUMENTS_SIZE={8 * sum(ARGUMENTS.values())}',
 )
 _PACK = struct.Struct(f'{sum(ARGUMENTS.values())}q').pack
-_GIVEN = (0,) * 8  # the last five fields, where the kernel is given and not generated
+_GIVEN = (0,) * 8  # the last five fields if the kernel is an argument and not generated
 
 
 def involution2d(out: Tensor, input: Tensor, kernel: Tensor, *geometry: Pair) -> None:
@@ -93,7 +93,7 @@ def fused_involution2d(
 
 
 def describe(input: Tensor, *setting: object) -> list[str]:
-    """Returns a line about the kernels that run for such an involution."""
+    """Returns one line of text about the kernels that run for such an involution."""
     suffix, threads = str(input.dtype).removeprefix('torch.'), torch.get_num_threads()
     names = ', '.join(f'{name}_{suffix}' for name in ('involution2d', 'grad_input', 'grad_kernel'))
     return [
@@ -128,7 +128,7 @@ def _call(function: str, output, input, kernel, shape, strides, geometry, genera
 
 @cache
 def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], bool]]:
-    """Returns the compiled functions by name and dtype. Raises RuntimeError where they cannot be compiled or loaded."""
+    """Returns the compiled functions by name and dtype. Raises RuntimeError if they cannot be compiled or loaded."""
     library, functions = _library(), {}
     for dtype in DTYPES:
         for name in ('involution2d', 'grad_input', 'grad_kernel'):
@@ -139,7 +139,7 @@ def load() -> dict[tuple[str, torch.dtype], Callable[[bytes], bool]]:
 
 
 def register_kernels() -> None:
-    """Registers the compiled functions with torch's dispatcher, if the C++ file for that compiles."""
+    """Registers the compiled functions with torch's dispatcher if ``operators.cpp`` could be compiled."""
     if register := getattr(_library(), 'register_cpu_kernels', None):
         register()
 
@@ -169,6 +169,6 @@ def _torch_flags() -> tuple[str, ...]:
 def compile_for_onnxruntime(path: Path) -> None:
     """Writes a library that adds ``mmrednet::involution2d`` to ONNX Runtime, for this machine's CPU.
 
-    Raises RuntimeError where no C++ compiler was found, or where it fails, for example without ONNX Runtime's headers.
+    Raises RuntimeError if no C++ compiler was found or it fails, for example without ONNX Runtime's headers.
     """
     compile_library(SOURCE.with_name('onnxruntime.cpp'), compile_command(FLAGS), path)

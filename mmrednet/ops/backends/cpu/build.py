@@ -22,12 +22,12 @@ FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp
 
 
 def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = None) -> ctypes.CDLL:
-    """Returns a shared library. It is compiled first, unless the cache folder holds it.
+    """Loads a shared library. If the cache folder does not hold it, it is compiled first.
 
     Only a library that this user or root wrote, and that nobody else can replace, is loaded from the cache folder. If
     the folder cannot be used, this process compiles a library for itself, and a line on stderr gives the reason.
 
-    Raises RuntimeError where there is neither a library nor a C++ compiler, the compiler fails, or loading fails.
+    Raises RuntimeError if there is neither a library nor a C++ compiler, the compiler fails, or loading fails.
     """
     folder = cache_folder() if folder is None else folder
     name = f'{source.stem}-{digest(source, flags)}'
@@ -35,7 +35,7 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
         command = compile_command(flags)
         path = folder / f'{name}-{compiler_digest(command)}.so'
     except RuntimeError:
-        # An image may hold a library that was compiled before its compiler was removed.
+        # A container image may hold a library that was compiled before the compiler was removed.
         command, kept = [], _newest(folder, name)
         if kept is None:
             raise
@@ -74,7 +74,7 @@ def _remedy(error: str) -> str:
 
 
 def compile_command(flags: Sequence[str] = ()) -> list[str]:
-    """Returns the command that compiles a shared library. Raises RuntimeError where no C++ compiler was found."""
+    """Returns the command that compiles a shared library. Raises RuntimeError if no C++ compiler was found."""
     compiler = find_compiler()
     return [*compiler, *native_flags(compiler), *FLAGS, *flags, f'-I{Path(torch.__file__).parent / "include"}']
 
@@ -129,7 +129,7 @@ def _hash(*parts: str) -> str:
 
 
 def _cpu_features() -> str:
-    """Returns the instruction sets that ``-march=native`` may use: homes and images move between machines."""
+    """Returns the CPU and its instruction sets: home folders and container images move between machines."""
     try:
         lines = Path('/proc/cpuinfo').read_text().splitlines()
     except OSError:  # not on Linux
@@ -157,7 +157,7 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
 
 
 def _newest(folder: Path, name: str) -> Path | None:
-    """Returns the newest whole library with this name that any compiler made."""
+    """Returns the newest complete library with this name, from any compiler, or None."""
     paths = sorted(folder.glob(f'{name}-*.so'), key=lambda path: path.stat().st_mtime, reverse=True)
     whole = next((path for path in paths if _read(path)), None)
     if paths and not whole:
@@ -175,7 +175,7 @@ def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
     with FileLock(path.with_suffix('.lock')):
         if library := _read(path):
             return library
-        # Locks may have no effect on a network file system. Then, too, the file at `path` is whole.
+        # On a network file system, locks may have no effect. Even then the file at `path` is whole.
         with replacing(path) as part:
             library = compile_library(source, command, part)
             part.write_bytes(library + _seal(path, library))
@@ -196,12 +196,12 @@ def _read(path: Path) -> bytes | None:
 
 
 def _seal(path: Path, library: bytes) -> bytes:
-    """Returns the end of a library's file. Loading a file that was cut off would end the process without an error."""
+    """Returns the checksum at the end of a library's file. Loading a truncated library would crash the process."""
     return hashlib.sha256(path.name.encode() + library).digest()
 
 
 def check_private(path: Path) -> None:
-    """Raises OSError where a user other than this one and root could have written this file or into this folder."""
+    """Raises OSError if a user other than this one and root could have written this file or into this folder."""
     status = path.lstat()
     if stat.S_ISLNK(status.st_mode):
         raise OSError(f'{path} is a symbolic link')

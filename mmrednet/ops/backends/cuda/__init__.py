@@ -1,7 +1,7 @@
 """The operator in CUDA. CuPy compiles a module of kernels at its first use, and images of all sizes share it.
 
-CuPy compiles with ``-ftz=true``: float32 and bfloat16 numbers of less than 2^-126 count as zero, in operands and in
-results. float16 and float64 keep such small numbers.
+CuPy compiles with ``-ftz=true``: float32 and bfloat16 numbers with a magnitude below 2^-126 become zero, in operands
+and in results. In float16 and float64, subnormal numbers are kept.
 """
 
 from dataclasses import asdict
@@ -17,7 +17,7 @@ from .plan import plan_launch
 from .problem import Layout
 from .specialisation import Specialisation
 
-WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # the place of the result among a function's x, k and y
+WRITTEN = {'forward': 2, 'grad_input': 0, 'grad_kernel': 1}  # the index of the result in a function's tensors (x, k, y)
 SMALLEST = Specialisation(torch.float32, (1, 1), (1, 1), (1, 1), wide=False)
 
 
@@ -29,7 +29,7 @@ class Stream(NamedTuple):
 
 @cache
 def load() -> None:
-    """Compiles and loads the smallest module. Raises RuntimeError with a remedy where that fails."""
+    """Compiles and loads the smallest module. If that fails, raises RuntimeError with a remedy."""
     if torch.version.cuda is None:
         raise RuntimeError('the CUDA kernels need a PyTorch that is built for CUDA')
     major = torch.version.cuda.split('.')[0]
@@ -64,7 +64,7 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair
 
 
 def describe(input: Tensor, kernel: Tensor, device: torch.device, *geometry: Pair) -> list[str]:
-    """Returns text about the kernels that run for such an involution, and how they are launched."""
+    """Returns text about the kernels that run for such an involution, and about their launches."""
     output = torch.ops.mmrednet.involution2d(input, kernel, *geometry)
     layouts = [Layout.of(tensor) for tensor in (input, kernel, output)]
     limits = _device(torch.cuda.current_device() if device.index is None else device.index)
@@ -83,7 +83,7 @@ def describe(input: Tensor, kernel: Tensor, device: torch.device, *geometry: Pai
 
 
 def match_layouts(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """Returns x and y both channels-last or both not: mixed layouts are slow. What is written is not copied."""
+    """Returns x and y both channels-last or both not: mixed layouts are slow. The tensor to write is not copied."""
     lead = x if function == 'grad_input' else y
     is_last = not lead.is_contiguous() and lead.is_contiguous(memory_format=torch.channels_last)
     axis, memory_format = (1, torch.channels_last) if is_last else (3, torch.contiguous_format)
@@ -121,7 +121,7 @@ def _device(index: int) -> Device:
     """Returns the limits of a GPU.
 
     A block gets at most half the shared memory of a multiprocessor, so that two blocks run there at a time, and at most
-    64 KiB. A GPU with only 64 KiB a multiprocessor is the exception: a block gets 48 KiB there, and runs alone.
+    64 KiB. If a multiprocessor has only 64 KiB, a block gets 48 KiB and runs alone.
     """
     import cupy
 
@@ -142,8 +142,8 @@ def _function(index: int, specialisation: Specialisation, name: str):
 
     if torch.cuda.is_current_stream_capturing():
         raise RuntimeError(
-            f'{name} of involution2d is not yet compiled for these arguments, and cannot be while a CUDA graph is '
-            'captured: call it with such arguments once before capturing'
+            f'{name} of involution2d is not yet compiled for these arguments, and cannot be compiled while a CUDA '
+            'graph is captured: call it with such arguments once before capturing'
         )
     limits = _device(index)
     try:
@@ -158,7 +158,7 @@ def _function(index: int, specialisation: Specialisation, name: str):
 
 
 def _reason(error: BaseException) -> str:
-    """Returns one line: of the first cause, since CuPy wraps that in a page of text, the line that names an error."""
+    """Returns one line of an error's first cause: the line with 'error'. CuPy wraps this cause in a page of text."""
     while error.__cause__:
         error = error.__cause__
     lines = str(error).strip().splitlines() or [type(error).__name__]

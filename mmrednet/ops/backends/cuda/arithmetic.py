@@ -1,4 +1,4 @@
-"""Arithmetic with whole numbers that every plan of a launch needs."""
+"""Integer arithmetic for planning launches."""
 
 
 def divide_up(a: int, b: int) -> int:
@@ -12,5 +12,5 @@ def round_up(a: int, b: int) -> int:
 
 
 def equal_part(total: int, at_most: int) -> int:
-    """Returns the size of the parts when ``total`` is cut into as few equal parts of ``at_most`` as possible."""
+    """Returns the size of the parts if ``total`` is cut into the fewest equal parts of at most ``at_most``."""
     return divide_up(total, divide_up(total, at_most))

@@ -9,7 +9,7 @@ from .problem import Problem, Share
 from .specialisation import CHUNK, SIDE, THREADS, WARP_ROWS, Specialisation, vector_size
 
 STRIP_THREADS = 32 // WARP_ROWS  # a warp computes WARP_ROWS strips, one below the other
-MOST_STRIPS = THREADS // STRIP_THREADS  # of a block
+MOST_STRIPS = THREADS // STRIP_THREADS  # strips that a block has threads for
 
 
 def plan(problem: Problem, device: Device) -> Launch | None:
@@ -23,7 +23,7 @@ def plan(problem: Problem, device: Device) -> Launch | None:
 
 
 def _find_shares(whole: Share) -> Iterator[Share]:
-    """Yields the shares that a block has threads for, from the largest to one warp's."""
+    """Yields the shares that a block has threads for, from the largest to the share of a single warp."""
     rows = min(2, divide_up(whole.rows, WARP_ROWS)) * WARP_ROWS
     share = Share(equal_part(whole.strips, MOST_STRIPS // rows), rows, CHUNK, 1)
     yield share
@@ -40,16 +40,17 @@ def _even_out(whole: Share, share: Share) -> Share:
 
 
 def _arrange(problem: Problem, special: Specialisation, share: Share) -> Block:
-    """Places the pixels that a share reads with their channels, in grad_kernel those of x and then of y; then the taps.
+    """Places in shared memory the pixels that a share reads, with their channels, and then the taps.
 
-    A row is one part of an operand wider than its strips: in a row of the window, a strip reads two parts.
+    In grad_kernel, the pixels are those of x and then those of y. A row is SIDE pixels wider than its strips, since for
+    each row of the window a strip reads two parts of SIDE pixels.
     """
     function, vector = problem.function, vector_size(problem.dtype)
     height, width, pixels = problem.count_read(0, share.rows), (share.strips + 1) * SIDE, share.strips * SIDE
     channel_pitch = share.channels + vector  # an odd number of vectors, so that eight pixels lie in different banks
     pitch = width * channel_pitch
     kernel_at = round_up(share.units * height * pitch, ALIGNMENT)
-    # grad_input needs the taps of all pixels of y around its own.
+    # grad_input needs the taps of every pixel of y whose window contains one of its pixels.
     taps_rows, taps_width = (
         (height, pixels + problem.kernel_size[1] - 1) if function == 'grad_input' else (share.rows, pixels)
     )

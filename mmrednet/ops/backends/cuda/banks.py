@@ -1,4 +1,4 @@
-"""Where rows lie in shared memory, so that threads that read at the same time use different banks."""
+"""Places rows in shared memory so that threads that read at the same time use different banks."""
 
 from functools import lru_cache
 
@@ -15,8 +15,8 @@ LANES = 8  # vectors of 16 bytes that shared memory serves at a time: its 32 ban
 def find_pitches(width: int, lines: int, strips: int, units: int, steps: Pair, dtype: torch.dtype) -> Pair:
     """Returns the distances from row to row and from unit to unit, in elements, at which the fewest threads collide.
 
-    A row has ``width`` elements, a unit has ``lines`` rows in all its channels, and a block has ``strips`` in a row.
-    ``steps`` are the elements from strip to strip, and the rows from a thread's row to the next one's.
+    A row has ``width`` elements. A unit has ``lines`` rows, the rows of all its channels. A block has ``strips`` strips
+    in a row. ``steps`` are the elements from one strip to the next, and the rows from one row of strips to the next.
     """
     vector = strip_size(dtype)
     lanes = 128 // (vector * dtype.itemsize)
@@ -33,9 +33,9 @@ def find_pitches(width: int, lines: int, strips: int, units: int, steps: Pair, d
 def find_pixel_pitch(width: int, counts: tuple[int, ...], down: int, rows: int, columns: int, vector: int) -> int:
     """Returns the distance from row to row, in elements, for pixels that lie in memory with all their channels or taps.
 
-    A row has ``width`` elements and 16 bytes have ``vector``. ``counts`` are the threads of a strip, the rows of a
-    block and the strips of a row. From one to the next of these are ``down`` rows (0: neighbouring vectors), ``rows``
-    rows and ``columns`` elements.
+    A row has ``width`` elements, and 16 bytes hold ``vector`` elements. ``counts`` are the threads of a strip, the rows
+    of a block and the strips of a row. The next thread reads ``down`` rows lower (0: the next vector), the next row
+    ``rows`` rows lower, and the next strip ``columns`` elements further right.
     """
     return min(
         range(width, width + LANES * vector, vector),
@@ -44,10 +44,10 @@ def find_pixel_pitch(width: int, counts: tuple[int, ...], down: int, rows: int, 
 
 
 def _count_collisions(counts: tuple[int, ...], steps: tuple[int, ...], vector: int, lanes: int) -> int:
-    """Returns the most vectors that one bank holds of those that the first ``lanes`` threads read together.
+    """Returns how many vectors one bank has to serve, at most, when the first ``lanes`` threads read together.
 
-    A thread's number has the digits ``counts``, the last digit first, and each digit moves it by one of ``steps``
-    elements.
+    A thread's number is split into digits with the bases ``counts``, the lowest digit first. Each digit moves the
+    thread's address by its number of elements in ``steps``.
     """
     addresses = set()  # threads that read the same address do not collide
     for lane in range(lanes):

@@ -1,4 +1,4 @@
-"""How large a block is: as large as threads and shared memory allow, smaller where the GPU would not be busy."""
+"""Chooses the size of blocks: as large as threads and shared memory allow, but enough blocks for a busy GPU."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -8,14 +8,15 @@ from .launch import Block, Counts, Device, Launch
 from .problem import Problem, Share
 from .specialisation import Specialisation
 
-FEW_ROWS = 4  # a block of fewer rows reads more pixels around its own than its own
-BLOCKS = 2  # blocks of a multiprocessor, at least: one computes while the other waits for memory
+FEW_ROWS = 4  # a block with fewer rows reads more pixels of its neighbours than of its own
+BLOCKS = 2  # at least so many for each multiprocessor: one computes while the other waits for memory
 
 
 def shrink(share: Share, least: int, take_channels: Callable[[int], int]) -> Iterator[Share]:
     """Yields a share and then smaller ones, the last with one strip of ``least`` channels.
 
-    Rows shrink first, to ``FEW_ROWS``, then channels to what ``take_channels`` returns, then rows and strips to one.
+    First the rows shrink to ``FEW_ROWS``. Then ``take_channels`` returns each next smaller number of channels. Then the
+    rows shrink to one, and the strips last.
     """
     yield share
     while share[:3] != (1, 1, least):
@@ -37,10 +38,10 @@ def find_launch(
     arrange: Callable[[Problem, Specialisation, Share], Block],
     device: Device,
 ) -> Launch | None:
-    """Returns a launch of the whole work, or None where shared memory is too small for every share.
+    """Returns a launch of the whole work, or None if shared memory is too small for every share.
 
     ``shares`` are those that a block has threads and registers for, the largest first. ``even_out`` makes a share
-    smaller if the whole can be cut into as many equal shares. ``arrange`` places a share in shared memory.
+    smaller if the number of blocks stays the same. ``arrange`` places a share in shared memory.
     """
     place = partial(arrange, problem, special)
     fitting = next((share for share in shares if place(share).shared <= device.shared), None)
@@ -55,7 +56,7 @@ def find_launch(
 def _add_units(
     problem: Problem, whole: Share, share: Share, arrange: Callable[[Share], Block], device: Device
 ) -> Block:
-    """Returns a block of several units where images are so small that one block holds them, and the GPU stays busy."""
+    """Returns a block of several units if a block holds a whole image and enough blocks remain for a busy GPU."""
     counts, block = Counts.of(problem, whole, share), arrange(share)
     if counts.tiles_x * counts.tiles_y > 1:
         return block

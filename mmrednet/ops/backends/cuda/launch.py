@@ -10,7 +10,7 @@ from .specialisation import ARGUMENTS, THREADS, Specialisation
 if TYPE_CHECKING:
     import numpy
 
-ALIGNMENT = 8  # elements: an address that is a multiple of them is one of 16 bytes in every dtype
+ALIGNMENT = 8  # elements: in every dtype, a multiple of 8 elements is a multiple of 16 bytes
 
 
 @dataclass(frozen=True)
@@ -24,15 +24,18 @@ class Device:
 
 
 class Block(NamedTuple):
-    """One block of threads: its share of the work, and the places in shared memory of what it reads, in elements."""
+    """One block of threads: its share of the work, and where the values that it reads lie in shared memory.
+
+    Sizes and distances are in elements if no other unit is given.
+    """
 
     share: Share
     tile_h: int  # rows of the image that a channel needs
     tile_w: int  # columns
     pitch: int  # from row to row of the image
-    channel_pitch: int  # from channel to channel, or in channels-last families from pixel to pixel
+    channel_pitch: int  # from channel to channel, or from pixel to pixel in channels-last families
     plane_pitch: int  # from unit to unit
-    kernel_at: int  # from the start to what is staged behind the image
+    kernel_at: int  # from the start to the values that are staged after the image
     shared: int  # bytes
     kernel_pitch: int = 0  # from row to row of the staged kernels
     strip_threads: int = 1  # threads that compute a strip together
@@ -40,7 +43,7 @@ class Block(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """The numbers of tiles of a row and of a column, of chunks of a group, of units, and of blocks."""
+    """The numbers of tiles in a row and in a column, of chunks in a group, of units, and of blocks."""
 
     tiles_x: int
     tiles_y: int
@@ -50,7 +53,7 @@ class Counts(NamedTuple):
 
     @classmethod
     def of(cls, problem: Problem, whole: Share, share: Share) -> 'Counts':
-        """Counts what solves the whole problem with blocks of a share."""
+        """Returns the numbers for the whole problem if each block computes one share."""
         tiles_x, tiles_y = divide_up(whole.strips, share.strips), divide_up(whole.rows, share.rows)
         chunks = 1 if problem.function == 'grad_kernel' else divide_up(whole.channels, share.channels)
         units = whole.units * chunks
@@ -72,7 +75,7 @@ class Launch:
     def of(
         cls, problem: Problem, specialisation: Specialisation, whole: Share, block: Block, device: Device
     ) -> 'Launch':
-        """Returns the launch that solves the whole problem by such blocks."""
+        """Returns the launch that solves the whole problem with such blocks."""
         counts, share = Counts.of(problem, whole, block.share), block.share
         return cls(
             specialisation,

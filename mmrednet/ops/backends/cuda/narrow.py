@@ -1,7 +1,7 @@
-"""Plans the launches of narrow.cu, whose threads take whole rows of contiguous images that are only a few pixels wide.
+"""Plans the launches of narrow.cu, for contiguous images that are only a few pixels wide. A thread computes whole rows.
 
-A block takes whole groups. What takes the place of a strip is a part of a group's channels, or in grad_kernel a row of
-the window.
+A block computes whole groups. A strip is not a part of a row here, but a part of a group's channels, or in grad_kernel
+a row of the window.
 """
 
 from math import prod
@@ -11,13 +11,13 @@ from .launch import ALIGNMENT, Block, Device, Launch
 from .problem import Problem, Share
 from .specialisation import CHUNK, THREADS, WIDEST_ROW
 
-MOST_PIXELS = {2: 14, 4: 8, 8: 8}  # of a row that a thread takes, by the bytes of an element
-THREAD_CHANNELS = CHUNK // 4  # channels of a row that a thread takes
+MOST_PIXELS = {2: 14, 4: 8, 8: 8}  # of a row that a thread computes, by the bytes of an element
+THREAD_CHANNELS = CHUNK // 4  # channels of a row that a thread computes
 ENOUGH_THREADS = 64  # in a block: with more, fewer blocks would run while others wait for memory
 
 
 def plan(problem: Problem, device: Device) -> Launch | None:
-    """Plans a launch, or returns None where images are not narrow or a block cannot hold one group of an image."""
+    """Plans a launch, or returns None if images are not narrow or a block cannot hold one group of an image."""
     x, k, y = problem.x, problem.k, problem.y
     same_size = problem.stride == (1, 1) and x.shape == y.shape
     if not same_size or x.shape[3] > MOST_PIXELS[problem.dtype.itemsize] or not (x.is_run and k.is_run and y.is_run):
@@ -37,9 +37,9 @@ def plan(problem: Problem, device: Device) -> Launch | None:
 
 
 def _arrange(problem: Problem, share: Share) -> Block:
-    """Places contiguous copies of memory: the image that is read, in grad_kernel x and then y; then the kernels.
+    """Places contiguous copies in shared memory: the image (in grad_kernel x and then y), and then the kernels.
 
-    A copy starts with a vector of memory, of which the first elements may belong to the group before.
+    A copy starts with a whole vector, whose first elements may belong to the previous group.
     """
     width = problem.x.shape[3]
     area = share.rows * width

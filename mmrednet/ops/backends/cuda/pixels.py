@@ -1,6 +1,6 @@
 """Plans the launches of pixels.cu, for channels-last images: each pixel lies in memory with all its channels.
 
-A strip has a thread for each vector of its channels, in grad_kernel for each row of the window.
+A strip has a thread for each vector of its channels, or in grad_kernel a thread for each row of the window.
 """
 
 from .arithmetic import equal_part, round_up
@@ -10,11 +10,11 @@ from .launch import ALIGNMENT, Block, Device, Launch
 from .problem import Problem, Share
 from .specialisation import CHUNK, THREADS, Specialisation, vector_size
 
-STAGED_STRIPS = {2: 32, 4: 24, 8: 24}  # strips, at most, whose taps a block stages at once, by the bytes of an element
+STAGED_STRIPS = {2: 32, 4: 24, 8: 24}  # most strips whose taps a block stages at once, by the bytes of an element
 
 
 def plan(problem: Problem, device: Device) -> Launch | None:
-    """Plans a launch, or returns None where images are not channels-last or shared memory cannot hold a strip."""
+    """Plans a launch, or returns None if images are not channels-last or shared memory cannot hold a strip."""
     if not problem.is_channels_last:
         return None
     special = problem.specialise('pixels')
@@ -41,15 +41,16 @@ def _count_threads(problem: Problem, channels: int) -> int:
 
 
 def _count_strips(problem: Problem, channels: int) -> int:
-    """Returns the strips of a block, at most."""
+    """Returns the largest number of strips of a block."""
     most = THREADS // _count_threads(problem, channels)
     return min(most, STAGED_STRIPS[problem.dtype.itemsize]) if problem.function == 'forward' else most
 
 
 def _arrange(problem: Problem, special: Specialisation, share: Share) -> Block:
-    """Places the pixels that a share reads with their channels, in grad_kernel those of x and then of y; then the taps.
+    """Places in shared memory the pixels that a share reads, with their channels, and then the taps of each pixel.
 
-    The taps are those of each pixel, in grad_input two rows of them: one is used while the next one is copied.
+    In grad_kernel, the pixels are those of x and then those of y. In grad_input, there are two rows of taps: one is
+    used while the next one is copied.
     """
     function, vector = problem.function, vector_size(problem.dtype)
     strip, threads = special.constant('STRIP', function), _count_threads(problem, share.channels)

@@ -1,6 +1,6 @@
 """Plans the launches of the CUDA kernels. It needs neither a GPU nor CuPy.
 
-Each family of kernels is a .cu file and a .py file of the same name, which plans its launches.
+Each family of kernels has a .cu file, and a .py file of the same name that plans its launches.
 """
 
 from functools import lru_cache
@@ -24,7 +24,7 @@ def plan_launch(
     dilation: Pair,
     device: Device = Device(),  # noqa: B008
 ) -> Launch | None:
-    """Plans a launch for a :class:`Problem`, or returns None where shared memory cannot hold what one thread reads."""
+    """Plans a launch for a :class:`Problem`, or returns None if shared memory cannot hold what one thread reads."""
     problem = Problem(function, x, k, y, stride, padding, dilation)
     plans = (family.plan(problem, device) for family in FAMILIES)
     return next((launch for launch in plans if launch), None)

@@ -1,4 +1,4 @@
-"""The problem that a kernel solves: which operator, on tensors of which layouts."""
+"""The problem that a kernel solves: an operator, and the layouts of its tensors."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,11 +12,11 @@ from .. import Pair
 from .arithmetic import divide_up
 from .specialisation import WIDEST_ROW, Specialisation, strip_size, vector_size
 
-WIDE_FROM = (1 << 31) - (1 << 16)  # elements that need 64-bit indices: addresses reach a little past the last element
+WIDE_FROM = (1 << 31) - (1 << 16)  # elements. From here, indices need 64 bits: they go a little past the end
 
 
 class Layout(NamedTuple):
-    """The facts about a tensor that a launch depends on. Strides count elements, ``misalignment`` bytes past 16."""
+    """The facts about a tensor that a launch depends on. ``stride`` is in elements, ``misalignment`` in bytes."""
 
     shape: tuple[int, ...]
     stride: tuple[int, ...]
@@ -35,7 +35,7 @@ class Layout(NamedTuple):
 
     @property
     def extent(self) -> int:
-        """Elements of memory from the first to the last of the tensor, both included."""
+        """The number of elements in memory from the tensor's first to its last one, both included."""
         return 1 + sum((size - 1) * step for size, step in zip(self.shape, self.stride, strict=True))
 
     @property
@@ -50,7 +50,7 @@ class Layout(NamedTuple):
         return self.stride[axis] == 1 or self.shape[axis] == 1
 
     def find_vector(self, axis: int, *sizes: int) -> int:
-        """Returns the largest of ``sizes`` that can be read at a time along an axis, at every multiple of it, or 1."""
+        """Returns the largest of ``sizes`` for which aligned vectors of that size cover an axis, or 1."""
         steps = [step for i, step in enumerate(self.stride) if i != axis and self.shape[i] > 1]
         return max(
             size
@@ -131,7 +131,7 @@ class Problem:
         )
 
     def measure(self, strip: int) -> Share:
-        """Returns the whole work for strips of so many pixels, with a group as the unit."""
+        """Returns the whole work, in strips of ``strip`` pixels and with one group as a unit."""
         rows, columns = self.y.shape[2:]
         if self.function == 'grad_input':
             # The first strip starts at a multiple of the stride, if necessary left of the image.
@@ -139,7 +139,7 @@ class Problem:
         return Share(divide_up(columns, strip), rows, self.group_channels, self.groups)
 
     def count_read(self, axis: int, pixels: int) -> int:
-        """Returns the rows (axis 0) or columns (axis 1) of the image that so many neighbouring pixels read."""
+        """Returns the rows (axis 0) or columns (axis 1) of the image that neighbouring pixels read."""
         stride, reach = self.stride[axis], (self.kernel_size[axis] - 1) * self.dilation[axis]
         if self.function != 'grad_input':
             return (pixels - 1) * stride + reach + 1
@@ -147,6 +147,6 @@ class Problem:
         return (pixels - 1 + reach) // stride + 1 + between
 
     def find_steps(self, strip: int) -> Pair:
-        """Returns the columns of the image from strip to strip, and its rows from row to row."""
+        """Returns the image columns from one strip to the next, and the image rows from one row to the next."""
         rows, columns = self.stride
         return (strip // columns, 1) if self.function == 'grad_input' else (strip * columns, rows)

@@ -1,4 +1,4 @@
-"""What a module of CUDA kernels is compiled for: its source, and the values that are fixed at compile time."""
+"""The compile-time choices of a module of CUDA kernels: its source, and the values that are fixed."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,9 +11,9 @@ from .. import Pair
 from .arithmetic import round_up
 
 THREADS = 128  # threads of a block, at most
-CHUNK = 16  # channels of which a thread holds sums in registers; a group of the paper has as many
+CHUNK = 16  # channels whose sums a thread holds in registers; the paper's groups have as many
 WIDEST_ROW = 9  # taps of a window's row, at most, that a thread holds in registers at once
-TAPS_AT_A_TIME = 6  # about as many taps of a longer row are held at once
+TAPS_AT_A_TIME = 6  # of a longer row, a thread holds about this many taps at once
 SIDE = 8  # pixels of a strip on tensor cores, whose operands consist of parts of 8 x 8 values
 WARP_ROWS = 4  # rows that one warp computes on tensor cores
 
@@ -43,12 +43,12 @@ SOURCES = {
 
 
 def vector_size(dtype: torch.dtype) -> int:
-    """Returns the elements of 16 bytes, the most that a thread reads or writes at a time."""
+    """Returns the number of elements in 16 bytes, the most that a thread reads or writes at a time."""
     return 16 // dtype.itemsize
 
 
 def strip_size(dtype: torch.dtype) -> int:
-    """Returns the pixels of a strip, which one thread computes. A row of so many elements is also read at a time."""
+    """Returns the number of pixels of a strip. A thread computes a strip, and reads as many elements at a time."""
     return 2 if dtype.itemsize == 8 else 4
 
 
@@ -73,7 +73,7 @@ class Specialisation:
         return ''.join(f'#line 1 "{part.name}"\n{part.read_text()}' for part in parts)
 
     def constant(self, name: str, function: str) -> int:
-        """Returns one of ``constants``, for grad_input the one whose name begins with GRAD_ if there is one."""
+        """Returns one of ``constants``. For grad_input, a constant named GRAD_... takes precedence."""
         return self.constants.get(f'GRAD_{name}' if function == 'grad_input' else name, self.constants[name])
 
     @cached_property

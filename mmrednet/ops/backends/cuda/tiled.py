@@ -7,11 +7,11 @@ from .launch import ALIGNMENT, Block, Device, Launch
 from .problem import Problem, Share
 from .specialisation import THREADS, Specialisation
 
-MOST_STRIPS = 16  # strips of a row of a block
+MOST_STRIPS = 16  # strips in a row of a block, at most
 
 
 def plan(problem: Problem, device: Device) -> Launch | None:
-    """Plans a launch, or returns None where shared memory cannot hold the window of one strip."""
+    """Plans a launch, or returns None if shared memory cannot hold the window of one strip."""
     special = problem.specialise('tiled', phase=problem.phase)
     whole = problem.measure(special.constant('STRIP', problem.function))
     strips = _fill_lanes(whole.strips, MOST_STRIPS)
@@ -31,9 +31,9 @@ def _even_out(whole: Share, share: Share) -> Share:
 
 
 def _fill_lanes(strips: int, at_most: int) -> int:
-    """Returns the strips of a row of a block, rounded up to a multiple of ``LANES`` if that adds an eighth at most.
+    """Returns the number of strips in a row of a block. A multiple of ``LANES`` avoids collisions in shared memory.
 
-    The threads of such rows do not collide in shared memory.
+    So the number is rounded up to one if an eighth of the result is added at most.
     """
     strips = equal_part(strips, at_most)
     filled = round_up(strips, LANES)
@@ -41,7 +41,7 @@ def _fill_lanes(strips: int, at_most: int) -> int:
 
 
 def _arrange(problem: Problem, special: Specialisation, share: Share) -> Block:
-    """Places the pixels that a share reads: for each unit its channels, row by row."""
+    """Places in shared memory the pixels that a share reads: for each unit its channels, row by row."""
     function, dtype = problem.function, problem.dtype
     strip = special.constant('STRIP', function)
     height = problem.count_read(0, share.rows)
