@@ -1,4 +1,4 @@
-"""Facts about this machine: devices, packages and versions. Torch is imported only where a fact needs it."""
+"""Facts about this machine: devices, packages and versions. Torch is imported only for the facts that need it."""
 
 import os
 import platform

@@ -1,4 +1,4 @@
-"""All changes to other packages, for the whole process. Each has a function, with a note when it can go.
+"""All changes to other packages, for the whole process. The docstring of each function states when it can go.
 
 ``mmrednet.registry`` imports this module. So every config that names a type as ``mmrednet.`` imports it.
 """

@@ -84,7 +84,7 @@ class Pretrained(PretrainedInit):
         found = {name.removesuffix(MARK) for name in loaded if f'.{name}'.endswith(f'.{MARK}')}
         if len(found) > 1:
             raise ValueError(
-                f'{path} holds several backbones: set prefix in init_cfg to that of one backbone, one of {sorted(found)}'
+                f'{path} holds several backbones: set prefix in init_cfg to that of one of them, from {sorted(found)}'
             )
         return found.pop() if found else ''
 

@@ -126,7 +126,7 @@ class Involution(nn.Module):
         self.output = nn.Identity()
         if fused and self.last_convolution() is None:
             raise ValueError(
-                'fused must be None or False where the kernel generation function does not end in a plain 1x1 '
+                'fused must be None or False if the kernel generation function does not end in a plain 1x1 '
                 f'convolution, but is {fused} with {type(phi).__name__}'
             )
         self.fused = fused
@@ -297,7 +297,7 @@ def in_place_of_conv(
         if any(e % 2 or p + e // 2 < 0 for e, p in zip(extra, padding, strict=True)):
             raise ValueError(
                 f'involution_kernel_size must give the same output size as the convolution, but {wider} cannot take '
-                f'the place of {kernel_size} with padding {padding}: choose a larger size, odd where kernel_size is odd'
+                f'the place of {kernel_size} with padding {padding}: choose a larger size, odd if kernel_size is odd'
             )
         kernel_size, padding = wider, tuple(p + e // 2 for e, p in zip(extra, padding, strict=True))
     return Involution(

@@ -26,9 +26,9 @@ def build_involution(*args, channels: int | None = None, **kwargs) -> nn.Module:
     Args:
         *args: The other arguments of Involution, or without ``channels`` those of :class:`torch.nn.Conv2d`.
         channels (int, optional): Channels of the Involution. Defaults to None.
-        **kwargs: The same by name, where ``norm_cfg`` (dict, optional) replaces ``norm_layer``, ``act_cfg`` (dict,
-            optional) replaces ``act_layer``, and ``kernel_generation`` is a config (dict, optional). A GN whose number
-            of groups does not divide the channels gets the largest number that divides both.
+        **kwargs: The same arguments by name. ``norm_cfg`` (dict, optional) replaces ``norm_layer``, ``act_cfg`` (dict,
+            optional) replaces ``act_layer``, and ``kernel_generation`` is a config (dict, optional). If a GN's number
+            of groups does not divide the channels, it gets the largest number that divides both.
 
     Raises:
         KeyError: ``act_cfg`` or ``kernel_generation`` has no type, or ``kernel_generation`` has an unknown one.

@@ -253,7 +253,7 @@ class RedNet(BaseModule):
         if (key := f'{prefix}layer1.0.conv2.weight') in state_dict:
             raise ValueError(
                 f'RedNet cannot load the weights of a ResNet, whose {key} it does not have: give a checkpoint of a '
-                "RedNet, or where a config names a ResNet's checkpoint set load_from=None, the model's init_cfg=None "
+                "RedNet, or if a config names a ResNet's checkpoint, set load_from=None, the model's init_cfg=None "
                 'and its pretrained=None'
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
@@ -269,7 +269,7 @@ def _refuse(unknown: dict) -> None:
         )
     if unknown:
         raise TypeError(
-            f'RedNet has no argument {next(iter(unknown))!r}: where RedNet replaces another backbone in a config, its '
+            f'RedNet has no argument {next(iter(unknown))!r}: if RedNet replaces another backbone in a config, its '
             "entry needs _delete_=True, which removes the other's arguments"
         )
 

@@ -62,7 +62,7 @@ class CheckClassesHook(Hook):
             ValueError: A class has another label.
         """
         if isinstance(runner._train_loop, BaseLoop) and not runner._resume:
-            return  # The classes may change where training starts from a checkpoint.
+            return  # Training that starts from a checkpoint may have other classes.
         classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
         if isinstance(classes, list | tuple):
             for where, dataset in _find_datasets(runner):

@@ -13,7 +13,7 @@ MOST_STRIPS = THREADS // STRIP_THREADS  # strips that a block has threads for
 
 
 def plan(problem: Problem, device: Device) -> Launch | None:
-    """Plans a launch, or returns None where tensor cores cannot compute the problem or shared memory is too small."""
+    """Plans a launch, or returns None if tensor cores cannot compute the problem or shared memory is too small."""
     plain = problem.stride == problem.dilation == (1, 1) and problem.kernel_size[1] < SIDE
     small = problem.dtype.itemsize == 2 and problem.group_channels <= CHUNK
     if not (device.tensor_cores and plain and small and problem.is_channels_last):
