@@ -45,8 +45,8 @@ def find_checkpoint(folder: str, template: str = 'epoch_{}.pth') -> str | None:
     named = f'last_checkpoint there names {last!r}' if last else 'last_checkpoint is not there or empty'
     raise FileNotFoundError(
         f'{folder} has no checkpoint that can be resumed ({named}; {len(candidates)} files were tried): name one with '
-        f'--resume PATH (in mmseg: --resume with load_from), or delete last_checkpoint and {template.format("*")} in this folder '
-        'to start from the beginning'
+        f'--resume PATH (in mmseg: --resume with load_from), or delete last_checkpoint and {template.format("*")} in '
+        'this folder to start from the beginning'
     )
 
 
