@@ -41,6 +41,8 @@ BACKBONES = ('ResNet', 'ResNetV1c', 'ResNetV1d', 'ResNet_CIFAR')
 # The blocks of ResNet-18 and -34 do not widen: a narrow RedNet has the same output channels.
 DEPTHS = {18: 26, 34: 38}
 TAKEN = {*inspect.signature(RedNet).parameters} - {'depth', 'base_channels', 'pretrained', 'init_cfg', 'unknown'}
+# No checkpoint is loaded here. A RedNet from scratch freezes nothing, and its norm layers measure the features.
+FROM_SCRATCH = {'frozen_stages': -1, 'norm_eval': False}
 # Two models that differ in nothing else count as one.
 ALIKE = {'init_cfg', 'pretrained', 'depth', 'num_classes', 'test_cfg', 'data_preprocessor'}
 # Pixels of an image's side. A model that fails is tried with twice and three times as many.
@@ -112,7 +114,8 @@ def to_rednet(entry: dict) -> dict:
         type='mmrednet.RedNet',
         depth=DEPTHS.get(depth, depth),
         base_channels=out_channels // Bottleneck.expansion,
-        **{key: value for key, value in entry.items() if key in TAKEN},
+        **{key: value for key, value in entry.items() if key in TAKEN - FROM_SCRATCH.keys()},
+        **FROM_SCRATCH,
     )
 
 

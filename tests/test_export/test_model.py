@@ -477,7 +477,7 @@ _base_ = 'mmdet::detr/detr_r50_8xb2-150e_coco.py'
         (CONFIGS['classifier'], ('onnx', 'm.pt2'), 'must end in .onnx'),
         (CONFIGS['classifier'], ('torch-export', 'nowhere/m.pt2'), 'there is no folder'),
         (CONFIGS['classifier'], ('onnx', 'm.onnx'), 'pip install onnxscript'),
-        (CONFIGS['classifier'].replace('mmpretrain', 'mmocr'), ('torch-export', 'm.pt2'), "'mmocr'"),
+        (CONFIGS['classifier'].replace('mmpretrain', 'mmocr'), ('torch-export', 'm.pt2'), 'is a config of mmocr'),
         (DETR, ('torch-export', 'm.pt2'), 'DETR cannot be exported: give a classifier'),
     ),
 )
