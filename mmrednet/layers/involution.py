@@ -257,9 +257,8 @@ def in_place_of_conv(
 ) -> nn.Module:
     """Builds the module that replaces an ``nn.Conv2d`` with the same arguments.
 
-    A 1x1 convolution stays a convolution, since involution cannot mix channels. Any other convolution becomes an
-    :class:`Involution` with the same window, stride, padding and dilation. If the number of channels changes, a 1x1
-    convolution comes first.
+    A 1x1 convolution stays one, since involution cannot mix channels. Any other becomes an :class:`Involution` of the
+    same geometry. If the number of channels changes, a 1x1 convolution comes first.
 
     Args:
         in_channels (int): Channels of the input.
