@@ -165,6 +165,7 @@ assert kind(segmentor.neck) == 'mmrednet.models.segmentation.InvolutionFPN'
 """
 
 
+@pytest.mark.full
 def test_names_in_python(installed, paddle):
     file = str(paddle[1] / 'RedNet26_pretrained.pdparams')
     installed.run('python', '-c', NAMES.format(file=file, packages=str(installed.packages)))

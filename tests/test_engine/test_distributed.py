@@ -109,6 +109,7 @@ def compare_with_one_process():
     print(f'{len(CASES)} cases hold')
 
 
+@pytest.mark.full
 def test_two_halves_of_a_batch_are_the_batch():
     assert run(*TORCHRUN, '--standalone', '--nproc-per-node', 2, __file__).count(f'{len(CASES)} cases hold') == 2
 
@@ -219,6 +220,7 @@ def logged(folder, key):
     return [line[key] for line in lines if key in line]
 
 
+@pytest.mark.full
 def test_two_processes_then_one(config, weights, tmp_path):
     path = write(config, tmp_path)
     mim = [sys.executable, '-m', 'mim', 'train', 'mmpretrain']

@@ -91,12 +91,14 @@ def train_in_two_processes(config, folder):
     assert run.returncode == 0, run.stderr[-3000:]
 
 
+@pytest.mark.full
 def test_two_processes_on_cpus(config, tmp_path):
     config.train_dataloader.batch_size = 1
     train_in_two_processes(config, tmp_path)
     assert (tmp_path / 'epoch_1.pth').is_file()
 
 
+@pytest.mark.full
 def test_load_from_freezes_also_in_two_processes_and_after_resuming(config, tmp_path):
     """Parameters frozen after DistributedDataParallel was built would make it wait for their gradients."""
     config.model.backbone.update(frozen_stages=1, norm_eval=True)
@@ -181,6 +183,7 @@ def test_the_former_variable_is_refused(config):
         RUNNERS.build(config)
 
 
+@pytest.mark.full
 def test_two_processes_have_the_gradients_of_one(tmp_path):
     # Noise: in smooth images the rounding decides between the equal pixels of a pooling's window.
     rng = np.random.default_rng(0)
