@@ -50,7 +50,7 @@ pictures=$work/pictures
 if [ "$task" = det ]; then
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work"
     # mmdet's --show-dir does not enlarge the small images, so the names would be unreadable.
-    testing python -m mmrednet predict data/demo/val2017/00000[0-7].jpg --checkpoint "$checkpoint" --score-threshold 0.5 \
+    testing python -m mmrednet predict data/demo/val2017/00000[1-8].jpg --checkpoint "$checkpoint" --score-threshold 0.5 \
         --out "$pictures"
 else
     testing mim test "$toolbox" "$config" --checkpoint "$checkpoint" --work-dir "$work" --show-dir "$pictures"
