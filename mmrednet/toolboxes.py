@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import patches  # noqa: F401  (makes mmengine find `mmrednet::...`)
 from .checkpoint import check, load
+from .checkpoint.layout import NAMES_IN_AN_ERROR
 from .configs import find
 from .errors import one_line
 from .requirements import TOOLBOXES, require
@@ -30,7 +31,6 @@ OTHER_INFERENCERS = {
     'mmrotate': 'mmdet.apis.init_detector and inference_detector',
     'mmyolo': 'mmdet.apis.init_detector and inference_detector',
 }
-NAMES_IN_AN_ERROR = 3
 REMEDY = 'give the config that it was trained with, or a checkpoint of this one'
 
 
