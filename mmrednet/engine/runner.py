@@ -20,7 +20,7 @@ from torch import nn
 from ..checkpoint import READ_HERE, missing
 from ..errors import one_line
 from ..files import replacing
-from ..models.rednet import RedNet
+from ..models.backbone import Backbone
 from ..registry import RUNNERS
 from .hooks import CheckpointHook
 from .resuming import find_checkpoint
@@ -60,7 +60,7 @@ class Runner(MMEngineRunner):
         super().setup_env(env_cfg)
 
     def train(self) -> nn.Module:
-        """Trains as mmengine does, but first reads the checkpoints that the ``init_cfg`` of a RedNet names.
+        """Trains as mmengine does, but first reads the checkpoints that the ``init_cfg`` of a backbone names.
 
         mmengine reads them after it has built the data sets, which takes minutes if they are large.
 
@@ -70,7 +70,7 @@ class Runner(MMEngineRunner):
             ValueError: A checkpoint cannot be read or does not fit.
         """
         for module in self.model.modules():
-            if isinstance(module, RedNet):
+            if isinstance(module, Backbone):
                 module.check_checkpoints()
         return super().train()
 

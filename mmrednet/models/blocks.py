@@ -1,6 +1,6 @@
-"""The parts of RedNet (section 4.1): its stems, its bottleneck block and its stages."""
+"""The parts of RedNet (section 4.1) and of similar networks: stem, bottleneck block and stages."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.model import BaseModule
@@ -11,19 +11,21 @@ from .involution import build_involution
 
 
 class Bottleneck(BaseModule):
-    """ResNet's bottleneck block with an involution in the place of its 3x3 convolution.
+    """ResNet's bottleneck block with another layer in the place of its 3x3 convolution.
 
     Args:
         in_channels (int): Channels of the input.
-        mid_channels (int): Channels of the involution; the output has ``expansion`` times as many.
-        stride (int): Stride of the involution. Defaults to 1.
+        mid_channels (int): Channels of that layer.
+        out_channels (int): Channels of the output.
+        spatial (Callable): Makes that layer from the arguments ``channels``, ``stride`` and ``dilation``.
+        stride (int): Stride of the layer. Defaults to 1.
+        dilation (int): Dilation of the layer. Defaults to 1.
         downsample (nn.Module, optional): Brings the input to the output's shape. Defaults to None.
-        with_cp (bool): Whether to recompute activations in the backward pass. Defaults to False.
         norm_cfg (dict): Norm layers. Defaults to ``dict(type='BN')``.
-        involution_cfg (dict, optional): Arguments of :func:`.involution.build_involution`. Defaults to None.
+        with_cp (bool): Whether to recompute activations in the backward pass. Defaults to False.
 
     Shape:
-        (N, in_channels, H, W) to (N, expansion * mid_channels, ceil(H / stride), ceil(W / stride)).
+        (N, in_channels, H, W) to (N, out_channels, ceil(H / stride), ceil(W / stride)).
     """
 
     expansion = 4
@@ -32,17 +34,18 @@ class Bottleneck(BaseModule):
         self,
         in_channels: int,
         mid_channels: int,
+        out_channels: int,
+        spatial: Callable[..., nn.Module],
         stride: int = 1,
+        dilation: int = 1,
         downsample: nn.Module | None = None,
-        with_cp: bool = False,
         norm_cfg: dict = dict(type='BN'),
-        involution_cfg: dict | None = None,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
-        out_channels = self.expansion * mid_channels
         self.conv1 = nn.Conv2d(in_channels, mid_channels, 1, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, mid_channels)[1]
-        self.conv2 = build_involution(channels=mid_channels, stride=stride, **(involution_cfg or {}))
+        self.conv2 = spatial(channels=mid_channels, stride=stride, dilation=dilation)
         self.bn2 = build_norm_layer(norm_cfg, mid_channels)[1]
         self.conv3 = nn.Conv2d(mid_channels, out_channels, 1, bias=False)
         self.bn3 = build_norm_layer(norm_cfg, out_channels)[1]
@@ -97,22 +100,22 @@ def make_stem(
 def make_stage(
     in_channels: int,
     mid_channels: int,
+    out_channels: int,
     stride: int,
     dilations: Sequence[int],
-    with_cp: bool,
+    spatial: Callable[..., nn.Module],
     norm_cfg: dict,
-    involution_cfg: dict,
+    with_cp: bool,
 ) -> nn.Sequential:
-    """Makes a block for each of ``dilations``. The first block has the stride."""
-    out_channels = Bottleneck.expansion * mid_channels
+    """Makes a block for each of ``dilations``. The first block has the stride. See :class:`Bottleneck`."""
     downsample = None
     if stride != 1 or in_channels != out_channels:
         downsample = nn.Sequential(
             nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), build_norm_layer(norm_cfg, out_channels)[1]
         )
+    channels = mid_channels, out_channels, spatial
     blocks = []
     for dilation in dilations:
-        involution = dict(dilation=dilation, **involution_cfg)
-        blocks.append(Bottleneck(in_channels, mid_channels, stride, downsample, with_cp, norm_cfg, involution))
+        blocks.append(Bottleneck(in_channels, *channels, stride, dilation, downsample, norm_cfg, with_cp))
         in_channels, stride, downsample = out_channels, 1, None
     return nn.Sequential(*blocks)

@@ -1,29 +1,21 @@
 """RedNet, ResNet with involutions in the place of its 3x3 convolutions (section 4.1), for every toolbox."""
 
 from collections.abc import Sequence
-from logging import WARNING
+from functools import partial
 from math import gcd
 
-from mmengine.logging import print_log
-from mmengine.model import BaseModule, constant_init, initialize
-from mmengine.registry import DefaultScope
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
-from ..checkpoint.pretrained import Pretrained, entries, is_pretrained
-from ..layers import Involution
 from ..registry import register_model
-from .blocks import Bottleneck, dilations_of_blocks, make_stage, make_stem
+from .backbone import ResNetBackbone
+from .blocks import Bottleneck, make_stem
+from .involution import build_involution
 
 STEMS = ('involution', 'conv')
-KAIMING = (
-    dict(type='Kaiming', layer='Conv2d'),
-    dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
-)
 
 
 @register_model()
-class RedNet(BaseModule):
+class RedNet(ResNetBackbone):
     """RedNet-26, 38, 50, 101 and 152 (Table 1).
 
     Args:
@@ -77,8 +69,6 @@ class RedNet(BaseModule):
         (1, 2048, 8, 8)
     """
 
-    is_init: bool
-    init_cfg: dict | list | None
     arch_settings = {26: (1, 2, 4, 1), 38: (2, 3, 5, 2), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
 
     def __init__(
@@ -110,168 +100,31 @@ class RedNet(BaseModule):
         init_cfg: dict | list | None = None,
         **unknown,
     ) -> None:
-        _refuse(unknown)
+        super().__init__(
+            depth,
+            num_stages,
+            strides,
+            dilations,
+            contract_dilation,
+            multi_grid,
+            out_indices=out_indices,
+            frozen_stages=frozen_stages,
+            norm_eval=norm_eval,
+            zero_init_residual=zero_init_residual,
+            pretrained=pretrained,
+            init_cfg=init_cfg,
+            **unknown,
+        )
         _check_widths(stem, stem_channels, base_channels, group_channels)
-        _check_stages(depth, num_stages, strides, dilations, multi_grid, out_indices, frozen_stages)
-        super().__init__(_choose_init_cfg(pretrained, init_cfg))
-        self.depth, self.num_stages, self.out_indices = depth, num_stages, tuple(out_indices)
-        self.frozen_stages, self.norm_eval, self.zero_init_residual = frozen_stages, norm_eval, zero_init_residual
-        # Whether train() must still warn that frozen weights are random.
-        self._has_to_warn = frozen_stages >= 0 or norm_eval
-        # mmaction2's recognizers take a single output as a tensor.
-        scope = DefaultScope.get_current_instance()
-        self._unpacks = len(out_indices) == 1 and scope is not None and scope.scope_name == 'mmaction'
-
+        self.public_weights = (f'mmrednet://rednet{depth}',)
         phi_cfg = dict(reduction_ratio=reduction_ratio, norm_cfg=norm_cfg, kernel_generation=kernel_generation)
         involution_cfg = dict(group_channels=group_channels, fused=fused, backend=backend, **phi_cfg)
         self.stem = make_stem(stem, in_channels, stem_channels, norm_cfg, stem_kernel_size, involution_cfg)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-        involution_cfg['kernel_size'] = kernel_size
-        channels = stem_channels
-        grids = dilations_of_blocks(self.arch_settings[depth][:num_stages], dilations, contract_dilation, multi_grid)
-        for i, grid in enumerate(grids):
-            mid_channels = base_channels * 2**i
-            stage = make_stage(channels, mid_channels, strides[i], grid, with_cp, norm_cfg, involution_cfg)
-            self.add_module(f'layer{i + 1}', stage)
-            channels = Bottleneck.expansion * mid_channels
-        self._zero_residuals()
-        self._freeze()
-
-    def init_weights(self) -> None:
-        """Initialises the weights, then loads the checkpoints that ``init_cfg`` names.
-
-        Raises:
-            OSError: A checkpoint is not a file, or cannot be downloaded.
-            ImportError: A checkpoint's format needs a package that is not installed.
-            ValueError: A checkpoint cannot be read or does not fit.
-        """
-        if self.is_init:
-            return super().init_weights()  # it warns about a second call
-        init_cfg, checkpoints = self.init_cfg, self._checkpoints()
-        others = [entry for entry in entries(init_cfg) if not is_pretrained(entry)]
-        if others or not checkpoints:
-            self.init_cfg = others
-            super().init_weights()
-            self.init_cfg = init_cfg
-            # mmengine does not reach a user's own kernel generation functions.
-            for layer in filter(lambda module: isinstance(module, Involution), self.modules()):
-                for module in layer.modules():
-                    if hasattr(module, 'init_weights') and not getattr(module, 'is_init', False):
-                        module.init_weights()
-            self._zero_residuals()
-        # Checkpoints come last, so that nothing overwrites their values.
-        initialize(self, checkpoints)
-        self.is_init = True
-
-    def check_checkpoints(self) -> None:
-        """Reads and checks the checkpoints that ``init_cfg`` names, without loading them into the network.
-
-        Raises:
-            OSError: As in :meth:`init_weights`.
-            ImportError: As in :meth:`init_weights`.
-            ValueError: As in :meth:`init_weights`.
-        """
-        for entry in [] if self.is_init else self._checkpoints():
-            Pretrained(**{key: value for key, value in entry.items() if key not in ('type', 'override')}).read(self)
-
-    def _checkpoints(self) -> list[dict]:
-        return [{**entry, 'type': Pretrained} for entry in entries(self.init_cfg) if is_pretrained(entry)]
-
-    def _zero_residuals(self) -> None:
-        if self.zero_init_residual:
-            for module in self.modules():
-                if isinstance(module, Bottleneck):
-                    # constant_init skips a norm layer without weights.
-                    constant_init(module.bn3, 0)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
-        """Returns the outputs of the stages ``out_indices`` for the images ``x`` (N, in_channels, H, W)."""
-        x = self.maxpool(self.stem(x))
-        outs = []
-        for i in range(self.num_stages):
-            x = self.get_submodule(f'layer{i + 1}')(x)
-            if i in self.out_indices:
-                outs.append(x)
-        return outs[0] if self._unpacks else tuple(outs)
-
-    def train(self, mode: bool = True) -> 'RedNet':
-        """Sets the mode. Frozen stages stay frozen, and norm layers with ``norm_eval`` stay in evaluation mode."""
-        super().train(mode)
-        if mode and self._has_to_warn:
-            print_log(
-                f'RedNet trains with frozen_stages={self.frozen_stages} and norm_eval={self.norm_eval}, but no '
-                'checkpoint was loaded into it: frozen weights stay random, and norm layers in evaluation mode keep '
-                'their initial statistics. Set model.backbone.init_cfg.checkpoint to '
-                f'mmrednet://rednet{self.depth} or to a file, or train from scratch with frozen_stages=-1 and '
-                'norm_eval=False.',
-                logger='current',
-                level=WARNING,
-            )
-            self._has_to_warn = False
-        if mode:
-            self._freeze()
-        return self
-
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Returns the layer of a parameter, for learning rates that decay with depth, as mmpretrain's ResNet does.
-
-        Args:
-            param_name (str): The parameter's name in the model.
-            prefix (str): The prefix of the backbone's parameters in the model. Defaults to ''.
-
-        Returns:
-            tuple[int, int]: The layer, from 0 for the stem, and the number of layers; the head is the last.
-        """
-        blocks = self.arch_settings[self.depth]
-        # For each stage, the number of neighbouring blocks that count as one layer.
-        spans = (blocks[0], *((4, 4) if self.depth == 152 else (2, 3)), blocks[3])
-        layers = [-(-count // span) for count, span in zip(blocks, spans, strict=True)]
-        total = sum(layers) + 2
-        if not param_name.startswith(prefix):
-            return total - 1, total
-        stage, _, rest = param_name.removeprefix(prefix).partition('.')
-        if not stage.startswith('layer'):
-            return 0, total
-        i = int(stage.removeprefix('layer')) - 1
-        return 1 + sum(layers[:i]) + int(rest.partition('.')[0]) // spans[i], total
-
-    def _freeze(self) -> None:
-        stages = [self.stem] if self.frozen_stages >= 0 else []
-        stages += [self.get_submodule(f'layer{i}') for i in range(1, self.frozen_stages + 1)]
-        for stage in stages:
-            stage.eval().requires_grad_(False)
-        if self.norm_eval:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
-        """Refuses a ResNet's parameters, and notes that the weights are no longer random."""
-        if next(self.parameters()).is_meta:  # nothing is loaded
-            return super()._load_from_state_dict(state_dict, prefix, *args)
-        # Non-strict loading, such as mmengine's, would load the half of the parameters whose names both networks have.
-        if (key := f'{prefix}layer1.0.conv2.weight') in state_dict:
-            raise ValueError(
-                f'RedNet cannot load the weights of a ResNet, whose {key} it does not have: give a checkpoint of a '
-                "RedNet, or if a config names a ResNet's checkpoint, set load_from=None, the model's init_cfg=None "
-                'and its pretrained=None'
-            )
-        super()._load_from_state_dict(state_dict, prefix, *args)
-        if any(name.startswith(f'{prefix}stem.') for name in state_dict):
-            self._has_to_warn = False
-
-
-def _refuse(unknown: dict) -> None:
-    if '_delete_' in unknown:
-        raise TypeError(
-            'RedNet has no argument _delete_: mmengine ignores it in an entry of a list and in update() of a new-style '
-            'config, and the arguments of the former backbone remain: write the whole list, or call model.merge(...)'
-        )
-    if unknown:
-        raise TypeError(
-            f'RedNet has no argument {next(iter(unknown))!r}: if RedNet replaces another backbone in a config, its '
-            "entry needs _delete_=True, which removes the other's arguments"
-        )
+        spatial = partial(build_involution, kernel_size=kernel_size, **involution_cfg)
+        out_channels = Bottleneck.expansion * base_channels
+        self.add_stages(stem_channels, base_channels, out_channels, spatial, norm_cfg, with_cp)
+        self.finish()
 
 
 def _check_widths(stem: str, stem_channels: int, base_channels: int, group_channels: int | None) -> None:
@@ -286,31 +139,3 @@ def _check_widths(stem: str, stem_channels: int, base_channels: int, group_chann
                 f'{name} must be a multiple of group_channels, {group_channels}, but is {width}: give other '
                 f'channels, or group_channels={gcd(group_channels, width)}'
             )
-
-
-def _check_stages(depth, num_stages, strides, dilations, multi_grid, out_indices, frozen_stages) -> None:
-    if depth not in RedNet.arch_settings:
-        raise ValueError(f'depth must be one of {tuple(RedNet.arch_settings)}, but is {depth!r}')
-    if not 1 <= num_stages <= 4:
-        raise ValueError(f'num_stages must be from 1 to 4, but is {num_stages!r}')
-    for name, value in (('strides', strides), ('dilations', dilations)):
-        if len(value) < num_stages or min(value) < 1:
-            raise ValueError(f'{name} must hold a positive int for each of {num_stages} stages, but is {value!r}')
-    last = RedNet.arch_settings[depth][num_stages - 1]
-    if multi_grid is not None and (len(multi_grid) < last or min(multi_grid) < 1):
-        raise ValueError(f'multi_grid must hold a positive int for each block of the last stage, but is {multi_grid!r}')
-    if len(out_indices) == 0 or not all(0 <= i < num_stages for i in out_indices):
-        raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, but is {out_indices!r}')
-    if not -1 <= frozen_stages <= num_stages:
-        raise ValueError(f'frozen_stages must be from -1 to {num_stages}, but is {frozen_stages!r}')
-
-
-def _choose_init_cfg(pretrained: str | None, init_cfg: dict | list | None) -> list[dict]:
-    if pretrained is not None and init_cfg is not None:
-        raise ValueError(
-            f'pretrained is {pretrained!r} and init_cfg is given too, but only one of them may be: a segmentor passes '
-            "its own pretrained to the backbone, so set pretrained=None in the model's config"
-        )
-    if pretrained is not None:
-        return entries(dict(checkpoint=pretrained))
-    return entries(list(KAIMING) if init_cfg is None else init_cfg)

@@ -228,7 +228,7 @@ def test_freezes_what_a_checkpoint_filled(checkpoint):
 def warned(monkeypatch):
     """Returns a list of RedNet's warnings."""
     texts = []
-    monkeypatch.setattr('mmrednet.models.rednet.print_log', lambda text, **_: texts.append(text))
+    monkeypatch.setattr('mmrednet.models.backbone.print_log', lambda text, **_: texts.append(text))
     return texts
 
 
