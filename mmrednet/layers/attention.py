@@ -264,12 +264,43 @@ class LocalAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Applies the layer to ``x`` (N, in_channels, H, W)."""
         kernel = self.kernel_generation(x).unflatten(1, (self.groups, *self.kernel_size))
-        value, padding = self.value(x), self.padding
-        if self.border == 'reflect':
-            value, padding = reflect(value, padding), (0, 0)
-        if self.interleaved:  # the operator's groups are neighbouring channels
-            value = value.unflatten(1, (-1, self.groups)).transpose(1, 2).flatten(1, 2)
-        out = involution2d(value, kernel, self.stride, padding, self.dilation, backend=self.backend)
-        if self.interleaved:
-            out = out.unflatten(1, (self.groups, -1)).transpose(1, 2).flatten(1, 2)
+        geometry = self.stride, self.padding, self.dilation
+        out = aggregate(
+            self.value(x), kernel, *geometry, border=self.border, interleaved=self.interleaved, backend=self.backend
+        )
         return self.output(out)
+
+
+def aggregate(
+    value: Tensor,
+    kernel: Tensor,
+    stride: IntPair,
+    padding: Pair,
+    dilation: IntPair,
+    *,
+    border: str = 'zeros',
+    interleaved: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """Applies kernels to values, as :func:`mmrednet.ops.involution2d` does, with the borders and groups of attention.
+
+    Args:
+        value (Tensor): Values, (N, C, H, W).
+        kernel (Tensor): Kernels, (N, G, Kh, Kw, Ho, Wo).
+        stride (int or pair): Stride in pixels.
+        padding (tuple[int, int]): Vertical and horizontal padding in pixels.
+        dilation (int or pair): Distance between taps in pixels.
+        border (str): See :class:`LocalAttention`. Defaults to 'zeros'.
+        interleaved (bool): See :class:`LocalAttention`. Defaults to False.
+        backend (str, optional): As in :func:`mmrednet.ops.involution2d`. Defaults to None.
+
+    Returns:
+        Tensor: (N, C, Ho, Wo).
+    """
+    groups = kernel.shape[1]
+    if border == 'reflect':
+        value, padding = reflect(value, padding), (0, 0)
+    if interleaved:  # the operator's groups are neighbouring channels
+        value = value.unflatten(1, (-1, groups)).transpose(1, 2).flatten(1, 2)
+    out = involution2d(value, kernel, stride, padding, dilation, backend=backend)
+    return out.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2) if interleaved else out
