@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from math import prod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -93,7 +94,9 @@ class Attention(Setting):
 
 def _along(table: Tensor, size: int, padding: int) -> tuple[Tensor, Tensor]:
     """Returns the embeddings of all pairs of a query and a key on one axis, and which keys are outside the window."""
-    taps = torch.arange(-padding, size + padding, device=table.device) - torch.arange(size, device=table.device)[:, None]
+    taps = (
+        torch.arange(-padding, size + padding, device=table.device) - torch.arange(size, device=table.device)[:, None]
+    )
     taps = taps + table.shape[1] // 2
     return table[:, taps.clamp(0, table.shape[1] - 1)], (taps < 0) | (taps >= table.shape[1])
 
@@ -129,8 +132,7 @@ def unfold(problem: Attention, query: Tensor, key: Tensor, value: Tensor, rows: 
     """Copies the windows of keys and values, and multiplies them with ``einsum``."""
     k, heads = problem.kernel_size, problem.heads
     keys, values = (
-        F.unfold(x, k, padding=k // 2).unflatten(2, problem.size).unflatten(1, (heads, -1, k * k))
-        for x in (key, value)
+        F.unfold(x, k, padding=k // 2).unflatten(2, problem.size).unflatten(1, (heads, -1, k * k)) for x in (key, value)
     )
     logits = torch.einsum('ngcij,ngctij->ngtij', query.unflatten(1, (heads, -1)), keys)
     logits = logits + problem.position_logits(query, rows, columns).flatten(2, 3)
@@ -174,7 +176,7 @@ def flex(problem: Attention) -> Callable[..., Tensor]:
 
     sizes = prod(problem.size), keys_high * keys_wide
     block_mask = create_block_mask(in_window, None, None, *sizes, device=str(problem.device))
-    compiled = torch.compile(flex_attention, fullgraph=True, dynamic=False)
+    compiled: Any = torch.compile(flex_attention, fullgraph=True, dynamic=False)
 
     def run(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
         halves = query.unflatten(1, (problem.heads, 2, -1)).flatten(4).unbind(2)
@@ -226,6 +228,26 @@ def attention_step(candidate: str, problem: Attention) -> Step:
     return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
 
 
+def stand_alone(
+    batches: Sequence[int], dtypes: Sequence[torch.dtype], device: str | torch.device, channels_last: bool = False
+) -> list[Attention]:
+    """Returns the attention of Stand-Alone ResNet's four stages, for images of 224x224.
+
+    Those of the last two stages are also there with masked borders: 'dense' is at its best with them.
+    """
+    stages = [(border, stage) for border, first in (('zeros', 0), ('mask', 2)) for stage in range(first, 4)]
+    place: Any = dict(device=device, channels_last=channels_last)
+    return [
+        Attention(
+            64 << stage, (56 >> stage, 56 >> stage), border=border, batch=batch, dtype=dtype, phase=phase, **place
+        )
+        for dtype in dtypes
+        for batch in batches
+        for border, stage in stages
+        for phase in ('forward', 'training')
+    ]
+
+
 def benchmark_attention(
     problems: Sequence[Attention], budget: float = 20.0, compiled: bool = False
 ) -> Iterator[Result]:
@@ -239,10 +261,10 @@ def benchmark_attention(
         torch.compiler.reset()  # dynamo compiles one function for at most eight shapes
         names = [name for name in CANDIDATES if applies(name, problem) and (compiled or 'compiled' not in name)]
         steps = {name: attention_step(name, problem) for name in names}
-        yield from time_results(steps, problem.labels | {'unit': 'ms'}, problem.device, budget)
+        yield from time_results(steps, {**problem.labels, 'unit': 'ms'}, problem.device, budget)
         memory += [(problem, name) for name in names if 'compiled' not in name]
     for problem, name in memory:
         small = replace(problem, channels=16, size=(8, 8), batch=1)
         build, warm_up = (partial(attention_step, name, p) for p in (problem, small))
         peak = peak_memory(build, warm_up, problem.device) / 2**20
-        yield Result(problem.labels | {'unit': 'MiB'}, name, 'MiB', (peak,))
+        yield Result({**problem.labels, 'unit': 'MiB'}, name, 'MiB', (peak,))

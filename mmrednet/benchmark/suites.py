@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from .attention import benchmark_attention, stand_alone
 from .candidates import Problem
 from .cases import Case, fpn_case, rednet_cases
 from .memory import benchmark_memory
@@ -12,10 +13,18 @@ from .operator import benchmark_operator
 from .runtimes import RUNTIMES, benchmark_runtimes
 from .timing import Result, Setting
 
-# Batch sizes and dtypes with CUDA. Elsewhere they are 1 and 8, in float32.
+# Batch sizes and dtypes
+ON_CPU = {
+    'operator': ((1, 8), (torch.float32,)),
+    'network': ((1, 8), (torch.float32,)),
+    'attention': ((2,), (torch.float32,)),
+    'memory': ((1, 8), (torch.float32,)),
+    'runtimes': ((1, 8), (torch.float32,)),
+}
 WITH_CUDA = {
     'operator': ((64,), (torch.float32, torch.float16, torch.bfloat16)),
     'network': ((64, 256), (torch.float32, torch.bfloat16)),
+    'attention': ((64,), (torch.float32, torch.bfloat16)),
     'memory': ((64,), (torch.float32, torch.bfloat16)),
 }
 
@@ -36,16 +45,16 @@ def run_suite(
     """Measures one of the standard suites, and yields milliseconds or MiB.
 
     'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' times networks,
-    'runtimes' on the CPU. 'memory' measures the operator and networks. ``budget`` is in seconds for each row. ``quick``
-    measures only two shapes or models, at batch size 1. The other defaults are in ``WITH_CUDA``.
+    'runtimes' on the CPU. 'memory' measures the operator and networks, 'attention' the time and memory of local
+    attention. ``budget`` is in seconds for each row. ``quick`` measures only two shapes or models, at batch size 1. The
+    other defaults are in ``ON_CPU`` and ``WITH_CUDA``.
     """
     gpu = device.type == 'cuda'
     torch.backends.cudnn.benchmark = gpu  # cuDNN chooses its fastest kernels
-    default_batches, default_dtypes = WITH_CUDA[suite] if gpu else ((1, 8), (torch.float32,))
+    default_batches, default_dtypes = (WITH_CUDA if gpu else ON_CPU)[suite]
     batches, dtypes = batches or ((1,) if quick else default_batches), dtypes or default_dtypes
     models = models or (('ResNet-50', 'RedNet-50') if quick else MODELS)
-    if budget is None:
-        budget = 0.2 if quick else 20.0
+    budget = (0.2 if quick else 20.0) if budget is None else budget
     shapes = rednet_cases()[: 2 if quick else None]
     levels = [fpn_case(size) for size in ((800, 800), (800, 1280))[: 0 if quick else 1 + gpu]]
 
@@ -71,6 +80,9 @@ def run_suite(
         yield from benchmark_operator(problems(involutions, ('forward', 'backward')), budget, compiled)
     elif suite == 'network':
         yield from benchmark_networks(models, settings(phases or PHASES), budget)
+    elif suite == 'attention':
+        attentions = stand_alone(batches, dtypes, device, channels_last)[-2 if quick else 0 :]
+        yield from benchmark_attention(attentions, budget, compiled)
     elif suite == 'memory':
         # The first involution of the trunk has the most pixels.
         involutions = [(shapes[1], batches[-1]), *((level, 1) for level in levels)]

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         type=to_count,
         metavar='N',
-        help='batch sizes (default: 1 8; on a GPU 64, networks 64 256)',
+        help='batch sizes (default: 1 8, attention 2; on a GPU 64, networks 64 256)',
     )
     add('--quick', action='store_true', help='measure a small part with few samples, to try the command')
     add('--format', choices=FORMATS, default='markdown', help='default: markdown')
@@ -57,13 +57,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             ('operator', 'the time of the operator at the shapes of RedNet-50 and the FPN', (time, place, table)),
             ('network', 'the time of ResNets and RedNets in inference and training', (time, place, table, models)),
             ('memory', 'the peak memory of the operator and of networks', (time, place, table, models)),
+            ('attention', 'local attention and other ways to compute it: time and memory', (time, place, table)),
             ('runtimes', 'ResNet-50 and RedNet-50 on the CPU in PyTorch, ONNX Runtime and OpenVINO', (time, table)),
             ('involution', 'one involution of your sizes, in all backends and beside convolutions', (time, place)),
             ('layers', 'all involution layers of the model of a config', (time, place)),
         )
     }
-    for add in (parsers['operator'], parsers['involution']):
-        add('--compiled', action='store_true', help='also measure torch.compile of the plain formula (takes minutes)')
+    for name in ('operator', 'involution', 'attention'):
+        parsers[name]('--compiled', action='store_true', help='also measure compiled PyTorch code (takes minutes)')
     parsers['network']('--phases', nargs='+', metavar='P', help="'inference', 'inference, BN folded', 'training'")
     parsers['runtimes']('--runtimes', nargs='+', metavar='R', help='default: all')
     four: Any = dict(nargs=4, type=to_count, metavar=('N', 'C', 'H', 'W'))

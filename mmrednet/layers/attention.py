@@ -122,22 +122,13 @@ class SelfAttentionKernelGeneration(WindowKernelGeneration):
     def forward(self, x: Tensor) -> Tensor:
         """Maps features (N, C, H, W) to kernels (N, G * Kh * Kw, Ho, Wo)."""
         query = self.query(self.at_outputs(x))
-        if self.key is not None:
-            logits = self.products(query, self.key(x))
-            if self.rows is not None:
-                logits = logits + self._positions(query)
-        else:
-            logits = self._positions(query)
-        return self.softmax(logits, x.shape[2:])
-
-    def _positions(self, query: Tensor) -> Tensor:
-        """Returns ``q . r``, the sum of a term for the row of the tap and a term for its column."""
-        halves = query.unflatten(1, (self.groups, 2, -1))
-        rows, columns = (
-            torch.einsum('ngcij,ck->ngkij', half, table)
-            for half, table in zip(halves.unbind(2), (self.rows, self.columns), strict=True)
-        )
-        return rows.unsqueeze(3) + columns.unsqueeze(2)
+        terms = [] if self.key is None else [self.products(query, self.key(x))]
+        if self.rows is not None and self.columns is not None:
+            # `einsum` would store the taps of a pixel together. Then the sum with the products would be slow.
+            row, column = query.unflatten(1, (self.groups, 2, -1)).flatten(4).unbind(2)
+            terms.append((self.rows.T @ row).unflatten(3, query.shape[2:]).unsqueeze(3))
+            terms.append((self.columns.T @ column).unflatten(3, query.shape[2:]).unsqueeze(2))
+        return self.softmax(sum(terms[1:], start=terms[0]), x.shape[2:])
 
 
 SIMILARITIES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 
-from mmrednet.benchmark.attention import CANDIDATES, Attention, attention_step, benchmark_attention
+from mmrednet.benchmark.attention import CANDIDATES, Attention, attention_step, benchmark_attention, stand_alone
 
 BORDERS = ('zeros', 'mask')
 
@@ -83,3 +83,11 @@ def test_candidates_that_do_not_apply(monkeypatch):
 def test_forward_records_no_gradients():
     assert not attention_step('layer', Attention(16, (6, 6)))().requires_grad
     assert len(attention_step('layer', Attention(16, (6, 6), phase='training'))()) == 5
+
+
+def test_shapes_of_stand_alone_resnet():
+    problems = stand_alone((2,), (torch.float32,), 'cpu')
+    shapes = [(p.channels, p.size, p.border) for p in problems[::2]]
+    stages = [(64, (56, 56)), (128, (28, 28)), (256, (14, 14)), (512, (7, 7))]
+    assert shapes == [(*stage, 'zeros') for stage in stages] + [(*stage, 'mask') for stage in stages[2:]]
+    assert {p.phase for p in problems} == {'forward', 'training'} and {p.batch for p in problems} == {2}

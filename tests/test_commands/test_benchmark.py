@@ -17,6 +17,14 @@ def test_a_suite(capsys):
     assert list(dict.fromkeys(record['shape'] for record in report['results'])) == shapes
 
 
+def test_attention(capsys):
+    assert main('benchmark attention --device cpu --quick --format json'.split()) == 0
+    records = json.loads(capsys.readouterr().out)['results']
+    assert [(record['shape'], record['unit']) for record in records[::4]] == [
+        ('512x7x7, K = 7', unit) for unit in ('ms', 'ms', 'MiB', 'MiB')
+    ]
+
+
 def test_an_involution_in_two_dtypes(capsys):
     arguments = 'benchmark involution --device cpu --budget 0 --input 1 16 6 5 --kernel-size 3 --dtype float32 bfloat16'
     assert main(arguments.split()) == 0
