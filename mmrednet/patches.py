@@ -25,7 +25,11 @@ def count_involutions() -> None:
 
     ``mim run <toolbox> get_flops`` has no other place for them. This can go when mmengine has a public table.
     """
-    for name, count in (('involution2d', _count_involution), ('fused_involution2d', _count_fused_involution)):
+    for name, count in (
+        ('involution2d', _count_involution),
+        ('fused_involution2d', _count_fused_involution),
+        ('window_product2d', _count_window_product),
+    ):
         _DEFAULT_SUPPORTED_FLOP_OPS[f'mmrednet::{name}'] = count
         _DEFAULT_SUPPORTED_ACT_OPS[f'mmrednet::{name}'] = generic_activation_jit()
 
@@ -38,6 +42,10 @@ def _count_involution(inputs, outputs) -> int:
 def _count_fused_involution(inputs, outputs) -> int:
     kernel_size = [value.toIValue() for value in inputs[4].node().inputs()]
     return fused_multiply_adds(get_shape(outputs[0]), get_shape(inputs[2]), kernel_size)
+
+
+def _count_window_product(inputs, outputs) -> int:
+    return multiply_adds(get_shape(inputs[0]), get_shape(outputs[0])[2:4])
 
 
 def declare_safe_types() -> None:

@@ -11,8 +11,9 @@ COLUMNS = (
 )
 CONVENTION = """\
 FLOPs are multiply-adds, and one per output for a bias, two per normalised element, one per ReLU output or pool input.
-Tables 1 and 6: 224x224. Table 3: 1280x800, 1000 proposals, 100 masks, trained parameters only (frozen_stages=1).
-Tables 4 and 5: 2048x1024. The paper rounds some parameters twice, to two decimals and then to one, ties to even:
+Tables 1 and 6, and networks of Figure 2 that are not in Table 1 (F2): 224x224.
+Table 3: 1280x800, 1000 proposals, 100 masks, trained parameters only (frozen_stages=1). Tables 4 and 5: 2048x1024.
+The paper rounds some parameters twice, to two decimals and then to one, ties to even:
 it prints 44.549 M as 44.6 and 25.653 M as 25.6."""
 
 

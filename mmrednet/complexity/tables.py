@@ -1,4 +1,4 @@
-"""The rows of the paper's Tables 1, 3, 4, 5 and 6, and the parameters and FLOPs of our models and the toolboxes'."""
+"""The rows of the paper's Tables 1, 3, 4, 5 and 6 and of Figure 2, with the parameters and FLOPs that we count."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,14 +21,15 @@ from .flops import count_flops
 class Row:
     """A row of the paper."""
 
-    table: str  # '1', '3', '4', '5', '6a', '6b' or '6c'
+    table: str  # '1', '3', '4', '5', '6a', '6b' or '6c', or 'F2' for a network of Figure 2 that is not in Table 1
     model: str
     params: float  # that the paper prints, in millions
     flops: float  # that the paper prints, in units of 10^9
     config: str  # a path in configs/, or a toolbox's config as in `_base_`
     options: Mapping = field(default_factory=dict)  # entries that override the config
-    accuracy: float | None = None  # the paper's top-1 on ImageNet in percent (Table 1)
+    accuracy: float | None = None  # the paper's top-1 on ImageNet in percent (Table 1 and Figure 2)
     note: str = ''  # why our numbers differ from the paper's
+    curve: str = ''  # its curve in Figure 2
 
 
 class Complexity(NamedTuple):
@@ -46,6 +47,35 @@ _TABLE_1 = (
     (101, (44.6, 7.9, 78.5), (25.6, 4.7, 79.1)),
     (152, (60.2, 11.6, 79.3), (34.0, 6.8, 79.3)),
 )
+_SASA_NOTE = (
+    "The paper's figures fit 2.35, 2.97 and 3.59 G, with q . r for each tap and a value for each matrix of the stem. "
+    'We need fewer multiply-adds for the same result: q . r is a term for the row plus a term for the column of a tap, '
+    'and the stem mixes its matrices first.'
+)
+_SASA_38_NOTE = 'We count 14.17 M. The paper seems to cut off the second decimal.'
+_LRNET_NOTE = (
+    'LR-Net is not reproduced. Its authors published no network, and no width fits all depths. '
+    'base_channels=101 at depth 26 and 103 at depth 101 fit the parameters.'
+)
+# Other networks of Figure 2: name, config, parameters, FLOPs and accuracy in the paper, and a note.
+_CURVES = {
+    ('1', 'Stand-Alone ResNet'): (
+        ('Stand-Alone ResNet-26', 'sasa26', 10.3, 2.4, 74.8, _SASA_NOTE),
+        ('Stand-Alone ResNet-38', 'sasa38', 14.1, 3.0, 76.9, f'{_SASA_38_NOTE} {_SASA_NOTE}'),
+        ('Stand-Alone ResNet-50', 'sasa50', 18.0, 3.6, 77.6, _SASA_NOTE),
+    ),
+    ('1', 'LR-Net'): (
+        ('LR-Net-26', 'lrnet26', 14.7, 2.6, 75.7, _LRNET_NOTE),
+        ('LR-Net-50', 'lrnet50', 23.3, 4.3, 77.3, _LRNET_NOTE),
+        ('LR-Net-101', 'lrnet101', 42.0, 8.0, 78.5, _LRNET_NOTE),
+    ),
+    # The FLOPs are half of those in Stand-Alone ResNet's paper, which counts a multiply-add as two.
+    ('F2', 'Stand-Alone ResNet, convolution stem'): (
+        ('Stand-Alone ResNet-26, convolution stem', 'sasa26_conv_stem', 10.3, 2.25, 75.8, ''),
+        ('Stand-Alone ResNet-38, convolution stem', 'sasa38_conv_stem', 14.1, 2.85, 77.1, _SASA_38_NOTE),
+        ('Stand-Alone ResNet-50, convolution stem', 'sasa50_conv_stem', 18.0, 3.5, 77.4, ''),
+    ),
+}
 _RETINANET_NOTE = 'The paper prints 26.3 M. Its description gives 26.246 M.'
 _MASK_NOTE = (
     'The paper leaves out the deconvolution and the logits of the mask head, 6.7 G. '
@@ -58,8 +88,13 @@ def _rows():
     for depth, resnet, rednet in _TABLE_1:
         options = {'model.backbone.depth': depth}
         config = 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
-        yield Row('1', f'ResNet-{depth}', *resnet[:2], config, options, resnet[2])
-        yield Row('1', f'RedNet-{depth}', *rednet[:2], f'mmpretrain/rednet{depth}.py', accuracy=rednet[2])
+        yield Row('1', f'ResNet-{depth}', *resnet[:2], config, options, resnet[2], curve='ResNet')
+        config = f'mmpretrain/rednet{depth}.py'
+        yield Row('1', f'RedNet-{depth}', *rednet[:2], config, accuracy=rednet[2], curve='RedNet')
+    for (table, curve), models in _CURVES.items():
+        for model, config, params, flops, accuracy, note in models:
+            config = f'mmpretrain/{config}.py'
+            yield Row(table, model, params, flops, config, accuracy=accuracy, note=note, curve=curve)
 
     for model, params, flops, config, note in (
         ('RetinaNet, ResNet-50, FPN', 37.7, 239.3, 'mmdet::retinanet/retinanet_r50_fpn_1x_coco.py', ''),
@@ -126,9 +161,9 @@ def build_model(config: Config) -> nn.Module:
 def measure(row: Row) -> Complexity:
     """Counts the parameters and FLOPs of a row's model by the convention of its table.
 
-    Tables 1 and 6: images of 224x224. Table 3: images of 1280x800, 1000 proposals, 100 masks; only parameters that are
-    trained, without the stem and the first stage. Tables 4 and 5: images of 2048x1024; parameters with those of an
-    auxiliary head, FLOPs of inference.
+    Tables 1 and 6 and Figure 2: images of 224x224. Table 3: images of 1280x800, 1000 proposals, 100 masks; only
+    parameters that are trained, without the stem and the first stage. Tables 4 and 5: images of 2048x1024; parameters
+    with those of an auxiliary head, FLOPs of inference.
     """
     # The parameters that `frozen_stages=1` freezes in ResNet and RedNet.
     frozen = tuple('backbone.' + stage for stage in ('stem.', 'conv1.', 'bn1.', 'layer1.')) if row.table == '3' else ()

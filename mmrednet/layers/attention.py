@@ -11,6 +11,24 @@ from ..ops.backends import Pair, check_backend
 from ..ops.borders import check_border, inside, reflect
 
 
+class Projection(nn.Conv2d):
+    """A 1x1 convolution without bias. Its initial weights have the standard deviation ``1 / sqrt(in_channels)``.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__(in_channels, out_channels, 1, bias=False)
+
+    def reset_parameters(self) -> None:
+        """Sets the initial weights."""
+        nn.init.normal_(self.weight, std=self.in_channels**-0.5)
+
+    init_weights = reset_parameters  # a backbone calls this after it has initialised its convolutions
+
+
 class WindowKernelGeneration(nn.Module):
     """The base class of kernel generation functions that compare a pixel with the pixels in its window.
 
@@ -106,14 +124,12 @@ class SelfAttentionKernelGeneration(WindowKernelGeneration):
                 f'position=True needs an even number of channels for each head, but {channels} channels and {groups} '
                 f'heads give {head}: change the heads, or set position=False'
             )
-        self.query = nn.Conv2d(channels, channels, 1, bias=False)
-        nn.init.normal_(self.query.weight, std=channels**-0.5)
+        self.query = Projection(channels, channels)
         self.key: nn.Module | None = None
         self.rows: Tensor | None = None
         self.columns: Tensor | None = None
         if content:
-            self.key = nn.Conv2d(channels, channels, 1, bias=False)
-            nn.init.normal_(self.key.weight, std=channels**-0.5)
+            self.key = Projection(channels, channels)
         if position:
             self.rows, self.columns = (
                 nn.Parameter(torch.randn(head // 2, taps) * head**-0.5) for taps in self.kernel_size
@@ -246,10 +262,7 @@ class LocalAttention(nn.Module):
             border=border,
             backend=backend,
         )
-        if value is None:
-            value = nn.Conv2d(in_channels, channels, 1, bias=False)
-            nn.init.normal_(value.weight, std=in_channels**-0.5)
-        self.value = value
+        self.value = Projection(in_channels, channels) if value is None else value
         self.output = nn.Identity() if output is None else output
 
     def forward(self, x: Tensor) -> Tensor:

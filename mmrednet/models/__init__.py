@@ -1,4 +1,4 @@
-"""The models: RedNet for every toolbox, and necks and heads for the toolboxes that are installed."""
+"""The models: RedNet and its family for every toolbox, and necks and heads for the toolboxes that are installed."""
 
 import warnings
 from importlib import import_module
@@ -10,7 +10,9 @@ require('mmengine')
 require('mmcv')
 
 from . import fpn, involution  # noqa: E402, F401
+from .lrnet import LRNet as LRNet  # noqa: E402
 from .rednet import RedNet as RedNet  # noqa: E402
+from .sasa import StandAloneResNet as StandAloneResNet  # noqa: E402
 
 for _name, _toolbox in TOOLBOXES.items():
     if find_spec(_name) is None:

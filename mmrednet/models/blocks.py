@@ -81,12 +81,15 @@ def dilations_of_blocks(
     return grids
 
 
-def make_stem(
-    stem: str, in_channels: int, stem_channels: int, norm_cfg: dict, kernel_size: int, involution_cfg: dict
+def conv_stem(in_channels: int, stem_channels: int, norm_cfg: dict) -> nn.Sequential:
+    """Makes ResNet's stem: a 7x7 convolution of stride 2. Max pooling follows it."""
+    return nn.Sequential(ConvModule(in_channels, stem_channels, 7, 2, 3, norm_cfg=norm_cfg))
+
+
+def involution_stem(
+    in_channels: int, stem_channels: int, norm_cfg: dict, kernel_size: int, involution_cfg: dict
 ) -> nn.Sequential:
-    """Makes a stem of stride 2, 'involution' or 'conv'. RedNet's max pooling follows it."""
-    if stem == 'conv':
-        return nn.Sequential(ConvModule(in_channels, stem_channels, 7, 2, 3, norm_cfg=norm_cfg))
+    """Makes RedNet's stem of stride 2: 3x3 convolutions around an involution. Max pooling follows it."""
     mid_channels = stem_channels // 2
     return nn.Sequential(
         ConvModule(in_channels, mid_channels, 3, 2, 1, norm_cfg=norm_cfg),

@@ -8,7 +8,7 @@ from torch import nn
 
 from ..registry import register_model
 from .backbone import ResNetBackbone
-from .blocks import Bottleneck, make_stem
+from .blocks import Bottleneck, conv_stem, involution_stem
 from .involution import build_involution
 
 STEMS = ('involution', 'conv')
@@ -119,7 +119,10 @@ class RedNet(ResNetBackbone):
         self.public_weights = (f'mmrednet://rednet{depth}',)
         phi_cfg = dict(reduction_ratio=reduction_ratio, norm_cfg=norm_cfg, kernel_generation=kernel_generation)
         involution_cfg = dict(group_channels=group_channels, fused=fused, backend=backend, **phi_cfg)
-        self.stem = make_stem(stem, in_channels, stem_channels, norm_cfg, stem_kernel_size, involution_cfg)
+        if stem == 'conv':
+            self.stem = conv_stem(in_channels, stem_channels, norm_cfg)
+        else:
+            self.stem = involution_stem(in_channels, stem_channels, norm_cfg, stem_kernel_size, involution_cfg)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
         spatial = partial(build_involution, kernel_size=kernel_size, **involution_cfg)
         out_channels = Bottleneck.expansion * base_channels

@@ -9,8 +9,22 @@ from mmrednet.complexity.tables import ROWS, measure
 from mmrednet.layers import Involution
 
 # Rows in which the paper's number differs from what its text gives.
-OTHER_PARAMS = {'RetinaNet, RedNet-50, involution FPN'}
-OTHER_FLOPS = {'Mask R-CNN, ResNet-50, FPN', 'Mask R-CNN, RedNet-50, FPN', 'Mask R-CNN, RedNet-50, involution FPN'}
+LRNETS = {'LR-Net-26', 'LR-Net-50', 'LR-Net-101'}
+OTHER_PARAMS = {
+    'RetinaNet, RedNet-50, involution FPN',
+    'Stand-Alone ResNet-38',
+    'Stand-Alone ResNet-38, convolution stem',
+    *LRNETS,
+}
+OTHER_FLOPS = {
+    'Mask R-CNN, ResNet-50, FPN',
+    'Mask R-CNN, RedNet-50, FPN',
+    'Mask R-CNN, RedNet-50, involution FPN',
+    'Stand-Alone ResNet-26',
+    'Stand-Alone ResNet-38',
+    'Stand-Alone ResNet-50',
+    *LRNETS,
+}
 
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: f'{row.table}: {row.model}')
@@ -28,7 +42,7 @@ def test_row_of_the_paper(row):
 def test_every_row_is_there():
     tables = [row.table for row in ROWS]
     assert {table: tables.count(table) for table in set(tables)} == {
-        '1': 10, '3': 11, '4': 3, '5': 2, '6a': 4, '6b': 4, '6c': 4,
+        '1': 16, 'F2': 3, '3': 11, '4': 3, '5': 2, '6a': 4, '6b': 4, '6c': 4,
     }  # fmt: skip
 
 
@@ -51,6 +65,8 @@ def test_convention():
         assert count_flops(nn.AdaptiveAvgPool2d(1), x) == count_flops(nn.AvgPool2d(2), x) == x.numel()
         kernel = torch.empty(1, 2, 3, 3, 3, 3)
         assert count_flops(torch.ops.mmrednet.involution2d, x, kernel, [2, 2], [1, 1], [1, 1]) == 8 * 9 * 9
+        products = torch.ops.mmrednet.window_product2d
+        assert count_flops(products, x[..., ::2, ::2], x, 2, [3, 3], [2, 2], [1, 1], [1, 1]) == 8 * 9 * 9
         # W0, its BatchNorm and ReLU, W1 with a bias, then the operator.
         layer = Involution(8, 3, group_channels=4).eval()
     assert count_flops(layer, x) == 36 * (8 * 2 + 3 * 2 + 18 * (2 + 1) + 8 * 9)

@@ -19,7 +19,7 @@ def test_config_builds(path):
     assert config.runner_type == 'mmrednet.Runner'
     with torch.device('meta'):
         model = registry(path.parent.name).build(config.model)
-    assert type(model.backbone).__name__ == 'RedNet'
+    assert config.model.backbone.type == f'mmrednet.{type(model.backbone).__name__}'
     # Dense configs start from ImageNet weights, except those of the demo, which need no network.
     if path.parent.name != 'mmpretrain' and not path.stem.endswith('_demo'):
         assert config.model.backbone.init_cfg.checkpoint == 'mmrednet://rednet50'
@@ -107,6 +107,32 @@ def test_detection_config_trains_and_predicts(name):
 def test_segmentation_config_trains_and_predicts(name):
     config = from_scratch(CONFIGS / 'mmseg' / f'{name}.py')
     run_segmentor(registry('mmseg').build(config.model))
+
+
+# Small networks of the family with outputs of 64, 128, 256 and 512 channels.
+FAMILY = {
+    'StandAloneResNet': dict(depth=26, stem_channels=16, base_channels=16),
+    'LRNet': dict(depth=26, stem_channels=16, base_channels=20, out_channels=64),
+}
+
+
+def with_network_of_the_family(config, network):
+    """Returns the model of a config with a small backbone of the family, whose first stage is frozen."""
+    model = Config.fromfile(CONFIGS / config).model
+    arguments = dict(out_indices=(0, 1, 2, 3), frozen_stages=1)
+    model.backbone = dict(type=f'mmrednet.{network}', **arguments, **FAMILY[network])
+    model.neck.in_channels = [64, 128, 256, 512]
+    return model
+
+
+@pytest.mark.parametrize('network', FAMILY)
+def test_mask_rcnn_trains_and_predicts_with_other_networks_of_the_family(network):
+    run_detector(registry('mmdet').build(with_network_of_the_family('mmdet/mask_rcnn_rednet50_fpn.py', network)))
+
+
+@pytest.mark.parametrize('network', FAMILY)
+def test_semantic_fpn_trains_and_predicts_with_other_networks_of_the_family(network):
+    run_segmentor(registry('mmseg').build(with_network_of_the_family('mmseg/semantic_fpn_rednet50_fpn.py', network)))
 
 
 def test_classification_config_trains_and_predicts():

@@ -48,6 +48,19 @@ def test_mmengine_counts_multiply_adds(fused):
     assert not any('mmrednet' in op for analyzer in (flops, activations) for op in analyzer.unsupported_ops())
 
 
+def test_mmengine_counts_the_products_of_attention():
+    analysis = pytest.importorskip('mmengine.analysis')
+    import mmrednet.registry  # noqa: F401
+
+    class Products(torch.nn.Module):
+        def forward(self, query, key):
+            return window_product2d(query, key, (3, 5), groups=2, stride=2)
+
+    flops = analysis.FlopAnalyzer(Products(), (torch.rand(2, 8, 3, 5), torch.rand(2, 8, 6, 10)))
+    assert flops.unsupported_ops_warnings(False).total() == 2 * 8 * 3 * 5 * 15
+    assert not flops.unsupported_ops()
+
+
 def test_torch_counts_the_products_of_attention():
     query, key = torch.rand(2, 8, 6, 10, requires_grad=True), torch.rand(2, 8, 6, 10, requires_grad=True)
     forward = 2 * 2 * 8 * 6 * 10 * 15

@@ -1,0 +1,3 @@
+_base_ = './sasa26.py'
+
+model = dict(backbone=dict(stem='conv'))

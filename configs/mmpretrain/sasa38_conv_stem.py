@@ -1,0 +1,3 @@
+_base_ = './sasa38.py'
+
+model = dict(backbone=dict(stem='conv'))

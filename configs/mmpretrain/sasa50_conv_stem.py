@@ -1,0 +1,3 @@
+_base_ = './sasa50.py'
+
+model = dict(backbone=dict(stem='conv'))
