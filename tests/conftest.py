@@ -43,13 +43,12 @@ TIERS = {'full': '--all', 'slow': '--run-slow'}
 
 
 def pytest_configure(config):
-    config.addinivalue_line('markers', 'full: more cases of what other tests cover; skipped without --all')
-    config.addinivalue_line('markers', 'slow: takes minutes or needs other programs; skipped without --run-slow')
+    config.addinivalue_line('markers', 'full: more cases of what other tests cover; only --all runs them')
+    config.addinivalue_line('markers', 'slow: takes minutes or needs other programs; only --run-slow runs it')
 
 
 def pytest_collection_modifyitems(config, items):
-    for marker, option in TIERS.items():
-        if not config.getoption(option):
-            for item in items:
-                if item.get_closest_marker(marker):
-                    item.add_marker(pytest.mark.skip(reason=f'{marker}: {option} runs it'))
+    markers = [marker for marker, option in TIERS.items() if not config.getoption(option)]
+    deselected = {item for item in items if any(map(item.get_closest_marker, markers))}
+    config.hook.pytest_deselected(items=deselected)
+    items[:] = [item for item in items if item not in deselected]

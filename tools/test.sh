@@ -6,6 +6,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 bash tools/setup.sh
 # shellcheck disable=SC1090
 source ".venv${FAMILY:+-$FAMILY}/bin/activate"
-# One thread for each of the two processes.
+# One thread for each of the two processes. A process that has finished its half takes tests of the other half.
 export OMP_NUM_THREADS=1
-exec python -m pytest --numprocesses 2 --dist loadfile "$@"
+exec python -m pytest --numprocesses 2 --dist worksteal "$@"

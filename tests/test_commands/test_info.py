@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from helpers import cells
 
+from mmrednet.diagnosis import machine_probes
 from mmrednet.ops.backends import TABLE
 from mmrednet.requirements import MINIMUM
 
@@ -109,13 +110,14 @@ def test_a_broken_torch(tmp_path):
     assert found['compiler']['here'] and not any(what.startswith('backend') for what in found)
 
 
-def test_a_cache_folder_that_cannot_be_used(tmp_path):
+def test_a_cache_folder_that_cannot_be_used(tmp_path, monkeypatch):
     if os.geteuid():
         tmp_path.chmod(0o500)
         words = ('yours, mode 500', 'you cannot write there')
     else:
         os.chown(tmp_path, 12345, -1)  # root can write everywhere, but this is not root's
         words = ("another user's, mode 700", 'belongs to another user')
-    finding = json.loads(info('--json', MMREDNET_CACHE_DIR=str(tmp_path), PATH='', CXX=None))['cache folder']
-    assert words[0] in finding['here'] and words[1] in finding['problem']
-    assert finding['problem'].endswith('set MMREDNET_CACHE_DIR to a folder that is yours alone')
+    monkeypatch.setenv('MMREDNET_CACHE_DIR', str(tmp_path))
+    finding = dict(machine_probes())['cache folder']()
+    assert words[0] in finding.here and words[1] in finding.problem
+    assert finding.problem.endswith('set MMREDNET_CACHE_DIR to a folder that is yours alone')

@@ -248,7 +248,8 @@ import torch
 import mmrednet.ops
 images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
 torch.testing.assert_close(torch.export.load({str(path)!r}).module()(images), expected)
-"""
+""",
+        'import torch',
     )
 
 
@@ -342,7 +343,8 @@ import torch
 import mmrednet.ops
 images, expected = torch.load({str(tmp_path / 'expected.pt')!r})
 torch.testing.assert_close(torch._inductor.aoti_load_package({str(path)!r})(images), expected)
-"""
+""",
+        'import torch',
     )
 
 

@@ -6,6 +6,7 @@ from mmdet.registry import MODELS
 from mmdet.testing import demo_mm_inputs
 from mmengine.config import Config
 from torch import nn
+from zoo import cap_proposals
 
 from mmrednet.layers import Involution
 
@@ -115,6 +116,7 @@ def test_config_builds_trains_and_predicts(name):
     config = load(name)
     config.model.backbone.update(init_cfg=None, frozen_stages=-1, norm_eval=False)
     config.model.test_cfg.rcnn.score_thr = 0
+    cap_proposals(config.model)
     model = MODELS.build(config.model)
     model.init_weights()
     inputs = demo_mm_inputs(2, [[3, 97, 128], [3, 128, 101]], num_classes=80)

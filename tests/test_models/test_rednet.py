@@ -1,3 +1,5 @@
+from functools import partial
+
 import pytest
 import torch
 import torch._dynamo.testing
@@ -356,16 +358,16 @@ def test_init_cfg_means_what_it_does_for_resnet(form, zero_init_residual, tmp_pa
     from mmpretrain.models import ResNet
 
     found = []
-    for network, depth in ((RedNet, 26), (ResNet, 50)):
+    for network in (partial(RedNet, 26, base_channels=16), partial(ResNet, 50, base_channels=16)):
 
-        def pretrained(number, network=network, depth=depth, **kwargs):
+        def pretrained(number, network=network, **kwargs):
             path = tmp_path / f'{number}.pth'
-            state_dict = network(depth).state_dict()
+            state_dict = network().state_dict()
             torch.save({name: torch.full_like(value, number) for name, value in state_dict.items()}, path)
             return dict(type='Pretrained', checkpoint=str(path), **kwargs)
 
-        zeroed = zero_init_residual and (network is RedNet or 'pretrained' not in form and 'class' not in form)
-        model = network(depth, init_cfg=FORMS[form](pretrained), zero_init_residual=zeroed)
+        zeroed = zero_init_residual and (network.func is RedNet or 'pretrained' not in form and 'class' not in form)
+        model = network(init_cfg=FORMS[form](pretrained), zero_init_residual=zeroed)
         model.init_weights()
         found.append([model.get_parameter(name).unique().tolist() for name in PROBES])
         model.init_weights()
@@ -464,7 +466,8 @@ def test_torch_jit_traces_for_a_fresh_process(tmp_path):
     run_python(
         'import torch, mmrednet.ops\n'
         f'x, expected = torch.load({str(tmp_path / "expected.pt")!r})\n'
-        f'torch.testing.assert_close(torch.jit.load({str(tmp_path / "traced.pt")!r})(x)[0], expected)'
+        f'torch.testing.assert_close(torch.jit.load({str(tmp_path / "traced.pt")!r})(x)[0], expected)',
+        'import torch',
     )
 
 
