@@ -65,7 +65,7 @@ bool is_manageable(const Problem<S>& p) {
   const auto size = [](double outer, double taps, double stride, double dilation) {
     return stride * outer + taps * dilation;
   };
-  const double rows = size(kRows, p.taps.y, p.stride.y, p.dilation.y);
+  const double rows = size(2 * kRows, p.taps.y, p.stride.y, p.dilation.y);
   const double columns = size(p.outer_size.x + 2 * kLanes<Accumulator<S>>, p.taps.x, p.stride.x, p.dilation.x);
   return rows * columns * (p.channels + kLanes<Accumulator<S>>)*sizeof(Accumulator<S>) <= kMostBytes;
 }

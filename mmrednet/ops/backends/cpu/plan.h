@@ -96,8 +96,10 @@ struct Plan {
     const int64_t wanted = ceil_div(4 * threads, p.batch * p.groups);
     band = std::min(fit, ceil_div(p.outer_size.y, threads > 1 ? wanted : 1));
     band = std::max<int64_t>(ceil_div(band, kRows), 1) * kRows;
-    bands = ceil_div(p.outer_size.y, band);
-    rows = (std::max<int64_t>(std::min(band, p.outer_size.y), kRows) - 1) * p.stride.y + inner_rows;
+    // The last rows belong to the band above if they are fewer than a tile. So the tiles, and with them the order of
+    // every sum, are the same for any number of bands.
+    bands = std::max<int64_t>(p.outer_size.y / band + (p.outer_size.y % band >= kRows), 1);
+    rows = (std::max<int64_t>(std::min(band + kRows - 1, p.outer_size.y), kRows) - 1) * p.stride.y + inner_rows;
     // With an odd number of cache lines, rows are spread over all sets of the cache.
     channel_step = (rows * row_step / kLine | 1) * kLine + kLine * 2;
     sharing = p.dilation.y == 1 && p.stride.y <= 2 && p.taps.y >= (kRows - 1) * p.stride.y ? p.stride.y : 0;

@@ -15,7 +15,7 @@ struct Item {
   Item(const Plan<S>& plan, int64_t index) {
     const auto& p = plan.problem;
     y0 = index % plan.bands * plan.band;
-    y1 = std::min(y0 + plan.band, p.outer_size.y);
+    y1 = index % plan.bands == plan.bands - 1 ? p.outer_size.y : y0 + plan.band;
     g = index / plan.bands % p.groups;
     n = index / plan.bands / p.groups;
     source_y = y0 * p.stride.y + p.offset.y;
