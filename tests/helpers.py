@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from functools import cache, partial
 from hashlib import sha256
 from importlib import import_module
@@ -198,8 +199,30 @@ def run_python(code, first=COMMON_IMPORTS):
     return text
 
 
+@contextmanager
+def small_disk(folder, size):
+    """Mounts a file system in memory with room for ``size`` bytes. The test is skipped if only root may do so."""
+    folder.mkdir()
+    options = f'size={size},mode=700'
+    if subprocess.run(['mount', '-t', 'tmpfs', '-o', options, 'tmpfs', folder], capture_output=True).returncode:
+        pytest.skip('only root may mount a file system')
+    try:
+        yield folder
+    finally:
+        subprocess.run(['umount', folder], check=True)
+
+
 def mark_full(cases, quick):
     """Returns a parameter for each case of a dict. All are marked full except those with a name in ``quick``."""
     return [
         pytest.param(case, id=name, marks=[] if name in quick else pytest.mark.full) for name, case in cases.items()
     ]
+
+
+def check_cases(request, strategy, check, parts=1):
+    """Calls ``check`` with the cases that hypothesis draws: ``--cases`` divided by ``parts``, the same in every run."""
+    from hypothesis import HealthCheck, given, settings
+
+    count = max(1, request.config.getoption('--cases') // parts)
+    quiet = dict(database=None, deadline=None, suppress_health_check=list(HealthCheck))
+    settings(max_examples=count, derandomize=True, **quiet)(given(strategy)(check))()

@@ -1,7 +1,11 @@
 """The file formats: how each one is written, and how its runtime loads it."""
 
 import copy
+import errno
+import io
 import operator
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +22,7 @@ from ..ops.backends.cpu.build import find_compiler
 from ..ops.onnx import one_operator
 from .model import ExportableModel, example, trace_size
 
+FULL = 1 << 20  # bytes. If a disk has less free space after an error, it is full.
 # The axes of the images whose sizes a file leaves open.
 AXES = {0: 'batch', 2: 'height', 3: 'width'}
 OPEN_SIZES = {'images': {axis: torch.export.Dim(name) for axis, name in AXES.items()}}
@@ -27,7 +32,10 @@ Run = Callable[[Tensor], Sequence[Tensor]]
 
 def write_torch_export(network: ExportableModel, images: Tensor, path: Path) -> None:
     """Writes ``.pt2`` in which involution is one operator, which ``import mmrednet.ops`` registers."""
-    torch.export.save(_capture(network, images), path)
+    # torch's own writer ends the process if the disk is full.
+    buffer = io.BytesIO()
+    torch.export.save(_capture(network, images), buffer)
+    path.write_bytes(buffer.getvalue())
 
 
 def write_aotinductor(network: ExportableModel, images: Tensor, path: Path) -> None:
@@ -153,6 +161,7 @@ def export(network: ExportableModel, name: str, path: Path, size: tuple[int, int
         size (tuple[int, int]): Approximate height and width of the images that the network is traced with.
 
     Raises:
+        OSError: The disk is full.
         ValueError: The network cannot be exported.
     """
     images = example(network, trace_size(size))
@@ -162,6 +171,8 @@ def export(network: ExportableModel, name: str, path: Path, size: tuple[int, int
             warnings.simplefilter('ignore')  # exporters warn their own developers
             FORMATS[name].write(traced, images, path)
     except Exception as error:  # an exporter raises errors of any type
+        if shutil.disk_usage(path.parent).free < FULL:  # torch's own error is a page of C++
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)) from error
         kind = type(network.model).__name__
         raise ValueError(f'this {kind} cannot be exported as {name}: {one_line(error)}') from error
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import small_disk
 from mmengine.fileio import BaseStorageBackend, FileClient, LocalBackend, register_backend
 from mmengine.hooks import CheckpointHook as MMEngineCheckpointHook
 from test_engine.toy import build_runner
@@ -64,12 +65,8 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, full_disk):
 
 
 def test_a_disk_that_is_really_full(tmp_path):
-    """A file system in memory with room for two checkpoints, and then for one and a half."""
-    disk = tmp_path / 'disk'
-    disk.mkdir()
-    if subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=3m', 'tmpfs', disk], capture_output=True).returncode:
-        pytest.skip('only root may mount a file system')
-    try:
+    """It has room for two checkpoints, and then for one and a half."""
+    with small_disk(tmp_path / 'disk', 3 << 20) as disk:
         # Weights and momentum: 1 MiB a checkpoint. The log is on another disk.
         options = dict(checkpoint=dict(max_keep_ckpts=1, out_dir=str(disk)), width=2**17 // 11)
         folder, saved = tmp_path / 'run', disk / 'run'
@@ -82,8 +79,6 @@ def test_a_disk_that_is_really_full(tmp_path):
         assert names(saved) == ['epoch_2.pth']
         (disk / 'other').unlink()
         assert resume(folder, 4, **options).epoch == 4
-    finally:
-        subprocess.run(['umount', disk], check=True)
 
 
 @pytest.mark.parametrize('name', ('epoch_3.pth', 'best_acc_epoch_3.pth'))

@@ -5,7 +5,18 @@ from importlib import import_module
 
 import pytest
 import torch
-from helpers import CASES, ROOT, TOLERANCE, check, make_arguments, make_fused_arguments, registry, run, run_python
+from helpers import (
+    CASES,
+    ROOT,
+    TOLERANCE,
+    check,
+    make_arguments,
+    make_fused_arguments,
+    registry,
+    run,
+    run_python,
+    small_disk,
+)
 from torch import nn
 from torch._decomp import decomposition_table
 
@@ -420,6 +431,16 @@ def test_a_wrong_export_leaves_the_old_file(tmp_path, monkeypatch, capsys, wrong
     assert words in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ['classifier.pt2', 'classifier.py']
     assert old.read_text() == 'old'
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, capsys):
+    with small_disk(tmp_path / 'disk', 2 << 20) as disk:
+        old = disk / 'classifier.pt2'
+        old.write_bytes(bytes(1 << 20))
+        assert export(disk, 'classifier', 'torch-export') is None
+        assert f'{old} could not be written (No space left on device): make room' in capsys.readouterr().err
+        assert sorted(path.name for path in disk.iterdir()) == ['classifier.pt2', 'classifier.py']
+        assert old.read_bytes() == bytes(1 << 20)
 
 
 @pytest.mark.parametrize('spoilt', (False, True))

@@ -4,10 +4,11 @@ import ctypes
 import multiprocessing
 import os
 import shutil
+import tempfile
 
 import pytest
 import torch
-from helpers import hide, run_python
+from helpers import hide, run_python, small_disk
 
 from mmrednet.ops.backends.cpu import build
 
@@ -42,7 +43,7 @@ def answer(tmp_path, monkeypatch):
 
 def test_many_processes_compile_once(answer, tmp_path, capfd):
     context = multiprocessing.get_context('fork')
-    processes = [context.Process(target=answer) for _ in range(4)]
+    processes = [context.Process(target=answer) for _ in range(8)]
     for process in processes:
         process.start()
     for process in processes:
@@ -263,6 +264,17 @@ def test_a_file_system_without_locks_is_survived(answer, monkeypatch, capfd):
     monkeypatch.setattr(build, 'FileLock', refuse)
     assert answer() == 42
     assert 'no flock' in capfd.readouterr().err
+
+
+def test_a_full_cache_is_reported_and_replaced(answer, tmp_path, monkeypatch, capfd):
+    """There is room for a part of the library."""
+    with small_disk(tmp_path / 'disk', 8 << 10) as disk:
+        assert answer('disk') == 42
+        assert f'{disk} cannot be used' in (error := capfd.readouterr().err) and 'No space left' in error
+        assert not list(disk.glob('*.so')) and not list(disk.glob('.mmrednet*'))
+        monkeypatch.setattr(tempfile, 'tempdir', str(disk))
+        with pytest.raises(RuntimeError, match=f'No space left.* Make room in {disk}'):
+            answer('disk')
 
 
 def test_no_fcntl_is_needed():

@@ -1,6 +1,7 @@
 """Compiles C++ for this machine at first use and keeps the libraries in the user's cache folder."""
 
 import ctypes
+import errno
 import hashlib
 import os
 import platform
@@ -19,6 +20,7 @@ from filelock import FileLock
 from ....files import replacing
 
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
+FULL = os.strerror(errno.ENOSPC)  # the compiler and the linker print it, too
 
 
 def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = None) -> ctypes.CDLL:
@@ -49,8 +51,8 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
         problem = error
     with tempfile.TemporaryDirectory(prefix='mmrednet-', ignore_cleanup_errors=True) as temporary:
         path = Path(temporary, path.name)
-        path.write_bytes(library or compile_library(source, command, path))
         try:
+            path.write_bytes(library or compile_library(source, command, path))
             loaded = ctypes.CDLL(str(path))
         except OSError as error:
             raise RuntimeError(f'the compiled library cannot be loaded: {error}{_remedy(str(error))}') from error
@@ -68,6 +70,8 @@ def _remedy(error: str) -> str:
             '. The C or C++ runtime library of this process is older than the one that the compiler used: update it, '
             'with `conda install -c conda-forge libstdcxx-ng` in a conda environment, or name an older compiler in CXX'
         )
+    if FULL in error:
+        return f'. Make room in {tempfile.gettempdir()}, or set MMREDNET_CACHE_DIR or TMPDIR to another folder'
     if 'map segment' in error or 'permi' in error.lower():
         return '. Set MMREDNET_CACHE_DIR or TMPDIR to a folder from which programs may run'
     return ''
@@ -146,10 +150,15 @@ def cache_folder() -> Path:
 
 
 def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
-    """Compiles a source to ``path``, reports that on stderr, and returns the content of the library."""
+    """Compiles a source to ``path``, reports that on stderr, and returns the content of the library.
+
+    Raises RuntimeError if the compiler fails, and OSError if the disk is full.
+    """
     _say(f"mmrednet: compiling {source.name} for this machine's CPU (30 to 60 s)")
     run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
+        if FULL in run.stderr:
+            raise OSError(errno.ENOSPC, FULL, str(path))
         lines = run.stderr.splitlines()
         reason = next((line for line in lines if 'error' in line or 'cannot find' in line), run.stderr.strip()[-200:])
         raise RuntimeError(f'the C++ compiler {command[0]!r} failed on {source.name}: {reason}')
