@@ -7,7 +7,7 @@ programs that the set-up does not install.
 
 import pytest
 
-pytest.register_assert_rewrite('helpers')
+pytest.register_assert_rewrite('helpers', 'oracle')
 
 
 @pytest.fixture(autouse=True)
@@ -37,6 +37,7 @@ def in_python():
 def pytest_addoption(parser):
     parser.addoption('--all', action='store_true', help='run the tests marked full, too')
     parser.addoption('--run-slow', action='store_true', help='run the tests marked slow, too')
+    parser.addoption('--cases', type=int, default=100, help='random cases for each backend (default: %(default)s)')
 
 
 TIERS = {'full': '--all', 'slow': '--run-slow'}

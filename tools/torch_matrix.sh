@@ -16,7 +16,7 @@ printf '| Python | torch | CUDA | NumPy | tests of ops and layers |\n| --- | ---
 for version; do
     "${PYTHON:-python3.11}" -m venv --clear "$folder/venv"
     python=$folder/venv/bin/python
-    "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-cache-dir "torch==$version" numpy pytest
+    "$python" -m pip install --quiet --quiet --disable-pip-version-check --no-cache-dir "torch==$version" numpy pytest hypothesis
     # The emulated CUDA kernels do not depend on torch.
     "$python" -m pytest -q -p no:cacheprovider tests/test_ops tests/test_layers \
         --ignore tests/test_ops/test_cuda_emulation.py >"$folder/log" 2>&1 || { failed=1; cat "$folder/log" >&2; }
