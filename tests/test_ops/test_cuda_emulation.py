@@ -24,6 +24,8 @@ from mmrednet.ops.backends.cuda.specialisation import ARGUMENTS
 
 HERE = Path(__file__).parent / 'emulation'
 FUNCTIONS = ('forward', 'grad_input', 'grad_kernel')
+# What shared memory holds before a block writes to it. Repeated, the byte is NaN or a small number in every dtype.
+NAN, SMALL = 0xFF, 0x3C
 
 
 @dataclass(frozen=True)
@@ -242,11 +244,23 @@ def test_matches_float64(build, case):
     problem = make(case)
     for function in FUNCTIONS:
         launch = plan(case, problem, function)
-        first, again = (run(build, launch, order) for order in (0, 2))
+        first, again = run(build, launch), run(build, launch, order=2, fill=SMALL)
         expected = problem[f'expected {function}']
         error = (first.double() - expected).abs().max() / expected.abs().max().clamp(min=1e-30)
         assert error <= TOLERANCE[case.dtype], f'{function}: {error}'
-        assert torch.equal(first, again), f'{function}: the result depends on the order of the threads'
+        assert torch.equal(first, again), f'{function}: it depends on the order of the threads or on unwritten memory'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('case', mark_full(CASES, CASES))
+def test_random_orders_of_the_threads(build, case):
+    """The threads of each block run in 20 random orders, which change at every barrier."""
+    problem = make(case)
+    for function in FUNCTIONS:
+        launch = plan(case, problem, function)
+        first = run(build, launch)
+        for seed in range(20):
+            assert torch.equal(run(build, launch, order=1000 + seed, fill=(NAN, SMALL)[seed % 2]), first), function
 
 
 @pytest.mark.parametrize('name', mark_full(dict(zip(SPOILT, SPOILT, strict=True)), QUICK))
@@ -291,6 +305,15 @@ def test_no_channels_have_a_zero_gradient():
     grad = torch.full((2, 1, 3, 3, 5, 5), float('nan'))
     cuda.grad_kernel(grad, torch.empty(2, 0, 5, 5), torch.empty(2, 0, 5, 5), (1, 1), (1, 1), (1, 1))
     assert not grad.any()
+
+
+@pytest.mark.full
+@pytest.mark.parametrize('name, function, copies', [barrier for barrier in BARRIERS if barrier[2].endswith('copies')])
+def test_a_read_of_unwritten_memory_is_caught(build, name, function, copies):
+    """Copies to shared memory that are not waited for leave it unwritten."""
+    launch = plan(CASES[name], make(CASES[name]), function)
+    first, again = (run(build, launch, fault=copies, fill=fill) for fill in (NAN, SMALL))
+    assert not torch.equal(first, again)
 
 
 @pytest.mark.full
@@ -388,8 +411,8 @@ def fields(launch):
     return launch.arguments.view(np.int64 if launch.specialisation.wide else np.int32)
 
 
-def run(build, planned, order=0, options=(), fault=None):
-    """Runs a launch, with the threads in an order, and returns what it writes.
+def run(build, planned, order=0, options=(), fault=None, fill=NAN):
+    """Runs a launch, with the threads in an order and shared memory full of a byte, and returns what it writes.
 
     ``fault`` is a marker of ``FAULTS`` or 'none': with either, the source is one with faults planted.
     """
@@ -402,9 +425,16 @@ def run(build, planned, order=0, options=(), fault=None):
     program = build(source, *specialisation.options, *options)
     case, result = program.with_name('case'), program.with_name('result')
     written = cuda.WRITTEN[launch.function]
-    head = list(cuda.WRITTEN).index(launch.function), launch.grid, launch.block, launch.shared, order, written, number
+    head = (
+        list(cuda.WRITTEN).index(launch.function),
+        launch.grid,
+        launch.block,
+        launch.shared,
+        order,
+        written,
+    )
     with open(case, 'wb') as file:
-        file.write(struct.pack('8q', *head, launch.arguments.nbytes) + launch.arguments.tobytes())
+        file.write(struct.pack('9q', *head, number, fill, launch.arguments.nbytes) + launch.arguments.tobytes())
         for tensor in tensors:
             memory = flat(tensor).view(torch.uint8).numpy().tobytes()
             file.write(struct.pack('q', len(memory)) + memory)

@@ -1,7 +1,8 @@
 // The part of CUDA that the kernels use, on the CPU. The threads of a block are fibers: one runs at a time, in an order
 // that the caller chooses, until it reaches __syncthreads() or an operation of its whole warp. So a missing barrier
-// gives a wrong result in every run. Each block starts with shared memory full of NaN. The address sanitizer reports
-// every access outside the bytes of a tensor or of the shared memory that the launch has.
+// gives a wrong result in every run. Each block starts with shared memory full of a byte that the caller chooses: if
+// two bytes give different results, a value was read that nothing wrote. The address sanitizer reports every access
+// outside the bytes of a tensor or of the shared memory that the launch has.
 //
 // The operations of tensor cores, copies to shared memory and the conversions of float16 are written again for the CPU
 // here. BLOCKING_COPIES chooses the form of start_copy that GPUs before sm_80 run, where a copy is done when it
@@ -194,9 +195,9 @@ void multiply(float (&sum)[4], const unsigned (&a)[4], const unsigned (&b)[2], L
 }
 
 // Runs all blocks of a launch. Order 0 runs the threads of a block upwards, 1 downwards, and any other number shuffles
-// them after every barrier.
+// them after every barrier. Each block starts with shared memory full of the byte `fill`.
 template <typename Function>
-void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Function what) {
+void launch(unsigned grid, unsigned block, size_t shared, unsigned order, int fill, Function what) {
   kernel = [](void* function) { (*(Function*)function)(); };
   captured = &what;
   gridDim.x = grid;
@@ -206,7 +207,7 @@ void launch(unsigned grid, unsigned block, size_t shared, unsigned order, Functi
   for (unsigned turn = 0; turn < block; ++turn) turns[turn] = order == 1 ? block - 1 - turn : turn;
   for (blockIdx.x = 0; blockIdx.x < grid; ++blockIdx.x) {
     ASAN_UNPOISON_MEMORY_REGION(shared_memory, SHARED_LIMIT);
-    memset(shared_memory, 0xff, SHARED_LIMIT);
+    memset(shared_memory, fill, SHARED_LIMIT);
     ASAN_POISON_MEMORY_REGION(shared_memory + shared, SHARED_LIMIT - shared);
     for (unsigned thread = 0; thread < block; ++thread) {
       Fiber& fiber = fibers[thread];
