@@ -6,13 +6,19 @@ import subprocess
 import sys
 import time
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 
 import pytest
 from helpers import ROOT, run_python
 
-# Replaces Python: makes a folder like a virtual environment and logs the calls of pip.
+# Replaces Python: makes a folder like a virtual environment, logs the calls of pip, and can end the set-up at one.
 PYTHON = """#!/bin/bash
+if [[ "$*" = '-m pip '* && "$3" != --version ]]; then
+    # Two processes call pip at the same time.
+    number=$(flock calls sh -c 'echo >>calls; wc -l <calls')
+    [ "$number" != "$(cat ends)" ] || { kill -s "$(cat signal)" "$(cat setup.pid)"; exit 1; }
+fi
 case "$*" in
     '-m venv --clear '*)
         installed=$4/lib/python3.11/site-packages/mmrednet-0.2.0.dist-info
@@ -22,15 +28,15 @@ case "$*" in
     *'{fails}'*) exit 1 ;;
     *'{hangs}'*) echo $$ >pid; exec sleep 60 ;;
     '-m pip download '*)
-        echo "$*" >>pip.log
+        echo "$*: $(cat "${*: -1}")" >>pip.log
         sources=$(mktemp -d)
         mkdir -p "$sources/mmcv/mmcv/ops/csrc/pytorch/cpu" && cd "$sources/mmcv/mmcv/ops/csrc/pytorch"
         touch pybind.cpp nms.cpp roi_align.cpp cpu/nms.cpp cpu/roi_align.cpp cpu/roi_pool.cpp
-        tar -czf "${*: -2:1}/mmcv.tar.gz" -C "$sources" mmcv ;;
+        tar -czf "${*: -3:1}/mmcv.tar.gz" -C "$sources" mmcv ;;
     '-m pip wheel '*)
         echo "$* $FORCE_CUDA" >>pip.log
         (cd "${*: -1}" && grep -r include . | sort) >>pip.log
-        mkdir "${*: -2:1}" && touch "${*: -2:1}/mmcv.whl" ;;
+        mkdir "${*: -2:1}" && echo whole >"${*: -2:1}/mmcv.whl" ;;
     '-m pip '*) echo "$* PIP_USER=$PIP_USER" >>pip.log ;;
     *) exec {real} "$@" ;;
 esac
@@ -49,9 +55,11 @@ def set_up(tmp_path):
     programs = tmp_path / 'programs'
     programs.mkdir()
 
-    def run(family=None, pip_user='', fails='nothing', hangs='nothing', **prints):
+    def run(family=None, pip_user='', fails='nothing', hangs='nothing', ends=0, signal='KILL', **prints):
         scripts = {name.replace('_', '-'): f"#!/bin/sh\necho '{text}'\n" for name, text in prints.items() if text}
         python = PYTHON.replace('{real}', sys.executable).replace('{fails}', fails).replace('{hangs}', hangs)
+        for name, text in dict(calls='', ends=f'{ends}', signal=signal).items():
+            (tmp_path / name).write_text(text)
         for name, script in {'python3.11': python, **scripts}.items():
             (programs / name).write_text(script)
             (programs / name).chmod(0o755)
@@ -60,9 +68,8 @@ def set_up(tmp_path):
         )
         if family is not None:
             environment['FAMILY'] = family
-        done = subprocess.run(
-            ['bash', 'tools/setup.sh'], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60
-        )
+        command = ['bash', '-c', 'echo $$ >setup.pid; exec bash tools/setup.sh']
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
         log = tmp_path / 'pip.log'
         return done, log.read_text() if log.exists() else ''
 
@@ -89,7 +96,7 @@ def test_the_driver_and_nvcc_decide_for_which_cuda_all_is_built(
     assert done.returncode == 0, done.stderr
     assert f' torch=={torch} ' in asked
     assert f' cupy-{cupy}==' in asked
-    assert ' mmcv==2.1.0\n' in asked
+    assert 'mmcv==2.1.0 --hash=sha256:d387bcab' in asked
     assert f'/mmcv/ {force_cuda}\n' in asked
     assert f'mmcv-2.1.0-torch-{torch}-' in asked
     assert words in done.stdout
@@ -143,6 +150,27 @@ def test_a_failed_build_leaves_no_process_and_no_files(set_up, tmp_path):
             time.sleep(0.1)
 
 
+@pytest.mark.parametrize(
+    ('ends', 'signal'),
+    [
+        pytest.param(ends, signal, marks=[] if signal == 'KILL' and ends in (4, 5) else pytest.mark.full)
+        for ends, signal in product(range(1, 8), ('KILL', 'TERM', 'INT'))
+    ],
+)
+def test_it_is_ended_at_any_call_of_pip_and_run_again(set_up, tmp_path, ends, signal):
+    done, before = set_up(ends=ends, signal=signal)
+    stamps = {'.torch', '.toolboxes', '.mmcv', '.mmrednet'}
+    environment = tmp_path / '.venv'
+    assert done.returncode and 'Ready' not in done.stdout
+    assert not all((environment / stamp).exists() for stamp in stamps)
+    # A wheel in the cache is whole. What a killed build leaves has another name.
+    wheels = (tmp_path / '.cache' / 'mmrednet').glob('*-optimized')
+    assert all((path / 'mmcv.whl').read_text() == 'whole\n' for path in wheels)
+    done, asked = set_up()
+    assert done.returncode == 0 and 'Ready' in done.stdout, done.stderr
+    assert asked != before and all((environment / stamp).exists() for stamp in stamps)
+
+
 def test_a_users_choice_of_pip_user_does_not_stop_it(set_up):
     done, asked = set_up(pip_user='1')
     assert done.returncode == 0, done.stderr
@@ -158,7 +186,7 @@ def test_mmcvs_operators_are_optimized():
 def test_the_other_family_has_an_environment_of_its_own(set_up, tmp_path):
     done, asked = set_up(family='onedl')
     assert done.returncode == 0, done.stderr
-    assert ' onedl-mmcv==2.3.6\n' in asked
+    assert 'onedl-mmcv==2.3.6 --hash=sha256:8704978a' in asked
     assert ' -r tools/requirements-onedl.txt ' in asked
     assert (tmp_path / '.venv-onedl').is_dir() and not (tmp_path / '.venv').exists()
 

@@ -74,7 +74,7 @@ build_mmcv() {
         (umask 077; mkdir -p "${wheels%/*}")  # code is loaded from there, so nobody else may write to it
         build=$(mktemp -d "$wheels.XXXXXX")
         python -m pip download --quiet --quiet --disable-pip-version-check --no-deps --no-build-isolation \
-            --no-binary :all: --dest "$build" "$mmcv"
+            --no-binary :all: --dest "$build" --requirement <(echo "$mmcv --hash=sha256:$sha256")
         tar -xzf "$build"/*.tar.gz -C "$build"
         sources=("$build"/*/mmcv/ops/csrc/pytorch)
         merge "${sources[0]}" pybind.cpp
@@ -129,8 +129,12 @@ look_for_gpu() {
 }
 
 case ${FAMILY-} in
-    '') mmcv=mmcv==2.1.0 toolboxes='mmpretrain, mmdet, mmsegmentation' ;;
-    onedl) mmcv=onedl-mmcv==2.3.6 toolboxes='the other OneDL forks' ;;
+    '')
+        mmcv=mmcv==2.1.0 toolboxes='mmpretrain, mmdet, mmsegmentation'
+        sha256=d387bcab66b467479b6660310e23746cfc79c6e57acf04094680adb499a5cd3f ;;
+    onedl)
+        mmcv=onedl-mmcv==2.3.6 toolboxes='the other OneDL forks'
+        sha256=8704978a3d492b15cc058742ac3165bd1bcc2dd20678da9ed39e0da3048e3045 ;;
     *) stop "FAMILY is '$FAMILY': it should be onedl (the OneDL forks) or unset (OpenMMLab's packages)" ;;
 esac
 venv=.venv${FAMILY:+-$FAMILY} requirements=tools/requirements-${FAMILY:-openmmlab}.txt
