@@ -24,6 +24,9 @@ def replacing(path: str | Path) -> Iterator[Path]:
         OSError: The folder or the file cannot be written.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        yield path  # a device such as /dev/stdout, or a pipe
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # In the same folder, since a rename is atomic on one file system only.

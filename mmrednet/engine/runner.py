@@ -1,7 +1,6 @@
 """The runner of our configs: it reports missing data and checkpoints early, and keeps the last good checkpoint."""
 
 import atexit
-import os
 from logging import WARNING
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from ..errors import one_line
 from ..files import replacing
 from ..models.backbone import Backbone
 from ..registry import RUNNERS
+from .datasets import explain
 from .hooks import CheckpointHook
 from .resuming import find_checkpoint
 
@@ -39,13 +39,21 @@ def _disconnect() -> None:
         torch.distributed.destroy_process_group()
 
 
+# Our additions to mmengine's default hooks.
+DEFAULT_HOOKS = {
+    'load_checkpoint': 'LoadCheckpointHook',
+    'check_classes': 'CheckClassesHook',
+    'check_data': 'CheckDataHook',
+}
+
+
 @RUNNERS.register_module()
 class Runner(MMEngineRunner):
     """mmengine's runner with checks of data, classes and checkpoints. ``runner_type='mmrednet.Runner'`` selects it.
 
     - It reports missing data and checkpoints before it builds data sets.
-    - Its default hooks include :class:`LoadCheckpointHook`, as ``load_checkpoint``, and :class:`CheckClassesHook`, as
-      ``check_classes``. In ``default_hooks``, None leaves a hook out.
+    - Its default hooks include :class:`LoadCheckpointHook`, as ``load_checkpoint``, :class:`CheckClassesHook`, as
+      ``check_classes``, and :class:`CheckDataHook`, as ``check_data``. In ``default_hooks``, None leaves a hook out.
     - A checkpoint is written whole, and the previous one remains until then: see :class:`CheckpointHook`.
     - ``resume=True`` skips checkpoints that cannot be read: see :func:`mmrednet.engine.resuming.find_checkpoint`.
     - ``--launcher pytorch`` also runs on CPUs; mmengine's runner requires a GPU for each process.
@@ -142,9 +150,9 @@ class Runner(MMEngineRunner):
         super().register_hook(hook, priority)
 
     def register_default_hooks(self, hooks: dict | None = None) -> None:
-        """Registers mmengine's default hooks, and the hooks that check checkpoints and classes."""
+        """Registers mmengine's default hooks, and the hooks that check checkpoints, classes and data."""
         hooks = dict(hooks or {})
-        for name, kind in (('load_checkpoint', 'LoadCheckpointHook'), ('check_classes', 'CheckClassesHook')):
+        for name, kind in DEFAULT_HOOKS.items():
             hook = hooks.pop(name, {})
             if isinstance(hook, dict):  # a config names only the arguments that differ
                 hook = {'type': f'mmrednet.{kind}', **hook}
@@ -158,11 +166,12 @@ class Runner(MMEngineRunner):
 
         Raises:
             FileNotFoundError: A file of its data sets or a whole ``data_root`` is missing.
+            ValueError: Its data sets cannot be built.
         """
         try:
             return MMEngineRunner.build_dataloader(dataloader, *args, **kwargs)
-        except FileNotFoundError:
-            _check_data_root(dataloader.get('dataset'))
+        except Exception as error:  # a data set can raise anything
+            explain(dataloader.get('dataset'), error)
             raise
 
     @classmethod
@@ -185,21 +194,3 @@ class Runner(MMEngineRunner):
                 'give the path or URL of a checkpoint'
             )
         return super().from_cfg(cfg)
-
-
-def _check_data_root(dataset) -> None:
-    """Raises an error if the data root of a data set, or of one that it wraps, does not exist."""
-    if isinstance(dataset, (list, tuple)):
-        for item in dataset:
-            _check_data_root(item)
-    if not isinstance(dataset, dict):
-        return
-    for key in ('dataset', 'datasets'):
-        _check_data_root(dataset.get(key))
-    root = dataset.get('data_root')
-    # With backend_args, the path may belong to another storage.
-    if root and '://' not in str(root) and not dataset.get('backend_args') and not os.path.isdir(root):
-        raise FileNotFoundError(
-            f'data_root of the data set {dataset.get("type")} is {root!r}, but there is no such folder: '
-            'put the data there, link it there, or set data_root in the config'
-        )

@@ -28,7 +28,7 @@ def find_names(checkpoint_meta: Mapping, config: Config, model: nn.Module) -> Na
 
     If it does not have one name for each class, the names are those of the config's test data set, or else numbers.
     """
-    sizes = _count_classes(model)
+    sizes = count_classes(model)
     tried: list[str] = []
     for source in ('the checkpoint', "the config's data set"):
         try:
@@ -46,7 +46,7 @@ def find_names(checkpoint_meta: Mapping, config: Config, model: nn.Module) -> Na
     return Names([str(label) for label in range(size)], _to_colours(None, size), f'{note}: numbers stand for the names')
 
 
-def _count_classes(model: nn.Module) -> set[int]:
+def count_classes(model: nn.Module) -> set[int]:
     """Returns the numbers of classes of a model's heads."""
     # Proposals have one class, and the data preprocessor's `num_classes` is for mixed labels in training.
     return {

@@ -12,7 +12,7 @@ import numpy as np
 from ..errors import one_line
 
 # Files of a folder with these endings count as photographs. OpenCV reads some of them only if it was built for them.
-ENDINGS = tuple('.avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .pgm .png .ppm .tif .tiff .webp'.split())
+ENDINGS = tuple('.avif .bmp .gif .heic .heif .jfif .jp2 .jpe .jpeg .jpg .mpo .pgm .png .ppm .tif .tiff .webp'.split())
 # The names of the pictures that `predict` draws.
 DRAWN = re.compile(r'_prediction(_\d+)?\.png$')
 
@@ -54,13 +54,26 @@ def read_photo(path: str, load: Callable[[dict], dict]) -> np.ndarray:
     Raises:
         ValueError: The file cannot be read, or holds no image that the steps can read.
     """
-    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # the error below replaces OpenCV's messages
+    return load_photo(dict(img_path=path), load)['img']
+
+
+def load_photo(sample: dict, load: Callable[[dict], dict]) -> dict:
+    """Returns the result of the loading steps for a sample. The errors are those of :func:`read_photo`."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # the error below replaces OpenCV's messages
+    path = sample['img_path']
     try:
-        return load(dict(img_path=path))['img']
+        if '://' not in path and os.path.exists(path) and not os.path.isfile(path):
+            raise ValueError('it is no file')  # reading a pipe would wait for ever
+        return load(sample)
+    except FileNotFoundError as error:
+        raise ValueError(f'there is no file {path}: correct the path') from error
     except Exception as error:
-        # mmcv asserts that OpenCV returned an image, and OpenCV gives no reason.
-        unexplained = isinstance(error, AssertionError | cv2.error)
-        reason = 'it is empty or damaged, or in no format that OpenCV reads' if unexplained else one_line(error)
+        reason = one_line(error)
+        if 'MAX_IMAGE_PIXELS' in reason:
+            reason = 'it has more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows, by default 2^30'
+        elif isinstance(error, AssertionError | cv2.error):
+            # mmcv asserts that OpenCV returned an image, and OpenCV gives no reason.
+            reason = 'it is empty or damaged, or in no format that OpenCV reads'
         raise ValueError(f'{path} cannot be read as an image ({reason}): give a JPEG or PNG file') from error
 
 

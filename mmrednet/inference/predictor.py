@@ -24,6 +24,11 @@ from .tasks import TASKS
 
 DEFAULT = 'rednet50_in1k'
 REMEDY = 'give the config that it was trained with (--config or --model), or a checkpoint of this one'
+# By a part of an error's text.
+REMEDIES = {
+    'out of memory': ': make it smaller',
+    "function 'resize'": ': it is too narrow, so that the test pipeline makes it 0 pixels wide or high; pad it',
+}
 
 
 @dataclass
@@ -113,7 +118,7 @@ class Predictor:
                 return Prediction(photo, rows, self.task.draw(image, sample, rows) if self._draw else None)
         except Exception as error:  # a model can raise anything
             shape = 'x'.join(map(str, (image.shape[1], image.shape[0], *image.shape[2:])))
-            remedy = ': make it smaller' if 'out of memory' in str(error) else ''
+            remedy = next((text for sign, text in REMEDIES.items() if sign in str(error)), '')
             return Prediction(photo, error=f'{photo} ({shape}) cannot be predicted ({one_line(error)}){remedy}')
 
 

@@ -23,9 +23,12 @@ rows compare numbers. The others only check that no error is raised. The tests w
 A test fails if a row works for ResNet and not for RedNet, or if its result differs from this page:
 
 ```bash
-python -m pytest tests/test_compatibility --all                          # all rows except the slow ones
-python -m pytest tests/test_compatibility --all --run-slow               # all rows
-python -m pytest tests/test_compatibility --all --run-slow --write-docs  # all rows; writes this page
+# all rows except the slow ones
+python -m pytest tests/test_compatibility --all
+# all rows
+python -m pytest tests/test_compatibility --all --run-slow
+# all rows, and writes this page
+python -m pytest tests/test_compatibility --all --run-slow --write-docs
 ```
 
 The slow rows run command-line tools or compilers. Some tools need packages that their toolbox does not install. Without

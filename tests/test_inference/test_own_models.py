@@ -314,7 +314,7 @@ def test_a_photograph_that_cannot_be_predicted_does_not_stop_the_others(monkeypa
 
     monkeypatch.setattr(predictor.task, 'infer', fail)
     first, second, third = predictor(['black.png', 'absent.png', 't.png'])
-    assert 'too dark' in first.error and 'No such file' in second.error and len(third.rows) == 3
+    assert 'too dark' in first.error and 'there is no file absent.png' in second.error and len(third.rows) == 3
 
 
 def test_weights_that_give_nan_for_an_image_are_named():

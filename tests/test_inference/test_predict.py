@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import resource
+import struct
+import zlib
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -217,6 +219,27 @@ def test_bad_photographs_do_not_stop_the_others(trained, photos, capfd):
     for name in (*bad, 'trip/c.HEIC'):
         assert sum(line.startswith(f'mmrednet predict: error: {name} ') and 'give' in line for line in err) == 1
     assert len(json.loads(Path('results.json').read_text())) == 2
+
+
+def test_photographs_that_cannot_be_read_or_resized_say_why(trained, photos, capfd):
+    os.mkfifo('pipe.jpg')  # reading it would wait for ever
+    cv2.imwrite('thin.png', np.zeros((1, 3000, 3), np.uint8))
+    cv2.imwrite('deep.tif', np.zeros((8, 8, 3), np.float32))
+    huge = bytearray(Path('trip/a.png').read_bytes())
+    struct.pack_into('>II', huge, 16, 60000, 60000)  # the size that the header gives, and its checksum
+    struct.pack_into('>I', huge, 29, zlib.crc32(huge[12:29]))
+    Path('huge.png').write_bytes(huge)
+    reasons = {
+        'pipe.jpg': 'it is no file',
+        'thin.png': 'too narrow',
+        'deep.tif': 'in no format that OpenCV reads',
+        'huge.png': 'more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows',
+    }
+    assert main(['predict', *reasons, '--checkpoint', str(trained['mmdet'][1])]) == 2
+    err = said(capfd)[1]  # and nothing that OpenCV prints
+    assert len(err) == 4
+    for line, (name, reason) in zip(err, reasons.items(), strict=True):
+        assert line.startswith(f'mmrednet predict: error: {name} ') and reason in line
 
 
 def test_a_full_disk_leaves_no_half_picture(trained, photos, capfd):

@@ -1,8 +1,10 @@
 """The builder of native code: one process compiles, and no library that another user could have written is loaded."""
 
 import ctypes
+import errno
 import multiprocessing
 import os
+import pwd
 import shutil
 import tempfile
 
@@ -150,6 +152,15 @@ def test_a_home_is_expanded(tmp_path, monkeypatch):
         assert build.cache_folder() == tmp_path / folder
 
 
+def test_a_user_without_a_home_has_a_private_cache(monkeypatch):
+    """``docker run --user 12345``, without HOME and without an entry in /etc/passwd."""
+    for variable in ('HOME', 'XDG_CACHE_HOME', 'MMREDNET_CACHE_DIR'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+    folder = build.cache_folder()
+    assert folder.is_absolute() and folder.name == f'mmrednet-{os.getuid()}'
+
+
 def in_a_process(function, *arguments):
     """Loads in a new process, since the loader does not read a file again that it has loaded."""
     process = multiprocessing.get_context('fork').Process(target=function, args=arguments)
@@ -257,13 +268,15 @@ def test_an_old_runtime_library_is_named_as_the_cause(answer, monkeypatch, capfd
     assert 'cache folder' not in capfd.readouterr().err and answer.compilations() == 1
 
 
-def test_a_file_system_without_locks_is_survived(answer, monkeypatch, capfd):
-    def refuse(path):
-        raise NotImplementedError('no flock')
+@pytest.mark.parametrize('error', (OSError(errno.ENOLCK, 'No locks available'), NotImplementedError('no flock')))
+def test_a_file_system_without_locks_has_a_cache(error, answer, monkeypatch, capfd):
+    def refuse(lock):
+        raise error
 
-    monkeypatch.setattr(build, 'FileLock', refuse)
-    assert answer() == 42
-    assert 'no flock' in capfd.readouterr().err
+    monkeypatch.setattr(build.FileLock, 'acquire', refuse)
+    assert in_a_process(answer) == in_a_process(answer) == 0
+    assert answer.compilations() == 1
+    assert 'cannot be used' not in capfd.readouterr().err
 
 
 def test_a_full_cache_is_reported_and_replaced(answer, tmp_path, monkeypatch, capfd):

@@ -8,7 +8,10 @@ from typing import Any
 from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
+from torch import nn
 
+from ...errors import printable
+from ...inference.names import count_classes
 from ...registry import HOOKS
 
 LEAVE_OUT = 'if the data set is meant to be so, set default_hooks.check_classes=None'
@@ -24,6 +27,8 @@ class CheckClassesHook(Hook):
       ``metainfo.classes``, and leaves out the annotations of a category whose name is spelt differently there.
     - mmpretrain numbers folders in alphabetical order, but takes their names in the order of ``metainfo.classes``.
     - The data sets for training and validation, or the checkpoint and the data set, give a class different labels.
+    - ``num_classes`` of the model is not the number of classes. mmdet then reads the label of the last class as the
+      background, or trains outputs for classes that do not exist.
     - ``metainfo.classes`` is a string, so that each letter is a name: ``('cat')`` for ``('cat',)``.
 
     The check includes data sets inside wrappers such as ``ConcatDataset``. It skips data sets of other formats, and
@@ -34,9 +39,9 @@ class CheckClassesHook(Hook):
         """Checks the data sets that the runner has built.
 
         Raises:
-            ValueError: Class names do not match the labels.
+            ValueError: Class names do not match the labels, or their number is not the model's number of classes.
         """
-        datasets = _find_datasets(runner)
+        datasets = _find_named(runner)
         files: dict[str, dict[int, str]] = {}  # several data sets may have the same file
         for where, dataset in datasets:
             if isinstance(classes := dataset.metainfo['classes'], str):
@@ -52,6 +57,7 @@ class CheckClassesHook(Hook):
             elif folders := getattr(dataset, 'folder_to_idx', None):
                 _check_folders(where, sorted(folders, key=folders.__getitem__), classes)
         if datasets and datasets[0][0].startswith('train'):
+            _check_number(runner.model, *datasets[0])
             for where, dataset in datasets[1:]:
                 _check_same('the data set for training', datasets[0][1].metainfo['classes'], where, dataset)
 
@@ -65,20 +71,25 @@ class CheckClassesHook(Hook):
             return  # Training that starts from a checkpoint may have other classes.
         classes = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes')
         if isinstance(classes, list | tuple):
-            for where, dataset in _find_datasets(runner):
+            for where, dataset in _find_named(runner):
                 _check_same('the checkpoint', classes, where, dataset)
 
 
-def _find_datasets(runner) -> list[tuple[str, Any]]:
-    """Returns the data sets with classes that have been built, each with the entry of the config that it is in."""
+def find_datasets(runner) -> list[tuple[str, Any]]:
+    """Returns the data sets that have been built, without wrappers, each with the entry of the config that it is in."""
     datasets = []
     for name in ('train', 'val', 'test'):
         loop = getattr(runner, f'_{name}_loop')  # the property without the underscore would build the loop
         if isinstance(loop, BaseLoop):
             datasets += [(f'{name}_dataloader.dataset', part) for part in _unwrap(loop.dataloader.dataset)]
+    return datasets
+
+
+def _find_named(runner) -> list[tuple[str, Any]]:
+    """Returns the data sets with names of classes that belong to labels."""
     return [
         (where, dataset)
-        for where, dataset in datasets
+        for where, dataset in find_datasets(runner)
         if (getattr(dataset, 'metainfo', None) or {}).get('classes') and not getattr(dataset, 'return_classes', False)
     ]
 
@@ -151,11 +162,25 @@ def _check_folders(where: str, folders: Sequence[str], classes: Sequence[str]) -
         )
 
 
+def _check_number(model: nn.Module, where: str, dataset) -> None:
+    """Compares the number of classes with those of the model's heads."""
+    classes, sizes = dataset.metainfo['classes'], count_classes(model)
+    if sizes and len(classes) not in sizes:
+        raise ValueError(
+            f'{where}: the number of classes is {len(classes)}, {printable(list(classes))}, but num_classes of the '
+            f'model is {" or ".join(map(str, sorted(sizes)))}: correct one of them; {LEAVE_OUT}'
+        )
+
+
 def _check_same(other: str, others: Sequence[str], where: str, dataset) -> None:
     """Compares two orders of the same classes, or of some of them."""
     classes = dataset.metainfo['classes']
-    shared = set(classes) & set(others)
-    if shared in (set(classes), set(others)) and (moved := _find_moved(classes, others)):
+    moved: list[str] = []
+    for form in (str, _simplify):  # 'Star' comes before 'disc', and 'star' after it
+        one, two = [*map(form, classes)], [*map(form, others)]
+        if {*one} <= {*two} or {*two} <= {*one}:
+            moved = moved or _find_moved(one, two)
+    if moved:
         raise ValueError(
             f'{other} and {where} give {moved} different labels: the classes are {list(others)} and {list(classes)}. '
             'Write the same metainfo=dict(classes=...) in both, and give both data sets the same categories in the '

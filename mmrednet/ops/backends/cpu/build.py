@@ -19,6 +19,8 @@ from filelock import FileLock
 
 from ....files import replacing
 
+# Another process compiles for at most this long. Then this one does not wait for its lock any longer.
+MOST_SECONDS = 300
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
 FULL = os.strerror(errno.ENOSPC)  # the compiler and the linker print it, too
 
@@ -46,8 +48,7 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
     try:
         library = _cached(path, source, command)
         return ctypes.CDLL(str(path))
-    # FileLock raises NotImplementedError on a file system without locks.
-    except (OSError, NotImplementedError) as error:
+    except OSError as error:
         problem = error
     with tempfile.TemporaryDirectory(prefix='mmrednet-', ignore_cleanup_errors=True) as temporary:
         path = Path(temporary, path.name)
@@ -146,7 +147,9 @@ def cache_folder() -> Path:
     """Returns the folder of compiled libraries: ``MMREDNET_CACHE_DIR``, or ``mmrednet`` in the user's cache folder."""
     folder = os.environ.get('MMREDNET_CACHE_DIR')
     folder = folder or os.path.join(os.environ.get('XDG_CACHE_HOME') or '~/.cache', 'mmrednet')
-    return Path(os.path.expanduser(folder))
+    path = Path(os.path.expanduser(folder))
+    # `~` stays in a container whose user has neither HOME nor an entry in /etc/passwd.
+    return Path(tempfile.gettempdir(), f'mmrednet-{os.getuid()}') if str(path).startswith('~') else path
 
 
 def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
@@ -181,14 +184,22 @@ def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
     check_private(path.parent)
     if library := _read(path):
         return library
-    with FileLock(path.with_suffix('.lock')):
+    lock = FileLock(path.with_suffix('.lock'), timeout=MOST_SECONDS)
+    # Some file systems have no locks. Then several processes may compile, but the file at `path` is always whole.
+    try:
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        if not os.access(path.parent, os.W_OK):
+            raise
+    try:
         if library := _read(path):
             return library
-        # On a network file system, locks may have no effect. Even then the file at `path` is whole.
         with replacing(path) as part:
             library = compile_library(source, command, part)
             part.write_bytes(library + _seal(path, library))
             part.chmod(0o755)
+    finally:
+        lock.release()
     return library
 
 
