@@ -52,7 +52,7 @@ def make_folders(folder, *names, **options):
 
 def check(folder, train=None, val=None):
     """Builds what a run builds before its hooks, and calls them."""
-    runner = build_runner(folder / 'run', train=train, val=val, scores=(1,))
+    runner = build_runner(folder / 'run', train=train, val=val, scores=(1,), hooks=dict(check_data=None))
     assert len(runner.train_loop.dataloader.dataset) and runner.val_loop
     runner.call_hook('before_run')
 

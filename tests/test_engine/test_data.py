@@ -171,7 +171,7 @@ def test_a_file_that_mmdet_cannot_read(name, tmp_path):
 
 def test_a_coco_file_without_the_classes(tmp_path):
     (tmp_path / 'a.json').write_text(json.dumps(annotations()))
-    filtering = dict(filter_cfg=dict(filter_empty_gt=True), pipeline=[])
+    filtering = dict(filter_cfg=dict(filter_empty_gt=True), pipeline=[], data_prefix=dict(img=''))
     for metainfo in ({}, dict(metainfo=dict(classes=('cat', 'dog')))):
         with pytest.raises(ValueError, match=r"none of the categories .* write metainfo=dict\(classes=\('disc', 'tri"):
             Runner.build_dataloader(
@@ -201,13 +201,13 @@ LOAD = (dict(type='LoadImageFromFile'), dict(type='LoadAnnotations'))
 
 def coco(folder, pipeline=LOAD, **options):
     options = dict(metainfo=dict(classes=NAMES), pipeline=[*pipeline], serialize_data=False, **options)
-    return CocoDataset(ann_file=str(folder / 'a.json'), data_prefix=dict(img=str(folder)), **options)
+    return CocoDataset(ann_file=str(folder / 'a.json'), data_prefix=dict(img=str(folder / 'images')), **options)
 
 
 def masks(folder, classes=('ground', 'tree', 'house'), **options):
     init_default_scope('mmseg')
     options = dict(metainfo=dict(classes=classes), pipeline=[*LOAD], serialize_data=False, **options)
-    prefix = dict(img_path=str(folder), seg_map_path=str(folder / 'masks'))
+    prefix = dict(img_path=str(folder / 'images'), seg_map_path=str(folder / 'masks'))
     return BaseSegDataset(data_prefix=prefix, img_suffix='.png', **options)
 
 
@@ -215,11 +215,12 @@ def masks(folder, classes=('ground', 'tree', 'house'), **options):
 def folder(tmp_path):
     """Four images, with boxes and with masks."""
     (tmp_path / 'masks').mkdir()
+    (tmp_path / 'images').mkdir()
     (tmp_path / 'a.json').write_text(json.dumps(annotations()))
     mask = np.zeros((48, 64), np.uint8)
     mask[8:24, 8:28], mask[30:40, 8:28] = 1, 2
     for n in range(1, 5):
-        cv2.imwrite(str(tmp_path / f'{n}.png'), np.full((48, 64, 3), 99, np.uint8))
+        cv2.imwrite(str(tmp_path / 'images' / f'{n}.png'), np.full((48, 64, 3), 99, np.uint8))
         Image.fromarray(mask).save(tmp_path / 'masks' / f'{n}.png')
     return tmp_path
 
@@ -264,7 +265,7 @@ def turned(path):
 
 
 IMAGES = {
-    'missing': (lambda path: path.unlink(), r'sample 2 .*3.png.* No such file'),
+    'missing': (lambda path: path.unlink(), 'there is no file .*3.png: correct the path'),
     'empty': (lambda path: path.write_bytes(b''), '3.png cannot be read as an image .*empty or damaged'),
     'truncated': (lambda path: path.write_bytes(path.read_bytes()[:60]), '3.png cannot be read as an image'),
     'another size': (
@@ -278,7 +279,7 @@ IMAGES = {
 @pytest.mark.parametrize('name', IMAGES)
 def test_wrong_images(name, folder):
     change, message = IMAGES[name]
-    change(folder / '3.png')
+    change(folder / 'images' / '3.png')
     with pytest.raises(ValueError, match=f'train_dataloader.dataset, sample 2 .*{message}'):
         run_hooks(folder, coco(folder))
     if name == 'turned':

@@ -19,8 +19,6 @@ from filelock import FileLock
 
 from ....files import replacing
 
-# Another process compiles for at most this long. Then this one does not wait for its lock any longer.
-MOST_SECONDS = 300
 FLAGS = ('-std=c++17', '-O3', '-fno-math-errno', '-ffp-contract=fast', '-fopenmp', '-fPIC', '-shared', '-w')
 FULL = os.strerror(errno.ENOSPC)  # the compiler and the linker print it, too
 
@@ -184,7 +182,7 @@ def _cached(path: Path, source: Path, command: Sequence[str]) -> bytes:
     check_private(path.parent)
     if library := _read(path):
         return library
-    lock = FileLock(path.with_suffix('.lock'), timeout=MOST_SECONDS)
+    lock = FileLock(path.with_suffix('.lock'), timeout=300)  # seconds, longer than a compilation takes
     # Some file systems have no locks. Then several processes may compile, but the file at `path` is always whole.
     try:
         lock.acquire()
