@@ -60,6 +60,7 @@ def write_onnx(network: ExportableModel, images: Tensor, path: Path) -> None:
     )
     optimizer.fold_constants(program.model)
     optimizer.remove_unused_nodes(program.model)
+    program.model.ir_version = 9  # ONNX Runtime 1.17, the first with opset 20, reads no newer files
     program.save(path, external_data=False)
 
 
