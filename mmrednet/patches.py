@@ -3,6 +3,8 @@
 ``mmrednet.registry`` imports this module. So every config that names a type as ``mmrednet.`` imports it.
 """
 
+import os
+from getpass import getuser
 from importlib.util import find_spec
 from pickle import UnpicklingError
 from typing import Any
@@ -108,7 +110,20 @@ def find_configs_by_package() -> None:
         MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
+def name_the_user() -> None:
+    """Sets ``USER`` if the user has no name, as in a container that was started with any number as its user.
+
+    torch puts the name into the path of a cache folder, and importing torchvision would fail: "getpwuid(): uid not
+    found". This can go when torch 2.13 is the oldest supported version.
+    """
+    try:
+        getuser()
+    except (KeyError, OSError):  # OSError from Python 3.13 on
+        os.environ['USER'] = f'uid{os.getuid()}'
+
+
 count_involutions()
 declare_safe_types()
 keep_safe_types_in_onedl()
 find_configs_by_package()
+name_the_user()

@@ -1,5 +1,8 @@
+import os
+import pwd
 import sys
 from configparser import ConfigParser
+from getpass import getuser
 
 import pytest
 from helpers import ROOT, TORCH_ALONE, ConstantKernel, hide, run_python
@@ -7,6 +10,7 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import DefaultScope
 
 from mmrednet.models.involution import build_involution
+from mmrednet.patches import name_the_user
 from mmrednet.registry import MODELS
 from mmrednet.requirements import MINIMUM
 
@@ -136,3 +140,14 @@ def test_a_kernel_generation_function_of_a_toolbox_is_found_by_its_bare_name():
     with DefaultScope.overwrite_default_scope('mmdet'):
         layer = build_involution(channels=16, kernel_generation=dict(type='ConstantKernel'))
     assert isinstance(layer.kernel_generation, ConstantKernel)
+
+
+def test_a_user_without_a_name_gets_one(monkeypatch):
+    for variable in ('LOGNAME', 'USER', 'LNAME', 'USERNAME'):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(pwd, 'getpwuid', {}.__getitem__)
+    name_the_user()
+    assert getuser() == f'uid{os.getuid()}'
+    monkeypatch.setenv('USER', 'me')
+    name_the_user()
+    assert getuser() == 'me'
