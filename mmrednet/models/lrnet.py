@@ -74,7 +74,7 @@ class LRNet(ResNetBackbone):
 
 
 def make_local_relation(channels: int, *, similarity: str = 'difference', **kwargs) -> LocalAttention:
-    """Makes a local relation layer (eq. 1 of LR-Net).
+    """Makes a local relation layer.
 
     Args:
         channels (int): Channels of input and output.

@@ -98,7 +98,7 @@ class AttentionStem(nn.Module):
 
     It is ``softmax(q . k + q . r) v`` over the block. ``r`` is as in
     :class:`mmrednet.layers.SelfAttentionKernelGeneration`. The value matrix of a position is a mixture of four
-    matrices, whose weights are a softmax (section 3.3 of Stand-Alone ResNet). An image whose size is no multiple of
+    matrices, whose weights are a softmax (section 3.2 of Stand-Alone ResNet). An image whose size is no multiple of
     four is padded with zeros at the bottom and on the right.
 
     Args:
@@ -137,15 +137,16 @@ class AttentionStem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Applies the stem to images ``x`` (N, in_channels, H, W)."""
         height, width = x.shape[2:]
-        x = F.pad(x, (0, -width % SIDE, 0, -height % SIDE))
-        # (N, H / 4, W / 4, 16, in_channels)
-        blocks = x.unflatten(3, (-1, SIDE)).unflatten(2, (-1, SIDE)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
+        rows, columns = (height + SIDE - 1) // SIDE, (width + SIDE - 1) // SIDE
+        x = F.pad(x, (0, columns * SIDE - width, 0, rows * SIDE - height))
+        # (N, rows, columns, 16, in_channels)
+        blocks = x.unflatten(3, (columns, SIDE)).unflatten(2, (rows, SIDE)).permute(0, 2, 4, 3, 5, 1).flatten(3, 4)
         query, key = (linear(blocks).unflatten(4, (HEADS, -1)) for linear in (self.query, self.key))
         logits = torch.einsum('nijqhc,nijkhc->nijhqk', query, key)
         logits = logits + torch.einsum('nijqhc,qkc->nijhqk', query, self._embeddings())
         value = torch.einsum('nijkc,kdc->nijkd', blocks, self._value_matrices()).unflatten(4, (HEADS, -1))
         out = torch.einsum('nijhqk,nijkhc->nijqhc', logits.softmax(-1), value)
-        # (N, H / 4, W / 4, 4, 4, channels)
+        # (N, rows, columns, 4, 4, channels) to (N, channels, 4 * rows, 4 * columns)
         out = out.flatten(4).unflatten(3, (SIDE, SIDE)).permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
         return out[:, :, :height, :width]
 
