@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from .. import toolboxes
 from ..complexity.tables import build_model, run_model
 from ..environment import describe_machine
 from ..formatting import markdown_list, markdown_table, rounded
@@ -15,7 +16,6 @@ from ..layers import Involution
 from ..ops.backends import explain
 from .candidates import Problem, operator_step
 from .cases import Call, record_calls
-from .networks import initialise
 from .timing import Result, Setting, Step, time_results
 
 HEADER = 'first layer', 'calls', 'involution', 'layer ms', '% of the network', 'operator ms', 'GB/s', '% of a copy'
@@ -47,9 +47,9 @@ def benchmark_layers(config: Any, shape: Sequence[int], setting: Setting, budget
     with one row for each kind of call.
     """
     device = torch.device(setting.device)
-    model = build_model(config)
-    calls = find_calls(model, shape)
-    model = initialise(model, device).to(memory_format=setting.memory_format).eval()  # type: ignore[call-overload]
+    calls = find_calls(build_model(config), shape)
+    model = toolboxes.build_model(config, config.filename, None).eval()
+    model = model.to(device, memory_format=setting.memory_format)  # type: ignore[call-overload]
     chosen, reasons = explain(device)
 
     def step(function: Callable, size: Sequence[int]) -> Step:

@@ -1,4 +1,4 @@
-"""The time of whole networks: ResNets and RedNets as in the paper's Table 2. It needs mmpretrain."""
+"""The time of whole networks: by default those of the paper's Table 2. It needs mmpretrain."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -13,31 +13,23 @@ MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'Red
 PHASES = ('inference', 'inference, BN folded', 'training')
 
 
-def initialise(model: nn.Module, device: str | torch.device) -> nn.Module:
-    """Moves a model from the meta device to ``device``, gives it random weights, and returns it."""
-    model = model.to_empty(device=device)
-    for module in model.modules():
-        if callable(reset := getattr(module, 'reset_parameters', None)):
-            reset()
-    return model
-
-
 def classifier(name: str, device: str | torch.device = 'cpu') -> nn.Module:
-    """Returns a classifier of Table 1, such as 'RedNet-50', with random weights.
+    """Returns a classifier of Table 1 or Figure 2, such as 'RedNet-50' or 'SAN19', with random weights.
 
     'RedNet-50/reference' uses the named backend. 'RedNet-50/fused' always generates the kernels inside the operator,
     also in training.
     """
-    from ..complexity.tables import ROWS, build_model, load_config
+    from ..complexity.tables import ROWS, load_config
+    from ..toolboxes import build_model
 
     name, _, variant = name.partition('/')
-    rows = {row.model: row for row in ROWS if row.table == '1'}
+    rows = {row.model: row for row in ROWS if row.table in ('1', 'F2')}
     if name not in rows:
         raise ValueError(f'model must be one of {tuple(rows)}, but is {name!r}')
     config = load_config(rows[name])
     if variant:
         config.model.backbone.update({'fused': True} if variant == 'fused' else {'backend': variant})
-    return initialise(build_model(config), device)
+    return build_model(config, name, None).to(device).eval()
 
 
 def network_step(name: str, setting: Setting, size: tuple[int, int] = (224, 224), compiled: bool = False) -> Step:
