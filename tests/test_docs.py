@@ -7,6 +7,7 @@ import subprocess
 from importlib import import_module
 
 import pytest
+import torch
 from helpers import ROOT
 
 from mmrednet.__main__ import main
@@ -67,3 +68,41 @@ def test_links_lead_somewhere(path):
             headings = re.findall(r'^#+ (.*)', file.read_text(), re.MULTILINE)
             # GitHub's anchors: lower case, no punctuation, hyphens in the place of spaces.
             assert anchor in {re.sub(r'[^\w\- ]', '', h.lower()).replace(' ', '-') for h in headings}, target
+
+
+@pytest.mark.parametrize(
+    ('dilation', 'causal'), [(1, (False, False)), (2, (False, False)), (1, (True, False)), (2, (False, True))]
+)
+def test_the_code_for_users_of_natten(dilation, causal):
+    """Compares it with loops over the pixels: windows are moved into the image, or hold the last pixels if causal."""
+    names = {}
+    exec(python_blocks(ROOT / 'docs' / 'coming_from_natten.md')[0], names)
+    k, size = 3, (7, 8)
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, 2, *size, 4, dtype=torch.float64) for _ in range(3))
+    rpb = torch.randn(2, 2 * k - 1, 2 * k - 1, dtype=torch.float64)
+
+    def neighbours(i, length, causal):
+        same_phase = range(i % dilation, length, dilation)
+        at = same_phase.index(i)
+        if causal:
+            return same_phase[max(0, at - k + 1) : at + 1]
+        first = min(max(at - k // 2, 0), len(same_phase) - k)
+        return same_phase[first : first + k]
+
+    expected = torch.empty_like(query)
+    for head in range(2):
+        for i in range(size[0]):
+            for j in range(size[1]):
+                rows, columns = (neighbours(*a) for a in zip((i, j), size, causal, strict=True))
+                pixels = [(y, x) for y in rows for x in columns]
+                logits = [
+                    query[0, head, i, j] @ key[0, head, y, x]
+                    + rpb[head, (y - i) // dilation + k - 1, (x - j) // dilation + k - 1]
+                    for y, x in pixels
+                ]
+                weights = torch.stack(logits).softmax(0)
+                expected[0, head, i, j] = sum(
+                    w * value[0, head, y, x] for w, (y, x) in zip(weights, pixels, strict=True)
+                )
+    assert torch.allclose(names['natten2d'](query, key, value, k, dilation, causal, rpb), expected)

@@ -11,7 +11,6 @@ from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
 from ..configs import CONFIGS
-from ..models.rednet import RedNet
 from ..toolboxes import read_config
 from .flops import count_flops
 
@@ -145,7 +144,7 @@ def load_config(row: Row) -> Config:
     config = read_config(row.config if '::' in row.config else str(CONFIGS / row.config))
     config.merge_from_dict(dict(row.options))
     if row.model.startswith('ResNet') and config.model.backbone.depth in (26, 38):
-        config.model.backbone.type = _shallow_resnet()
+        config.model.backbone.type = 'mmrednet.ShallowResNet'
     return config
 
 
@@ -197,11 +196,3 @@ def run_model(model: Any, images: Tensor) -> None:
     model.roi_head.bbox_head(images.new_empty(1000, channels, 7, 7))
     if model.roi_head.with_mask:
         model.roi_head.mask_head(images.new_empty(100, channels, 14, 14))
-
-
-def _shallow_resnet() -> type[nn.Module]:
-    """Returns mmpretrain's ResNet with the depths 26 and 38 of Table 1. Their stages are as long as RedNet's."""
-    from mmpretrain.models.backbones import ResNet
-
-    block = ResNet.arch_settings[50][0]
-    return type('ResNet', (ResNet,), {'arch_settings': {d: (block, RedNet.arch_settings[d]) for d in (26, 38)}})
