@@ -46,6 +46,7 @@ def _compare(case: Sequence[Result]) -> dict[str, float]:
     native = [name for name, row in TABLE.items() if row.devices]
     pairs = [(name, 'floor') for name in native]
     pairs += [(other, name) for other in ('reference', 'naive', 'compiled') for name in native]
+    pairs += [('unfold', 'involution')]
     pairs += [(other, 'layer') for other in ('unfold', 'taps', 'dense', 'compiled taps', 'compiled flex')]
     pairs += [('fused', 'unfused'), ('RedNet-50', 'ResNet-50'), ('RedNet-101', 'ResNet-101')]
     ratios = {f'{a} / {b}': medians[a] / medians[b] for a, b in pairs if a in medians and b in medians}

@@ -1,4 +1,9 @@
-"""The suites of ``python -m mmrednet benchmark``, with their default shapes, models, batch sizes and dtypes."""
+"""The suites of ``python -m mmrednet benchmark``, with their default shapes, models, batch sizes and dtypes.
+
+'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' times networks, 'runtimes'
+on the CPU. 'memory' measures the operator and networks. 'attention' measures time and memory of local attention, and
+'dimensions' the time of involution in one and three dimensions.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -7,6 +12,7 @@ import torch
 from .attention import benchmark_attention, stand_alone
 from .candidates import Problem
 from .cases import Case, fpn_case, rednet_cases
+from .dimensions import benchmark_dimensions, signals
 from .memory import benchmark_memory
 from .networks import MODELS, PHASES, benchmark_networks
 from .operator import benchmark_operator
@@ -18,6 +24,7 @@ ON_CPU = {
     'operator': ((1, 8), (torch.float32,)),
     'network': ((1, 8), (torch.float32,)),
     'attention': ((2,), (torch.float32,)),
+    'dimensions': ((2,), (torch.float32,)),
     'memory': ((1, 8), (torch.float32,)),
     'runtimes': ((1, 8), (torch.float32,)),
 }
@@ -25,6 +32,7 @@ WITH_CUDA = {
     'operator': ((64,), (torch.float32, torch.float16, torch.bfloat16)),
     'network': ((64, 256), (torch.float32, torch.bfloat16)),
     'attention': ((64,), (torch.float32, torch.bfloat16)),
+    'dimensions': ((64,), (torch.float32, torch.bfloat16)),
     'memory': ((64,), (torch.float32, torch.bfloat16)),
 }
 
@@ -44,10 +52,8 @@ def run_suite(
 ) -> Iterator[Result]:
     """Measures one of the standard suites, and yields milliseconds or MiB.
 
-    'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' times networks,
-    'runtimes' on the CPU. 'memory' measures the operator and networks, 'attention' the time and memory of local
-    attention. ``budget`` is in seconds for each row. ``quick`` measures only two shapes or models, at batch size 1. The
-    other defaults are in ``ON_CPU`` and ``WITH_CUDA``.
+    ``budget`` is in seconds for each row. ``quick`` measures only two shapes or models, at batch size 1. The other
+    defaults are in ``ON_CPU`` and ``WITH_CUDA``.
     """
     gpu = device.type == 'cuda'
     torch.backends.cudnn.benchmark = gpu  # cuDNN chooses its fastest kernels
@@ -83,6 +89,8 @@ def run_suite(
     elif suite == 'attention':
         attentions = stand_alone(batches, dtypes, device, channels_last)[-2 if quick else 0 :]
         yield from benchmark_attention(attentions, budget, compiled)
+    elif suite == 'dimensions':
+        yield from benchmark_dimensions(signals(batches, dtypes, device)[: 2 if quick else None], budget)
     elif suite == 'memory':
         # The first involution of the trunk has the most pixels.
         involutions = [(shapes[1], batches[-1]), *((level, 1) for level in levels)]

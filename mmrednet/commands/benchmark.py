@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         type=to_count,
         metavar='N',
-        help='batch sizes (default: 1 8, attention 2; on a GPU 64, networks 64 256)',
+        help='batch sizes (default: 1 8, attention and dimensions 2; on a GPU 64, networks 64 256)',
     )
     add('--quick', action='store_true', help='measure a small part with few samples, to try the command')
     add('--format', choices=FORMATS, default='markdown', help='default: markdown')
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             ('network', 'the time of ResNets and RedNets in inference and training', (time, place, table, models)),
             ('memory', 'the peak memory of the operator and of networks', (time, place, table, models)),
             ('attention', 'local attention and other ways to compute it: time and memory', (time, place, table)),
+            ('dimensions', 'involution in one and three dimensions beside `unfold`', (time, place, table)),
             ('runtimes', 'ResNet-50 and RedNet-50 on the CPU in PyTorch, ONNX Runtime and OpenVINO', (time, table)),
             ('involution', 'one involution of your sizes, in all backends and beside convolutions', (time, place)),
             ('layers', 'all involution layers of the model of a config', (time, place)),

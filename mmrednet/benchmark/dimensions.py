@@ -1,0 +1,75 @@
+"""Involution in one and three dimensions beside plain ``unfold``. It needs torch alone."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..ops import involution1d, involution3d
+from .timing import Labels, Result, Setting, Step, time_results
+
+
+@dataclass(frozen=True)
+class Signal(Setting):
+    """An involution of a signal with one or three axes, with stride 1 and 'same' padding."""
+
+    channels: int
+    size: tuple[int, ...]
+    kernel_size: tuple[int, ...]
+    groups: int = 4
+
+    @property
+    def labels(self) -> Labels:
+        """The labels of a :class:`.Result` of this involution."""
+        size, window = ('x'.join(map(str, numbers)) for numbers in (self.size, self.kernel_size))
+        return {'shape': f'{self.channels}x{size}, K = {window}', **super().labels}
+
+    def inputs(self) -> tuple[Tensor, Tensor]:
+        """Returns a random input (N, C, *size) and random kernels (N, G, *K, *size)."""
+        kernel = self.randn(self.batch, self.groups, *self.kernel_size, *self.size)
+        return self.randn(self.batch, self.channels, *self.size), kernel
+
+
+def unfold(input: Tensor, kernel: Tensor) -> Tensor:
+    """Computes :func:`.involution1d` or :func:`.involution3d` with the windows of the input and ``einsum``."""
+    axes = input.dim() - 2
+    kernel_size = kernel.shape[2 : 2 + axes]
+    windows = F.pad(input, [k // 2 for k in reversed(kernel_size) for _ in range(2)])
+    for axis, k in enumerate(kernel_size):
+        windows = windows.unfold(2 + axis, k, 1)
+    equation = 'ngcxu,ngux->ngcx' if axes == 1 else 'ngczyxuvw,nguvwzyx->ngczyx'
+    return torch.einsum(equation, windows.unflatten(1, (kernel.shape[1], -1)), kernel).flatten(1, 2)
+
+
+def signal_step(function: Callable[..., Tensor], problem: Signal) -> Step:
+    """Returns a function that runs the phase of a problem ('forward' or 'training') once."""
+    inputs = problem.inputs()
+    if problem.phase == 'forward':
+        return torch.no_grad()(partial(function, *inputs))
+    for tensor in inputs:
+        tensor.requires_grad_()
+    grad = problem.randn(*inputs[0].shape)
+    return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
+
+
+def signals(batches: Sequence[int], dtypes: Sequence[torch.dtype], device: str | torch.device) -> list[Signal]:
+    """Returns the involutions that are measured: two of sequences and two of volumes."""
+    shapes = ((4096,), (7,)), ((4096,), (31,)), ((8, 28, 28), (3, 3, 3)), ((8, 28, 28), (3, 7, 7))
+    return [
+        Signal(64, size, window, batch=batch, dtype=dtype, device=device, phase=phase)
+        for dtype in dtypes
+        for batch in batches
+        for size, window in shapes
+        for phase in ('forward', 'training')
+    ]
+
+
+def benchmark_dimensions(problems: Sequence[Signal], budget: float = 20.0) -> Iterator[Result]:
+    """Times the operator and ``unfold`` in turns, ``budget`` seconds for each problem, and yields milliseconds."""
+    for problem in problems:
+        ours = involution1d if len(problem.size) == 1 else involution3d
+        steps = {'involution': signal_step(ours, problem), 'unfold': signal_step(unfold, problem)}
+        yield from time_results(steps, problem.labels, problem.device, budget)
