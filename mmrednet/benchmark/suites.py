@@ -1,7 +1,7 @@
 """The suites of ``python -m mmrednet benchmark``, with their default shapes, models, batch sizes and dtypes.
 
-'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' times networks, 'runtimes'
-on the CPU. 'memory' measures the operator and networks. 'attention' measures time and memory of local attention, and
+'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' and 'runtimes' time
+networks. 'memory' measures the operator and networks. 'attention' measures time and memory of local attention, and
 'dimensions' the time of involution in one and three dimensions.
 """
 
@@ -92,8 +92,7 @@ def run_suite(
     elif suite == 'dimensions':
         yield from benchmark_dimensions(signals(batches, dtypes, device)[: 2 if quick else None], budget)
     elif suite == 'memory':
-        # The first involution of the trunk has the most pixels.
-        involutions = [(shapes[1], batches[-1]), *((level, 1) for level in levels)]
+        involutions = [(shapes[1], batches[-1]), *((level, 1) for level in levels)]  # shapes[1] has the most pixels
         operators, networks = problems(involutions, ('forward', 'training')), settings(('inference', 'training'))
         yield from benchmark_memory(operators, models, networks)
     else:
