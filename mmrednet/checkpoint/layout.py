@@ -1,7 +1,7 @@
 """Converts checkpoints of other layouts, and checks whether a checkpoint fits a model.
 
 The parameters in the authors' checkpoints have the names and shapes of the models here. One table lists the other
-differences of mmcls 0.x, mmdet 2.x, mmseg 0.x, PaddleClas and plain PyTorch programs. The runner, RedNet's ``init_cfg``
+differences of mmcls 0.x, mmdet 2.x, mmseg 0.x, PaddleClas and plain PyTorch programs. The runner, ``init_cfg``
 and ``python -m mmrednet convert`` use it.
 """
 
@@ -38,6 +38,17 @@ RENAMED = (
     (r'^meta\.CLASSES$', 'meta.dataset_meta.classes'),
     (r'^meta\.PALETTE$', 'meta.dataset_meta.palette'),
 )
+# SAN, AA-ResNet-50 and axial26s are released as classifiers whose backbone has no prefix. This name shows it.
+CLASSIFIER = (
+    r'((module|_orig_mod)\.)*(conv_in|layer2\.0\.conv2\.conv_kqv|layer1\.0\.hight_block\.qkv_transform)\.weight'
+)
+OF_CLASSIFIERS = (
+    (r'^state_dict\.fc\.', 'state_dict.head.fc.'),
+    (r'^state_dict\.(?!head\.fc\.)', 'state_dict.backbone.'),
+    # The spelling of axial26s, and its indices, which the layer computes.
+    (r'\.hight_block\.', '.height_block.'),
+    (r'^state_dict\..*_block\.flatten_index$', ''),
+)
 NAMES_IN_AN_ERROR = 3
 
 
@@ -59,7 +70,8 @@ def convert(checkpoint: dict, prefix: str = '') -> tuple[dict, dict[str, str]]:
     """
     section, old, converted = _find_parameters(checkpoint)
     start = re.escape(prefix)
-    patterns = (*RENAMED, (rf'(?s)^state_dict\.(?!{start}).*', ''), (rf'^state_dict\.{start}', 'state_dict.'))
+    rows = (*RENAMED, *OF_CLASSIFIERS) if any(re.fullmatch(CLASSIFIER, key) for key in old) else RENAMED
+    patterns = (*rows, (rf'(?s)^state_dict\.(?!{start}).*', ''), (rf'^state_dict\.{start}', 'state_dict.'))
     renamed = {}
 
     def rename(key):

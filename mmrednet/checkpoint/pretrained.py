@@ -1,4 +1,4 @@
-"""Initialisation of RedNet from the checkpoints that its ``init_cfg`` names."""
+"""Initialisation of backbones from the checkpoints that their ``init_cfg`` names."""
 
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -17,8 +17,6 @@ WAYS_ON = """
   --cfg-options model.backbone.init_cfg=None model.backbone.frozen_stages=-1 model.backbone.norm_eval=False
 - load_from or --resume loads the whole model:
   --cfg-options model.backbone.init_cfg=None"""
-# Every RedNet and every ResNet has a parameter of this name.
-MARK = 'layer1.0.conv1.weight'
 
 
 def entries(init_cfg: dict | list | None) -> list[dict]:
@@ -62,26 +60,28 @@ class Pretrained(PretrainedInit):
             raise kind(
                 f'the backbone cannot start from {path}, which its init_cfg names: {error}\nDo one of these:{WAYS_ON}'
             ) from error
-        prefix = self._find_prefix(loaded, path)
+        prefix = self._find_prefix(module, loaded, path)
         state_dict = OrderedDict(
             (name.removeprefix(prefix), value) for name, value in loaded.items() if name.startswith(prefix)
         )
         remedy = (
-            'give init_cfg the checkpoint of a RedNet with the same depth, stem and stem_kernel_size. (A smaller '
-            'stem_kernel_size also works, such as 3 of classification for 7 of dense prediction.) The prefix is '
-            f"{prefix!r} here; it must be the beginning of the names in the checkpoint, often 'backbone.'. may_differ "
-            "lists prefixes of names whose parameters keep their initial values, such as ['stem.0.'] for images with "
-            'another number of channels'
+            f'give init_cfg the checkpoint of a {type(module).__name__} with the same depth, stem and other arguments. '
+            '(A smaller stem_kernel_size of a RedNet also works: 3 of classification for 7 of dense prediction.) The '
+            f"prefix is {prefix!r} here; it must be the beginning of the names in the checkpoint, often 'backbone.'. "
+            "may_differ lists prefixes of names whose parameters keep their initial values, such as ['stem.0.'] of a "
+            'RedNet for images with another number of channels'
         )
         # The checkpoint may have more stages than the backbone.
         absent = [f'layer{i}.' for i in range(1, 5) if not hasattr(module, f'layer{i}')]
         return check(module, widen(module, state_dict, path), path, remedy, [*absent, *self.may_differ])
 
-    def _find_prefix(self, loaded: dict, path: str) -> str:
+    def _find_prefix(self, module: nn.Module, loaded: dict, path: str) -> str:
         if self.prefix is not None:
             # `load` has removed DataParallel's prefix.
             return f'{self.prefix.removesuffix(".")}.'.removeprefix('module.') if self.prefix else ''
-        found = {name.removesuffix(MARK) for name in loaded if f'.{name}'.endswith(f'.{MARK}')}
+        # A parameter of the first stage: the stem may differ.
+        mark = next((name for name in module.state_dict() if name.startswith('layer1.')), '')
+        found = {name.removesuffix(mark) for name in loaded if mark and f'.{name}'.endswith(f'.{mark}')}
         if len(found) > 1:
             raise ValueError(
                 f'{path} holds several backbones: set prefix in init_cfg to that of one of them, from {sorted(found)}'

@@ -13,6 +13,11 @@ CURVES: dict[str, dict[str, Any]] = {
     'Stand-Alone ResNet': dict(color='#009e73', marker='^'),
     'Stand-Alone ResNet, convolution stem': dict(color='#009e73', marker='^', linestyle='--'),
     'LR-Net': dict(color='#e69f00', marker='D'),
+    'AA-ResNet': dict(color='#0072b2', marker='v'),
+    'SAN, pairwise': dict(color='#cc79a7', marker='P'),
+    'SAN, patchwise': dict(color='#cc79a7', marker='P', linestyle='--'),
+    'Axial ResNet': dict(color='#555555', marker='X'),
+    'Axial ResNet, convolution stem': dict(color='#555555', marker='X', linestyle='--'),
 }
 # The offset of the labels of a curve in points, and their alignment. RedNet's curve is the upper one.
 _LABELS: dict[str, tuple[tuple[int, int], str]] = {'RedNet': ((-4, 5), 'right'), 'ResNet': ((4, -11), 'left')}

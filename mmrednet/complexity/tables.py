@@ -56,6 +56,13 @@ _LRNET_NOTE = (
     'LR-Net is not reproduced. Its authors published no network, and no width fits all depths. '
     'base_channels=101 at depth 26 and 103 at depth 101 fit the parameters.'
 )
+_SAN_NOTE = (
+    "The paper's FLOPs seem to contain one for each difference of features, 2.155 G for SAN10. We do not count it."
+)
+_AXIAL_NOTE = (
+    "The tables of relative positions have 509 entries, as in the authors' code. Tables of 467 to 479 entries fit the "
+    "paper's parameters."
+)
 # Other networks of Figure 2: name, config, parameters, FLOPs and accuracy in the paper, and a note.
 _CURVES = {
     ('1', 'Stand-Alone ResNet'): (
@@ -67,6 +74,31 @@ _CURVES = {
         ('LR-Net-26', 'lrnet26', 14.7, 2.6, 75.7, _LRNET_NOTE),
         ('LR-Net-50', 'lrnet50', 23.3, 4.3, 77.3, _LRNET_NOTE),
         ('LR-Net-101', 'lrnet101', 42.0, 8.0, 78.5, _LRNET_NOTE),
+    ),
+    ('1', 'AA-ResNet'): (
+        ('AA-ResNet-50', 'aa_resnet50', 25.8, 4.2, 77.7, ''),
+        ('AA-ResNet-101', 'aa_resnet101', 45.4, 8.1, 78.7, ''),
+        ('AA-ResNet-152', 'aa_resnet152', 61.6, 11.9, 79.1, ''),
+    ),
+    ('1', 'SAN, pairwise'): (
+        ('SAN10, pairwise', 'san10_pairwise', 10.5, 2.2, 75.5, _SAN_NOTE),
+        ('SAN15, pairwise', 'san15_pairwise', 14.1, 3.0, 77.1, ''),
+        ('SAN19, pairwise', 'san19_pairwise', 17.6, 3.8, 77.4, ''),
+    ),
+    ('F2', 'SAN, patchwise'): (
+        ('SAN10, patchwise', 'san10_patchwise', 11.8, 1.9, 77.1, ''),
+        ('SAN15, patchwise', 'san15_patchwise', 16.2, 2.6, 78.2, ''),
+        ('SAN19, patchwise', 'san19_patchwise', 20.5, 3.3, 78.5, ''),
+    ),
+    ('1', 'Axial ResNet'): (
+        ('Axial ResNet-S', 'axial_resnet_s', 12.5, 3.3, 78.1, ''),
+        ('Axial ResNet-M', 'axial_resnet_m', 26.5, 6.8, 79.2, _AXIAL_NOTE),
+        ('Axial ResNet-L', 'axial_resnet_l', 45.8, 11.6, 79.3, _AXIAL_NOTE),
+    ),
+    ('F2', 'Axial ResNet, convolution stem'): (
+        ('Axial ResNet-S, convolution stem', 'axial_resnet_s_conv_stem', 12.4, 2.8, 77.5, _AXIAL_NOTE),
+        ('Axial ResNet-M, convolution stem', 'axial_resnet_m_conv_stem', 26.4, 5.7, 78.6, _AXIAL_NOTE),
+        ('Axial ResNet-L, convolution stem', 'axial_resnet_l_conv_stem', 45.6, 9.6, 79.0, _AXIAL_NOTE),
     ),
     # The FLOPs are half of those in Stand-Alone ResNet's paper, which counts a multiply-add as two.
     ('F2', 'Stand-Alone ResNet, convolution stem'): (

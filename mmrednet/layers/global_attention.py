@@ -58,6 +58,7 @@ class AugmentedConv2d(nn.Module):
         size (int or pair): Height and width of the map for which the tables are made.
         heads (int): Heads. Defaults to 8.
         stride (int): Stride of the convolution and of the attention in pixels. Defaults to 1.
+        dilation (int): Dilation of the convolution. Defaults to 1.
         pool (str, optional): 'attention' runs the attention on a map that a 3x3 average pooling has halved, and
             'all' runs the convolution there, too. Bilinear interpolation brings the result to the size of the output.
             Defaults to None: no pooling.
@@ -83,6 +84,7 @@ class AugmentedConv2d(nn.Module):
         size: IntPair,
         heads: int = 8,
         stride: int = 1,
+        dilation: int = 1,
         pool: str | None = None,
         transpose_values: bool = True,
     ) -> None:
@@ -100,7 +102,8 @@ class AugmentedConv2d(nn.Module):
         self.key_channels, self.heads, self.stride = key_channels, heads, stride
         self.pool, self.transpose_values = pool, transpose_values
         # The names are those of the released checkpoint.
-        self.conv_out = nn.Conv2d(in_channels, out_channels - value_channels, kernel_size, stride, kernel_size // 2)
+        padding = kernel_size // 2 * dilation
+        self.conv_out = nn.Conv2d(in_channels, out_channels - value_channels, kernel_size, stride, padding, dilation)
         self.conv_kqv = nn.Conv2d(in_channels, 2 * key_channels + value_channels, 1, stride)
         self.attn_out = nn.Conv2d(value_channels, value_channels, 1)
         head = key_channels // heads

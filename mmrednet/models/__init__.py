@@ -10,8 +10,11 @@ require('mmengine')
 require('mmcv')
 
 from . import fpn, involution  # noqa: E402, F401
+from .aa_resnet import AAResNet as AAResNet  # noqa: E402
+from .axial_resnet import AxialResNet as AxialResNet  # noqa: E402
 from .lrnet import LRNet as LRNet  # noqa: E402
 from .rednet import RedNet as RedNet  # noqa: E402
+from .san import SAN as SAN  # noqa: E402
 from .sasa import StandAloneResNet as StandAloneResNet  # noqa: E402
 
 for _name, _toolbox in TOOLBOXES.items():

@@ -116,6 +116,7 @@ def test_segmentation_config_trains_and_predicts(name):
 FAMILY = {
     'StandAloneResNet': dict(depth=26, stem_channels=16, base_channels=16),
     'LRNet': dict(depth=26, stem_channels=16, base_channels=20, out_channels=64),
+    'AxialResNet': dict(depth=26, width=0.25),
 }
 
 

@@ -1,0 +1,6 @@
+_base_ = './rednet50.py'
+
+model = dict(
+    backbone=dict(_delete_=True, type='mmrednet.AxialResNet', width=0.75, stem='attention'),
+    head=dict(in_channels=1536),
+)
