@@ -106,7 +106,9 @@ def involution3d(
         part = F.pad(part, (0,) * 8 + (start, out_depth - stop))
         total = part if total is None else total + part
     if total is None:  # with a large dilation, all taps may be outside a small input
-        return input.new_zeros(n, channels, *kernel.shape[5:])
+        # A call without slices checks the arguments, and gives the result gradients, which are zero.
+        part = involution2d(slices[:0].flatten(0, 1), kernels[0, :0].flatten(0, 1), *geometry, backend=backend)
+        return part.sum() + part.new_zeros(n, channels, *kernel.shape[5:])
     return total.movedim(0, 2).to(dtype)
 
 

@@ -84,3 +84,16 @@ def test_sums_run_in_float32():
 def test_errors_name_the_argument(input, kernel, options, text):
     with pytest.raises(ValueError, match=text):
         involution3d(torch.zeros(input), torch.zeros(kernel), **options)
+
+
+@pytest.mark.parametrize('backend', ('reference', 'torch', 'cpu', None))
+def test_a_window_that_passes_by_all_slices(backend):
+    """The output and the gradients are zero, and the arguments are checked."""
+    x, kernel = torch.randn(1, 2, 1, 4, 4, requires_grad=True), torch.randn(1, 1, 2, 1, 1, 1, 4, 4, requires_grad=True)
+    geometry = dict(padding=(1, 0, 0), dilation=(2, 1, 1), backend=backend)
+    out = involution3d(x, kernel, **geometry)
+    assert out.shape == x.shape and not out.any()
+    grads = torch.autograd.grad(out.sum(), (x, kernel))
+    assert all(grad.shape == tensor.shape and not grad.any() for grad, tensor in zip(grads, (x, kernel), strict=True))
+    with pytest.raises(TypeError, match='dtype'):
+        involution3d(x, kernel.double(), **geometry)
