@@ -5,7 +5,6 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Sequence
 from contextlib import suppress
 from datetime import date
 from importlib import import_module
@@ -69,8 +68,8 @@ def commit() -> str:
     return subprocess.run(command, capture_output=True, text=True).stdout.strip()
 
 
-def describe_machine(device: 'str | torch.device' = 'cpu', packages: Sequence[str] = ()) -> dict[str, str]:
-    """Returns the facts for every measurement: the processor, versions (also of ``packages``) and today's date."""
+def describe_machine(device: 'str | torch.device' = 'cpu') -> dict[str, str]:
+    """Returns the facts for every measurement: the processor, versions and today's date."""
     import torch
 
     if torch.device(device).type == 'cuda':
@@ -78,7 +77,7 @@ def describe_machine(device: 'str | torch.device' = 'cpu', packages: Sequence[st
     else:
         threads = torch.get_num_threads()
         machine = f'{cpu()[0]}, {torch.backends.cpu.get_cpu_capability()}, {threads} thread{"s"[: threads > 1]}'
-    installed = versions('torch', 'cupy', 'mmcv', 'mmpretrain', *packages)
+    installed = versions('torch', 'cupy', 'mmcv', 'mmpretrain')
     return {'machine': machine, 'versions': installed, 'date': date.today().isoformat()}
 
 

@@ -38,15 +38,17 @@ def require(package: str) -> None:
     from torch.torch_version import TorchVersion
 
     minimum = MINIMUM[package]
-    mend = (
+    remedy = (
         "in mmrednet's folder `bash tools/setup.sh` installs a set of versions that are tested together, `pip install "
         "'.[openmmlab]'` installs OpenMMLab's packages, and `pip install '.[onedl]'` the OneDL forks"
     )
     if package == 'torch':
-        mend = f"pip install 'torch>={minimum}'"
+        remedy = f"pip install 'torch>={minimum}'"
     try:
         version = TorchVersion(import_module(package).__version__)
     except Exception as error:  # a toolbox asserts the versions of others when it is imported
-        raise ImportError(f'mmrednet needs {package}>={minimum}, which cannot be imported ({error}): {mend}') from error
+        raise ImportError(
+            f'mmrednet needs {package}>={minimum}, which cannot be imported ({error}): {remedy}'
+        ) from error
     if version < minimum:
-        raise ImportError(f'mmrednet needs {package}>={minimum}, but {version} is installed: {mend}')
+        raise ImportError(f'mmrednet needs {package}>={minimum}, but {version} is installed: {remedy}')

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -27,8 +27,6 @@ class Job(NamedTuple):
 
     function: Callable[..., Sequence[Item]]  # at the top level of a module
     arguments: Sequence[object] = ()  # `eval(repr(...))` must give them back
-    prefix: Sequence[str] = ()  # a command that runs the process, such as a debugger
-    environment: Mapping[str, str] = {}  # variables that are set for the process
 
 
 class Outcome(NamedTuple):
@@ -61,10 +59,9 @@ def run_jobs(jobs: Sequence[Job], seconds: float) -> list[Outcome]:
 
 def _start(job: Job, out: Path, err: Path) -> subprocess.Popen:
     code = f'from {__name__} import serve; serve{(job.function.__module__, job.function.__name__, *job.arguments)!r}'
-    command = [*job.prefix, sys.executable, '-c', code]
     with out.open('w') as stdout, err.open('w') as stderr:
-        environment = {**os.environ, **job.environment}
-        return subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment, preexec_fn=os.setpgrp)
+        command = [sys.executable, '-c', code]
+        return subprocess.Popen(command, stdout=stdout, stderr=stderr, preexec_fn=os.setpgrp)
 
 
 def _wait(process: subprocess.Popen, deadline: float) -> str:

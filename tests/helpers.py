@@ -226,3 +226,17 @@ def check_cases(request, strategy, check, parts=1):
     count = max(1, request.config.getoption('--cases') // parts)
     quiet = dict(database=None, deadline=None, suppress_health_check=list(HealthCheck))
     settings(max_examples=count, derandomize=True, **quiet)(given(strategy)(check))()
+
+
+def keep_figures(monkeypatch) -> list:
+    """Returns a list that gets each figure of matplotlib that is saved from now on."""
+    from matplotlib.figure import Figure
+
+    figures, save = [], Figure.savefig
+
+    def savefig(figure, *args, **kwargs):
+        figures.append(figure)
+        save(figure, *args, **kwargs)
+
+    monkeypatch.setattr(Figure, 'savefig', savefig)
+    return figures

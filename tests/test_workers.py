@@ -1,6 +1,7 @@
 """Functions in processes of their own: results, crashes and time limits."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -15,7 +16,9 @@ def items(crash):
     return [('one', lambda: {'n': 1}), ('two', lambda: os.abort() if crash else 2), ('three', lambda: [3])]
 
 
-def slow():
+def slow(folder):
+    child = subprocess.Popen(['sleep', '300'])
+    Path(folder, 'pid').write_text(str(child.pid))
     return [('slow', lambda: time.sleep(300))]
 
 
@@ -44,6 +47,10 @@ def test_an_error_before_the_items(monkeypatch):
     assert outcome(monkeypatch, broken) == ([], [], 'exit status 1', 'ImportError: install it')
 
 
-def test_a_limit(monkeypatch):
-    found = outcome(monkeypatch, slow, seconds=3)
+def test_a_limit(monkeypatch, tmp_path):
+    """At the limit, the process and the processes that it has started end."""
+    found = outcome(monkeypatch, slow, str(tmp_path), seconds=3)
     assert found[:3] == (['slow'], [], TIME_IS_UP)
+    # Its parent may not have collected it, but it no longer runs.
+    status = Path('/proc', (tmp_path / 'pid').read_text(), 'status')
+    assert not status.exists() or '(zombie)' in status.read_text()

@@ -248,9 +248,7 @@ def stand_alone(
     ]
 
 
-def benchmark_attention(
-    problems: Sequence[Attention], budget: float = 20.0, compiled: bool = False
-) -> Iterator[Result]:
+def benchmark_attention(problems: Sequence[Attention], budget: float, compiled: bool = False) -> Iterator[Result]:
     """Times candidates in turns, and measures their peak memory. Yields milliseconds, then MiB.
 
     ``compiled`` adds those that ``torch.compile`` compiles; their memory is not measured. ``budget`` is in seconds for

@@ -12,6 +12,7 @@ from torch import Tensor
 from ..ops import fused_involution2d, involution2d
 from ..ops.backends import TABLE, reference
 from ..ops.backends.pytorch import generate_kernel
+from ..ops.onnx import sum_of_taps
 from . import naive_cuda
 from .cases import Case
 from .timing import Labels, Setting, Step
@@ -51,12 +52,6 @@ class Problem(Setting):
         passes = 1 if self.phase == 'forward' else 2
         values = passes * (prod(self.input_shape) + prod(self.kernel_shape)) + prod(self.output_shape)
         return values * self.dtype.itemsize
-
-    @property
-    def window_bytes(self) -> int:
-        """The bytes of the copy of the input that ``unfold`` writes, in at least float32."""
-        values = prod(self.output_shape) * prod(self.case.kernel_size)
-        return values * max(torch.float32.itemsize, self.dtype.itemsize)
 
     @property
     def labels(self) -> Labels:
@@ -135,27 +130,6 @@ def _compiled(form: Callable[..., Tensor], problem: Problem) -> Step:
     return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()))
 
 
-def sum_of_taps(
-    input: Tensor, kernel: Tensor, stride: tuple[int, int], padding: tuple[int, int], dilation: tuple[int, int]
-) -> Tensor:
-    """Computes :func:`.reference.involution2d` as a sum over the taps, which a compiler can turn into one loop."""
-    groups, *size = kernel.shape[1:4]
-    rows, columns = kernel.shape[4:]
-    (pad_y, pad_x), accumulate = padding, torch.promote_types(input.dtype, torch.float32)
-    padded = F.pad(input, (pad_x, pad_x, pad_y, pad_y)).unflatten(1, (groups, -1)).to(accumulate)
-    taps = (
-        kernel[:, :, None, u, v]
-        * padded[
-            ...,
-            u * dilation[0] : u * dilation[0] + (rows - 1) * stride[0] + 1 : stride[0],
-            v * dilation[1] : v * dilation[1] + (columns - 1) * stride[1] + 1 : stride[1],
-        ]
-        for u in range(size[0])
-        for v in range(size[1])
-    )
-    return sum(taps, start=torch.zeros((), dtype=accumulate, device=input.device)).flatten(1, 2).to(input.dtype)
-
-
 CANDIDATES: dict[str, Callable[[Problem], Step]] = {
     'floor': _floor,
     'depthwise': _depthwise,
@@ -177,7 +151,7 @@ def operator_step(candidate: str, problem: Problem) -> Step:
     - 'naive' runs the straightforward CUDA kernels, on contiguous tensors.
     - 'unfused' and 'fused' also generate the kernels, from C / 4 channels. 'unfused' is a 1x1 convolution and then the
       fastest backend, 'fused' is ``fused_involution2d``.
-    - 'compiled unfold' is ``torch.compile`` of 'reference', 'compiled taps' of :func:`sum_of_taps`.
+    - 'compiled unfold' is ``torch.compile`` of 'reference', 'compiled taps' of :func:`.onnx.sum_of_taps`.
     """
     candidates = CANDIDATES | {name: partial(_backend, name) for name in ('reference', *TABLE)}
     if candidate not in candidates:

@@ -1,12 +1,9 @@
 """The involutions that are measured: those of RedNet and of the FPN. Only ``rednet_cases`` needs mmengine and mmcv."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..layers import Involution
 from ..ops.arguments import output_size, same_padding
@@ -45,40 +42,24 @@ def _short(pair: tuple[int, int]) -> str:
     return str(pair[0]) if pair[0] == pair[1] else f'{pair[0]}x{pair[1]}'
 
 
-class Call(NamedTuple):
-    """A call of an involution layer."""
-
-    layer: str
-    case: Case
-    shape: tuple[int, ...]  # of the input, (N, C, H, W)
-
-
-def record_calls(model: nn.Module, run: Callable[[], object]) -> list[Call]:
-    """Returns the calls of a model's involution layers in one ``run``, in their order."""
-    calls = []
-
-    def record(name: str, layer: Involution, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        batch, channels, *size = inputs[0].shape
-        geometry = layer.kernel_size, layer.stride, layer.groups, layer.dilation
-        calls.append(Call(name, Case(layer.out_channels, (size[0], size[1]), *geometry), (batch, channels, *size)))
-
-    layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, Involution)]
-    hooks = [layer.register_forward_hook(partial(record, name)) for name, layer in layers]
-    with torch.no_grad():
-        run()
-    for hook in hooks:
-        hook.remove()
-    return calls
-
-
 def rednet_cases(depth: int = 50, size: tuple[int, int] = (224, 224)) -> list[Case]:
     """Returns the different involutions of a RedNet for images of this size, from the stem to the last stage."""
     from ..models.rednet import RedNet
 
-    with torch.device('meta'):
+    cases: dict[Case, None] = {}  # in the order of the calls
+
+    def record(layer: Involution, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        height, width = inputs[0].shape[2:]
+        geometry = layer.kernel_size, layer.stride, layer.groups, layer.dilation
+        cases[Case(layer.out_channels, (height, width), *geometry)] = None
+
+    with torch.device('meta'), torch.no_grad():
         model = RedNet(depth).eval()
-        calls = record_calls(model, partial(model, torch.empty(1, 3, *size)))
-    return list(dict.fromkeys(call.case for call in calls))
+        for layer in model.modules():
+            if isinstance(layer, Involution):
+                layer.register_forward_hook(record)
+        model(torch.empty(1, 3, *size))
+    return list(cases)
 
 
 def stage_cases() -> list[Case]:

@@ -67,7 +67,7 @@ def signals(batches: Sequence[int], dtypes: Sequence[torch.dtype], device: str |
     ]
 
 
-def benchmark_dimensions(problems: Sequence[Signal], budget: float = 20.0) -> Iterator[Result]:
+def benchmark_dimensions(problems: Sequence[Signal], budget: float) -> Iterator[Result]:
     """Times the operator and ``unfold`` in turns, ``budget`` seconds for each problem, and yields milliseconds."""
     for problem in problems:
         ours = involution1d if len(problem.size) == 1 else involution3d

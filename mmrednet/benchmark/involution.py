@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from math import prod
-from typing import Any
 
 import torch
 
 from ..environment import describe_machine
 from ..formatting import markdown_list, markdown_table, rounded
-from ..ops.arguments import pair
-from ..ops.backends import explain, find
+from ..ops.arguments import check_groups, pair
+from ..ops.backends import explain
 from .candidates import COMPILED, GENERATING, Problem, working_backends
 from .cases import Case
 from .operator import time_candidates
@@ -34,31 +33,31 @@ def make_case(
     if groups is None and channels % 16:
         raise ValueError(f'the number of channels, {channels}, is not a multiple of 16: give the number of groups')
     groups = channels // 16 if groups is None else groups
-    if groups < 1 or channels % groups:
-        raise ValueError(f'groups must divide the number of channels, {channels}, but is {groups}')
+    check_groups(groups, channels)
     return Case(channels, size, kernel_size, pair('stride', stride, 1), groups, pair('dilation', dilation, 1))
 
 
-def benchmark_involution(problem: Problem, budget: float = 5.0, compiled: bool = False) -> str:
-    """Times one involution, forward and backward, and describes which kernels compute it.
+def benchmark_involution(problem: Problem, budget: float, compiled: bool = False) -> str:
+    """Times one involution, forward and backward, and explains which backend computes it.
 
     The phase of the problem does not matter, and ``budget`` is in seconds for all measurements. Returns Markdown: the
-    backends and why each is used or not, the kernels of the backend, and a table of times.
+    backends and why each is used or not, and a table of times.
     """
     device, case = torch.device(problem.device), problem.case
     torch.backends.cudnn.benchmark = True  # cuDNN chooses its fastest kernels
     chosen, reasons = explain(device)
     others = [name for name in working_backends(device) if name != chosen]
     left_out = {}
-    if problem.window_bytes > LARGEST:
+    windows = prod(problem.output_shape) * prod(case.kernel_size) * max(4, problem.dtype.itemsize)
+    if windows > LARGEST:
         others.remove('reference')
-        left_out['reference'] = f'its windows take {problem.window_bytes / 2**30:.1f} GiB'
+        left_out['reference'] = f'its windows take {windows / 2**30:.1f} GiB'
     candidates = [chosen, 'floor', *others, 'naive', 'depthwise', *GENERATING, *(COMPILED if compiled else ())]
     rows: list[tuple[str, ...]] = []
     moved = []
     for phase in ('forward', 'backward'):
         problem = replace(problem, phase=phase)
-        results, errors = time_candidates(candidates, problem, budget / 2, (7, 100))
+        results, errors = time_candidates(candidates, problem, budget / 2)
         left_out |= errors
         rows += _rows(phase, results)
         moved.append(f'{phase}: at least {problem.moved_bytes / 2**20:.1f} MiB to read and write')
@@ -71,30 +70,12 @@ def benchmark_involution(problem: Problem, budget: float = 5.0, compiled: bool =
     return '\n\n'.join(
         [
             markdown_list(about),
-            markdown_table(('backend', 'here'), reasons),
-            *_describe(chosen, problem),
+            markdown_table(('backend', 'on this machine'), reasons),
             *moved,
-            markdown_table(('pass', 'candidate', 'ms', 'IQR', 'GB/s', '% of a copy'), rows, range(2, 6)),
+            markdown_table(('phase', 'candidate', 'ms', 'IQR', 'GB/s', '% of a copy'), rows, range(2, 6)),
             *(f'{name} was left out: {reason}' for name, reason in left_out.items()),
         ]
     )
-
-
-def _describe(backend: str, problem: Problem) -> list[str]:
-    """Returns what a backend reports about its kernels for a problem, if it reports anything."""
-    case, device = problem.case, torch.device(problem.device)
-    module: Any = find(backend, device)
-    if not hasattr(module, 'describe'):
-        return []
-    memory_format = torch.channels_last if problem.channels_last else torch.contiguous_format
-
-    def make(channels: int, size: Sequence[int]) -> torch.Tensor:
-        shape = problem.batch, channels, *size
-        return torch.empty(shape, dtype=problem.dtype, device='meta', memory_format=memory_format)
-
-    input, kernel_shape = make(case.channels, case.size), (case.groups, *case.kernel_size)
-    kernel = make(prod(kernel_shape), case.output_size).unflatten(1, kernel_shape)
-    return module.describe(input, kernel, device, case.stride, case.padding, case.dilation)
 
 
 def _rows(phase: str, results: Sequence[Result]) -> list[tuple[str, ...]]:

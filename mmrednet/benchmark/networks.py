@@ -64,7 +64,7 @@ def network_step(name: str, setting: Setting, size: tuple[int, int] = (224, 224)
     return train if setting.phase == 'training' else infer
 
 
-def benchmark_networks(models: Sequence[str], settings: Sequence[Setting], budget: float = 20.0) -> Iterator[Result]:
+def benchmark_networks(models: Sequence[str], settings: Sequence[Setting], budget: float) -> Iterator[Result]:
     """Times classifiers in turns, ``budget`` seconds for each setting, and yields milliseconds."""
     for setting in settings:
         steps = {name: network_step(name, setting) for name in models}

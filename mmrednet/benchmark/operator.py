@@ -1,43 +1,35 @@
 """The time of the operator and of the candidates that it is compared with. It needs torch alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 
 from . import naive_cuda
-from .candidates import COMPILED, GENERATING, Problem, operator_step, working_backends
+from .candidates import GENERATING, Problem, operator_step, working_backends
 from .timing import Result, time_results
 
 
-def benchmark_operator(problems: Sequence[Problem], budget: float = 20.0, compiled: bool = False) -> Iterator[Result]:
+def benchmark_operator(problems: Sequence[Problem], budget: float) -> Iterator[Result]:
     """Times the backends of the operator, the depthwise convolution and a copy of the same bytes, in turns.
 
     The forward pass is also timed with the generation of the kernels, unfused and fused. The straightforward CUDA
-    kernels are timed only on contiguous tensors in float32 and float64. ``compiled`` adds the faster form of
-    ``torch.compile``. ``budget`` is in seconds for each problem. Yields milliseconds.
+    kernels are timed only on contiguous tensors in float32 and float64. ``budget`` is in seconds for each problem.
+    Yields milliseconds.
     """
-    extra = COMPILED if compiled else ()
     for problem in problems:
-        if compiled:
-            torch.compiler.reset()  # dynamo compiles one function for at most eight shapes
-        names = ('floor', 'depthwise', 'naive', *working_backends(problem.device), *GENERATING, *extra)
+        names = ('floor', 'depthwise', 'naive', *working_backends(problem.device), *GENERATING)
         steps = {name: operator_step(name, problem) for name in names if applies(name, problem)}
-        results = list(time_results(steps, problem.labels, problem.device, budget, bytes=problem.moved_bytes))
-        yield from (result for result in results if result.candidate not in COMPILED)
-        if compiled:
-            best = min((result for result in results if result.candidate in COMPILED), key=lambda r: r.median)
-            yield replace(best, candidate='compiled')
+        yield from time_results(steps, problem.labels, problem.device, budget, bytes=problem.moved_bytes)
 
 
 def time_candidates(
-    candidates: Sequence[str], problem: Problem, budget: float, rounds: tuple[int, int]
+    candidates: Sequence[str], problem: Problem, budget: float, rounds: tuple[int, int] = (7, 100)
 ) -> tuple[list[Result], dict[str, str]]:
     """Times candidates in turns, and returns their milliseconds and the errors of those that fail, by name.
 
     An error of the first candidate is raised. Candidates that do not apply to the problem are skipped.
     """
-    torch.compiler.reset()
+    torch.compiler.reset()  # dynamo compiles one function for at most eight shapes
     steps, errors = {}, {}
     for name in candidates:
         if not applies(name, problem):

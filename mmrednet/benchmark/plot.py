@@ -11,11 +11,11 @@ from .timing import Result, by_case
 def plot_results(results: Sequence[Result], path: str | Path) -> Path:
     """Draws medians as bars on a log scale, with their interquartile ranges. The path's suffix selects the format.
 
-    Each setting has a panel. A panel has a group of bars for each shape, pass or runtime.
+    Each setting has a panel. A panel has a group of bars for each shape or phase.
     """
     from matplotlib.figure import Figure  # pyplot would change figures and the backend of the caller
 
-    group = next(label for label in ('shape', 'runtime', 'pass') if label in results[0].labels)
+    group = 'shape' if 'shape' in results[0].labels else 'phase'
     panels: dict[str, dict[str, list[Result]]] = {}
     for case in by_case(results):
         title = ', '.join(f'{name} {value}' for name, value in case[0].labels.items() if name != group)

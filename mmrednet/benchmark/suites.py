@@ -1,6 +1,6 @@
 """The suites of ``python -m mmrednet benchmark``, with their default shapes, models, batch sizes and dtypes.
 
-'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' and 'runtimes' time
+'operator' times the shapes of RedNet-50, and the FPN's finest level with one image. 'network' times
 networks. 'memory' measures the operator and networks. 'attention' measures time and memory of local attention, and
 'dimensions' the time of involution in one and three dimensions.
 """
@@ -16,18 +16,9 @@ from .dimensions import benchmark_dimensions, signals
 from .memory import benchmark_memory
 from .networks import MODELS, PHASES, benchmark_networks
 from .operator import benchmark_operator
-from .runtimes import RUNTIMES, benchmark_runtimes
 from .timing import Result, Setting
 
-# Batch sizes and dtypes
-ON_CPU = {
-    'operator': ((1, 8), (torch.float32,)),
-    'network': ((1, 8), (torch.float32,)),
-    'attention': ((2,), (torch.float32,)),
-    'dimensions': ((2,), (torch.float32,)),
-    'memory': ((1, 8), (torch.float32,)),
-    'runtimes': ((1, 8), (torch.float32,)),
-}
+# The default batch sizes and dtypes with CUDA.
 WITH_CUDA = {
     'operator': ((64,), (torch.float32, torch.float16, torch.bfloat16)),
     'network': ((64, 256), (torch.float32, torch.bfloat16)),
@@ -40,27 +31,26 @@ WITH_CUDA = {
 def run_suite(
     suite: str,
     device: torch.device,
-    batches: Sequence[int] | None = None,
-    dtypes: Sequence[torch.dtype] | None = None,
+    budget: float,
+    batches: Sequence[int] = (),
+    dtypes: Sequence[torch.dtype] = (),
     channels_last: bool = False,
-    models: Sequence[str] | None = None,
-    budget: float | None = None,
     quick: bool = False,
+    models: Sequence[str] = (),
     compiled: bool = False,
-    phases: Sequence[str] | None = None,
-    runtimes: Sequence[str] | None = None,
+    phases: Sequence[str] = PHASES,
 ) -> Iterator[Result]:
     """Measures one of the standard suites, and yields milliseconds or MiB.
 
-    ``budget`` is in seconds for each row. ``quick`` measures only two shapes or models, at batch size 1. The other
-    defaults are in ``ON_CPU`` and ``WITH_CUDA``.
+    ``budget`` is in seconds for each row. ``quick`` measures only two shapes or models, at batch size 1. ``compiled``
+    also measures compiled PyTorch code in 'attention'. The other defaults are in ``WITH_CUDA``.
     """
     gpu = device.type == 'cuda'
     torch.backends.cudnn.benchmark = gpu  # cuDNN chooses its fastest kernels
-    default_batches, default_dtypes = (WITH_CUDA if gpu else ON_CPU)[suite]
+    on_cpu = ((2,) if suite in ('attention', 'dimensions') else (1, 8)), (torch.float32,)
+    default_batches, default_dtypes = WITH_CUDA[suite] if gpu else on_cpu
     batches, dtypes = batches or ((1,) if quick else default_batches), dtypes or default_dtypes
     models = models or (('ResNet-50', 'RedNet-50') if quick else MODELS)
-    budget = (0.2 if quick else 20.0) if budget is None else budget
     shapes = rednet_cases()[: 2 if quick else None]
     levels = [fpn_case(size) for size in ((800, 800), (800, 1280))[: 0 if quick else 1 + gpu]]
 
@@ -83,17 +73,15 @@ def run_suite(
 
     if suite == 'operator':
         involutions = [(case, batch) for batch in batches for case in shapes] + [(level, 1) for level in levels]
-        yield from benchmark_operator(problems(involutions, ('forward', 'backward')), budget, compiled)
+        yield from benchmark_operator(problems(involutions, ('forward', 'backward')), budget)
     elif suite == 'network':
-        yield from benchmark_networks(models, settings(phases or PHASES), budget)
+        yield from benchmark_networks(models, settings(phases), budget)
     elif suite == 'attention':
         attentions = stand_alone(batches, dtypes, device, channels_last)[-2 if quick else 0 :]
         yield from benchmark_attention(attentions, budget, compiled)
     elif suite == 'dimensions':
         yield from benchmark_dimensions(signals(batches, dtypes, device)[: 2 if quick else None], budget)
-    elif suite == 'memory':
+    else:
         involutions = [(shapes[1], batches[-1]), *((level, 1) for level in levels)]  # shapes[1] has the most pixels
         operators, networks = problems(involutions, ('forward', 'training')), settings(('inference', 'training'))
         yield from benchmark_memory(operators, models, networks)
-    else:
-        yield from benchmark_runtimes(batches, runtimes or tuple(RUNTIMES), budget)

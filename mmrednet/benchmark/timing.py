@@ -2,11 +2,10 @@
 
 import random
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
-from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ BLOCK = 2e-3  # the shortest duration of a sample on the CPU, in seconds
 
 Step = Callable[[], object]
 Labels = Mapping[str, str | int]
-Name = TypeVar('Name', bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,13 +24,13 @@ class Setting:
     dtype: torch.dtype = torch.float32
     device: str | torch.device = 'cpu'
     channels_last: bool = False
-    phase: str = 'forward'  # the pass
+    phase: str = 'forward'
 
     @property
     def labels(self) -> Labels:
         """The labels of a :class:`Result` in this setting."""
         dtype, layout = str(self.dtype).removeprefix('torch.'), 'channels-last' if self.channels_last else 'contiguous'
-        return {'batch': self.batch, 'pass': self.phase, 'dtype': dtype, 'layout': layout}
+        return {'batch': self.batch, 'phase': self.phase, 'dtype': dtype, 'layout': layout}
 
     @property
     def memory_format(self) -> torch.memory_format:
@@ -83,11 +81,11 @@ def by_case(results: Sequence[Result]) -> list[list[Result]]:
 
 
 def time_in_turns(
-    steps: Mapping[Name, Step],
-    device: str | torch.device = 'cpu',
-    budget: float = 20.0,
+    steps: Mapping[str, Step],
+    device: str | torch.device,
+    budget: float,
     rounds: tuple[int, int] = (7, 100),
-) -> dict[Name, list[float]]:
+) -> dict[str, list[float]]:
     """Times functions in rounds, so that a change in the machine's speed affects all of them.
 
     First each function is called twice, to compile, tune and allocate. In a round each function has one turn. Their
@@ -103,7 +101,7 @@ def time_in_turns(
     for name, step in steps.items():
         _seconds(step, 1, device)
         calls[name] = ceil(BLOCK / _seconds(step, 1, device)) if device.type != 'cuda' else 1
-    samples: dict[Name, list[float]] = {name: [] for name in steps}
+    samples: dict[str, list[float]] = {name: [] for name in steps}
     spent, order = 0.0, random.Random(0)
     while (done := len(next(iter(samples.values())))) < rounds[1] and (done < rounds[0] or spent < budget):
         for name in order.sample(list(steps), len(steps)):
@@ -116,8 +114,8 @@ def time_in_turns(
 def time_results(
     steps: Mapping[str, Step],
     labels: Labels,
-    device: str | torch.device = 'cpu',
-    budget: float = 20.0,
+    device: str | torch.device,
+    budget: float,
     rounds: tuple[int, int] = (7, 100),
     bytes: int | None = None,
 ) -> Iterator[Result]:

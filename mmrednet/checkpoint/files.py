@@ -42,7 +42,7 @@ IMAGENET = {
 # The scheme of these names, like torchvision://resnet50.
 NAMED = 'mmrednet://'
 # With this prefix, mmengine reads any path or URL with this package.
-READ_HERE = 'mmrednet::'
+OUR_READER = 'mmrednet::'
 STATED_HASH = '#sha256='
 # torch.hub's file names contain the beginning of the SHA-256: resnet50-0676ba61.pth. A date as in -20210304 is no hash.
 HASH_IN_NAME = re.compile(r'-(?!20\d{6})([0-9a-f]{8})\.\w+$')
@@ -79,7 +79,7 @@ REASONS = {
 }
 
 
-def missing(source: str) -> bool:
+def is_missing_file(source: str) -> bool:
     """Returns whether ``source`` is a path without a file. URLs are not checked."""
     return '://' not in source and not os.path.isfile(os.path.expanduser(source.partition(STATED_HASH)[0]))
 
@@ -109,7 +109,7 @@ def load(source: str, map_location: str | None = 'cpu') -> dict:
 
 def read(source: str, map_location: str | None = 'cpu') -> dict:
     """Reads a checkpoint as :func:`load` does, without converting its layout."""
-    source = str(source).removeprefix(READ_HERE)
+    source = str(source).removeprefix(OUR_READER)
     location, stated, sha256 = source.partition(STATED_HASH)
     if stated and not re.fullmatch('[0-9a-fA-F]{8,64}', sha256):
         raise ValueError(f'the SHA-256 after {STATED_HASH} must have 8 to 64 hexadecimal digits, but is {sha256!r}')
@@ -123,8 +123,8 @@ def read(source: str, map_location: str | None = 'cpu') -> dict:
         if stated:
             raise ValueError(f'a SHA-256 can be checked for files and http(s) URLs only, and {source} is neither')
         return CheckpointLoader.load_checkpoint(location, map_location)
-    if missing(location):
-        raise FileNotFoundError(f'{location} is no file: give the path or URL of a checkpoint')
+    if is_missing_file(location):
+        raise FileNotFoundError(f'{location} is not a file: give the path or URL of a checkpoint')
     name = urlparse(location).path if remote else location
     ending = os.path.splitext(name)[1]
     if ending not in SAFE_ENDINGS:

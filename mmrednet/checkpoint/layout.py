@@ -138,8 +138,8 @@ def widen(model: nn.Module, state_dict: OrderedDict, source: str) -> OrderedDict
     for name, layer in model.named_modules():
         if not isinstance(layer, Involution):
             continue
-        span, (height, width) = layer.last_convolution(), layer.kernel_size
-        prefixes = [prefix for prefix, module in layer.named_modules(prefix=name) if module is span]
+        generator, (height, width) = layer.last_convolution(), layer.kernel_size
+        prefixes = [prefix for prefix, module in layer.named_modules(prefix=name) if module is generator]
         for key in (f'{prefix}.{kind}' for prefix in prefixes for kind in ('weight', 'bias')):
             if key not in state_dict:
                 continue
@@ -213,7 +213,7 @@ def check(
     found = {
         'missing in the checkpoint': {key: '' for key in needed if key not in state_dict},
         'unexpected, since the model has no such name': {key: '' for key in state_dict if key not in own},
-        'misshapen': {
+        'of another shape': {
             key: f' is {_shape(state_dict[key])} and should be {_shape(own[key])}'
             for key in shared
             if _shape(state_dict[key]) != _shape(own[key])

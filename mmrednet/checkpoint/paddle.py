@@ -101,7 +101,7 @@ def read(path: Path) -> dict[str, Tensor]:
     for name, entry in entries.items():
         entry = entry[-1] if isinstance(entry, tuple) else entry
         if not isinstance(name, str) or not isinstance(entry, _Array) or entry.value is None:
-            raise Refused(f'its entry {name!r} is no array')
+            raise Refused(f'its entry {name!r} is not an array')
         arrays[name] = entry.value.T if entry.value.ndim == 2 else entry.value
     # Each array is copied below, and thousands of names can refer to the same bytes.
     if sum(array.nbytes for array in arrays.values()) > os.path.getsize(path):

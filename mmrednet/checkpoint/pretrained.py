@@ -10,7 +10,7 @@ from torch import nn
 from .files import load
 from .layout import check, widen
 
-WAYS_ON = """
+REMEDIES = """
 - start from a file of your own:
   --cfg-options model.backbone.init_cfg.checkpoint=FILE
 - train from scratch:
@@ -58,7 +58,7 @@ class Pretrained(PretrainedInit):
         except Exception as error:  # mmengine's storage clients raise any type
             kind = type(error) if type(error) in (FileNotFoundError, OSError, ImportError) else ValueError
             raise kind(
-                f'the backbone cannot start from {path}, which its init_cfg names: {error}\nDo one of these:{WAYS_ON}'
+                f'the backbone cannot start from {path}, which its init_cfg names: {error}\nDo one of these:{REMEDIES}'
             ) from error
         prefix = self._find_prefix(module, loaded, path)
         state_dict = OrderedDict(

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         _report(f'error: {problem}')
     if photos.drawn:
         count = len(photos.drawn)
-        _report(f'left out {count} picture{"s" * (count > 1)} that it drew before, such as {photos.drawn[0]}')
+        _report(f'skipped {count} picture{"s" * (count > 1)} of earlier predictions, such as {photos.drawn[0]}')
     results = _predict(args, photos.files) if photos.files else []
     if args.json:
         with replacing(args.json) as part:

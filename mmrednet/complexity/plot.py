@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import replacing
 from .tables import Complexity, Row
 
 # The line of each curve. The colours also differ for colour-blind people, and the markers and dashes in grey.
@@ -53,7 +54,8 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
         axes[0].set(ylim=(73, 80), ylabel="Top-1 on ImageNet (%), the paper's figures")
         figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False)
         png, svg = Path(path).with_suffix('.png'), Path(path).with_suffix('.svg')
-        png.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(png, dpi=200)
-        figure.savefig(svg, metadata={'Date': None})  # without a date, equal values give equal files
+        with replacing(png) as part:
+            figure.savefig(part, dpi=200)
+            # Without a date, equal values give equal files.
+            figure.savefig(part.with_suffix('.svg'), metadata={'Date': None})
     return png, svg

@@ -63,11 +63,9 @@ class KernelHeatMapHook(Hook):
 
 
 def _unwrap(model: nn.Module) -> nn.Module:
-    if not is_model_wrapper(model):
-        return model
-    if not isinstance(model, DistributedDataParallel):
+    if is_model_wrapper(model) and not isinstance(model, DistributedDataParallel):
         raise ValueError(
             f'KernelHeatMapHook needs the whole model in one process, but {type(model).__name__} spreads it over '
             'several: remove the hook, and use `python -m mmrednet visualize` with a checkpoint'
         )
-    return model.module
+    return model.module if isinstance(model, DistributedDataParallel) else model

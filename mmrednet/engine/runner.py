@@ -16,7 +16,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner as MMEngineRunner
 from torch import nn
 
-from ..checkpoint import READ_HERE, missing
+from ..checkpoint import OUR_READER, is_missing_file
 from ..errors import one_line
 from ..files import replacing
 from ..models.backbone import Backbone
@@ -105,7 +105,7 @@ class Runner(MMEngineRunner):
 
     def load_checkpoint(self, filename: str, *args, **kwargs) -> dict:
         """Loads a checkpoint as mmengine does, in every format that :func:`mmrednet.checkpoint.load` can read."""
-        return super().load_checkpoint(f'{READ_HERE}{filename}', *args, **kwargs)
+        return super().load_checkpoint(f'{OUR_READER}{filename}', *args, **kwargs)
 
     def load_or_resume(self) -> None:
         """Loads or resumes as mmengine does; without a path it resumes from the result of :func:`find_checkpoint`.
@@ -180,15 +180,9 @@ class Runner(MMEngineRunner):
 
         Raises:
             FileNotFoundError: ``load_from`` is the path of a file that does not exist.
-            ValueError: The config has ``rednet50_checkpoint``, a former variable that no longer has an effect.
         """
-        if (checkpoint := cfg.get('rednet50_checkpoint')) is not None:
-            raise ValueError(
-                f'rednet50_checkpoint, here {checkpoint!r}, no longer has an effect: set '
-                f'model.backbone.init_cfg.checkpoint (`--cfg-options model.backbone.init_cfg.checkpoint={checkpoint}`)'
-            )
         load_from = cfg.get('load_from')
-        if load_from is not None and missing(str(load_from)):
+        if load_from is not None and is_missing_file(str(load_from)):
             raise FileNotFoundError(
                 f'load_from (or --checkpoint) names the checkpoint {load_from!r}, which does not exist: '
                 'give the path or URL of a checkpoint'

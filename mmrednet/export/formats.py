@@ -24,8 +24,7 @@ from .model import ExportableModel, example, trace_size
 
 FULL = 1 << 20  # bytes. If a disk has less free space after an error, it is full.
 # The axes of the images whose sizes a file leaves open.
-AXES = {0: 'batch', 2: 'height', 3: 'width'}
-OPEN_SIZES = {'images': {axis: torch.export.Dim(name) for axis, name in AXES.items()}}
+OPEN_SIZES = {'images': {axis: torch.export.Dim(name) for axis, name in {0: 'batch', 2: 'height', 3: 'width'}.items()}}
 
 Run = Callable[[Tensor], Sequence[Tensor]]
 
@@ -64,11 +63,8 @@ def write_onnx(network: ExportableModel, images: Tensor, path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def load_onnx(path: Path, shape: Sequence[int] | None = None) -> Run:
-    """Loads ONNX, and the library beside it if there is one, into ONNX Runtime on the CPU.
-
-    If ``shape`` is given, all images must have this shape.
-    """
+def load_onnx(path: Path) -> Run:
+    """Loads ONNX, and the library beside it if there is one, into ONNX Runtime on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -77,9 +73,6 @@ def load_onnx(path: Path, shape: Sequence[int] | None = None) -> Run:
     options.add_session_config_entry('session.force_spinning_stop', '1')
     if (library := path.with_suffix('.so')).is_file():
         options.register_custom_ops_library(str(library))
-    if shape:
-        for axis, name in AXES.items():
-            options.add_free_dimension_override_by_name(name, shape[axis])
     session = onnxruntime.InferenceSession(path, options, providers=['CPUExecutionProvider'])
     return lambda images: [torch.from_numpy(output) for output in session.run(None, {'images': images.numpy()})]
 
@@ -101,16 +94,13 @@ def write_openvino(network: ExportableModel, images: Tensor, path: Path) -> None
     source.unlink()
 
 
-def load_openvino(path: Path, shape: Sequence[int] | None = None) -> Run:
-    """Loads the files of :func:`write_openvino` as :func:`load_onnx` does, and computes in float32."""
+def load_openvino(path: Path) -> Run:
+    """Loads the files of :func:`write_openvino` into OpenVINO on the CPU, and computes in float32."""
     import openvino
 
     core = openvino.Core()
-    model = core.read_model(path)
-    if shape:
-        model.reshape(list(shape))
     settings = {'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}
-    compiled = core.compile_model(model, 'CPU', settings)
+    compiled = core.compile_model(core.read_model(path), 'CPU', settings)
     return lambda images: [torch.from_numpy(output) for output in compiled(images.numpy()).values()]
 
 
@@ -119,7 +109,7 @@ class Format(NamedTuple):
 
     ending: str
     write: Callable[[ExportableModel, Tensor, Path], None]
-    load: Callable[..., Run]
+    load: Callable[[Path], Run]
     packages: tuple[str, ...] = ()
     compiles: bool = False
 

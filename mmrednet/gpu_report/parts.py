@@ -20,8 +20,7 @@ from ..workers import Item
 from .checks import LAYOUTS, PROBLEMS, QUICK, behaviour, errors
 
 DTYPES = ('float32', 'bfloat16', 'float16', 'float64')
-SANITIZERS = ('memcheck', 'racecheck')  # tools of compute-sanitizer
-CHECKS = (*DTYPES, 'behaviour', *SANITIZERS)
+CHECKS = (*DTYPES, 'behaviour')
 CANDIDATES = ('naive', 'depthwise', 'reference', 'unfused', 'fused')
 NETWORKS = ('ResNet-50', 'RedNet-26', 'RedNet-38', 'RedNet-50')
 OPERATORS = (*((case, 64) for case in stage_cases()), (fpn_case((800, 1280)), 1))  # with their batch sizes
@@ -42,13 +41,6 @@ def correctness(dtype: str, device: torch.device, backend: str, quick: bool = Fa
         for name, batch, case in (PROBLEMS[:QUICK] if quick else PROBLEMS)
         for layout in LAYOUTS
     ]
-
-
-def sanitized(device: torch.device, backend: str, quick: bool = False) -> Part:
-    """Returns one check of each kind. Under compute-sanitizer a check takes a hundred times as long."""
-    items = [*correctness('float32', device, backend), *correctness('bfloat16', device, backend)]
-    chosen = ('a small map', 'odd sizes', 'a map of one pixel', 'wide rows', 'dilation')
-    return [(name, check) for start in chosen for name, check in items if name.startswith(start)]
 
 
 def repeated_and_concurrent(device: torch.device, backend: str, quick: bool = False) -> Part:
@@ -133,7 +125,6 @@ PARTS: dict[str, Callable[..., Part]] = {
     'operator': operator,
     'networks': networks,
     'compiled': partial(operator, compiled=True),
-    **dict.fromkeys(SANITIZERS, sanitized),
 }
 
 

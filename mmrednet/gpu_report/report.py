@@ -2,7 +2,6 @@
 
 import json
 import platform
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,8 +15,8 @@ from ..benchmark.timing import Result
 from ..environment import commit, describe_gpu, describe_machine
 from ..files import replacing
 from ..formatting import markdown_list, markdown_table
-from .parts import CHECKS, DTYPES, SANITIZERS
-from .workers import run_parts
+from ..workers import TIME_IS_UP, Job, run_jobs
+from .parts import CHECKS, DTYPES, items_of
 
 SECONDS, SECONDS_QUICK = 450, 150  # for the whole report
 # The parts in their order. A row has the parts that run side by side, and their share of the time that is left.
@@ -27,7 +26,6 @@ PLAN: Sequence[tuple[tuple[str, ...], float]] = (
     (('networks',), 0.5),
     (('compiled',), 1.0),
 )
-NOT_QUICK = (*SANITIZERS, 'compiled')
 UNITS = 'Medians of milliseconds and, in brackets, their interquartile range.'
 MEASURED = {
     'operator': 'How fast is the operator?',
@@ -46,9 +44,8 @@ def make_report(out: Path, device: torch.device, quick: bool = False, about: Map
     begin, seconds = time.monotonic(), SECONDS_QUICK if quick else SECONDS
     outcomes: list[dict] = []
     for names, share in PLAN:
-        names = tuple(name for name in names if not (quick and name in NOT_QUICK))
         limit = share * (seconds - (time.monotonic() - begin))
-        if names:
+        if not (quick and 'compiled' in names):
             print(f'mmrednet gpu-report: {", ".join(names)}, at most {limit:.0f} s', file=sys.stderr, flush=True)
             outcomes += run_parts(names, limit, str(device), quick)
             # After each part, so that an interrupted report has the parts that were finished.
@@ -58,6 +55,23 @@ def make_report(out: Path, device: torch.device, quick: bool = False, about: Map
                 with replacing(path) as part:
                     part.write_text(text)
     return find_faults(outcomes)
+
+
+def run_parts(names: Sequence[str], seconds: float, device: str, quick: bool = False) -> list[dict]:
+    """Runs some of ``PARTS`` side by side for at most some seconds, and returns the outcome of each.
+
+    Each part has its own process, since a fault in a kernel makes the GPU unusable for a process. 'part' is the part's
+    name, 'items' has what each item has found, 'left_out' has the names of the other items, and 'end' is why the part
+    ended early, '' otherwise.
+    """
+    outcomes = []
+    jobs = [Job(items_of, (name, device, quick)) for name in names]
+    for name, (planned, found, end, error) in zip(names, run_jobs(jobs, seconds), strict=True):
+        if end and end != TIME_IS_UP and error:
+            end += f': {error}'
+        items = dict(zip(planned, found, strict=False))
+        outcomes.append({'part': name, 'items': items, 'left_out': planned[len(items) :], 'end': end})
+    return outcomes
 
 
 def describe(device: torch.device) -> dict[str, str]:
@@ -79,13 +93,8 @@ def find_faults(outcomes: Sequence[Mapping]) -> list[str]:
                 if not error <= 1:  # NaN, too
                     faults.append(f'{item}: {name} has {error:.3g} times the error that is allowed')
             faults += [f'{item}: {result[key]}' for key in ('failed', 'wrong') if result.get(key)]
-        # A sanitizer changes the exit status. Its log counts instead.
-        if part not in SANITIZERS and re.match(r'SIG|exit status', outcome['end']):
+        if outcome['end'] not in ('', TIME_IS_UP):
             faults.append(f'{part}: ended by {outcome["end"]}')
-        # If its time was up there is no summary, and the lines of its log count.
-        lines = [outcome.get('summary', ''), *outcome.get('sanitizer', ())]
-        if fault := next((line for line in lines if re.search(r'SUMMARY: [1-9]|^Invalid |Race reported', line)), None):
-            faults.append(f'{part}: {fault}')
     return faults
 
 
@@ -125,10 +134,6 @@ def _verdicts(parts: Mapping[str, Mapping]) -> Iterator[str]:
         keys = ('failed', 'skipped', 'wrong')
         rows = [(name, next((found[k] for k in keys if found.get(k)), 'right')) for name, found in results]
         yield markdown_table(('check', 'result'), rows)
-    for name in SANITIZERS:
-        if name in parts:
-            summary = parts[name].get('summary', parts[name]['end'])
-            yield f'compute-sanitizer, {name}, on {len(parts[name]["items"])} checks: {summary}.'
 
 
 def _correctness_table(items: Mapping[str, Mapping[str, Mapping]]) -> str:

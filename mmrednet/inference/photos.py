@@ -40,7 +40,7 @@ def find_photos(arguments: Iterable[str]) -> Photos:
             continue
         else:
             found = sorted(filter(os.path.isfile, glob(path, recursive=True)))
-            problem = 'is no file or folder, and no file matches it as a pattern: give the path of a photograph'
+            problem = 'is not a file or folder, and no file matches it as a pattern: give the path of a photograph'
         if not found:
             problems.append(f'{argument} {problem}')
         for file in found:

@@ -47,7 +47,7 @@ class WindowKernelGeneration(nn.Module):
         ValueError: ``border`` or ``backend`` does not exist, or a window has no pixel in its middle.
     """
 
-    sees_pixels = True
+    needs_all_pixels = True
 
     def __init__(
         self,

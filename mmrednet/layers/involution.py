@@ -116,7 +116,7 @@ class Involution(nn.Module):
             )
         window = dict(kernel_size=self.kernel_size, stride=self.stride, padding=self.padding, dilation=self.dilation)
         phi = kernel_generation(channels=channels, groups=self.groups, **window)
-        self._sees_pixels = getattr(phi, 'sees_pixels', False)
+        self._needs_all_pixels = getattr(phi, 'needs_all_pixels', False)
         self._add_stages(phi)
         # Added after phi's stages: mmcv's fuse_conv_bn merges each convolution with the next BatchNorm in this order.
         self.projection = (
@@ -158,7 +158,7 @@ class Involution(nn.Module):
         Raises ValueError if the kernel generation function returns a tensor of another shape.
         """
         cells = self._cells(x)
-        kernel = x if self._sees_pixels else cells
+        kernel = x if self._needs_all_pixels else cells
         for name in self._stages:
             kernel = self.get_submodule(name)(kernel)
         return _unflatten(kernel, cells, self.groups, self.kernel_size)
@@ -174,7 +174,7 @@ class Involution(nn.Module):
         conv = self.last_convolution() if fused else None
         if conv is None:
             return self.output(involution2d(x, self.generate_kernel(x), *geometry, backend=self.backend))
-        features = x if self._sees_pixels else self._cells(x)
+        features = x if self._needs_all_pixels else self._cells(x)
         for name in self._stages[:-1]:
             features = self.get_submodule(name)(features)
         out = fused_involution2d(x, features, conv.weight, conv.bias, self.kernel_size, *geometry, backend=self.backend)

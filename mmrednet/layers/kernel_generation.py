@@ -3,7 +3,7 @@
 To use another phi, write a module whose constructor takes ``(channels, groups, kernel_size, stride, padding,
 dilation)``, the ints and pairs of :class:`.Involution`. Its output is the kernels as (N, groups * Kh * Kw, Ho, Wo), in
 the order (G, Kh, Kw). Its input is one cell for each output pixel, (N, channels, Ho, Wo). If the module has the
-attribute ``sees_pixels = True``, its input is all pixels, (N, channels, H, W), as self-attention needs them.
+attribute ``needs_all_pixels = True``, its input is all pixels, (N, channels, H, W), as self-attention needs them.
 """
 
 from collections import OrderedDict

@@ -27,7 +27,7 @@ class NeighbourhoodKernelGeneration(nn.Sequential):
         ValueError: ``neighbourhood`` is even.
     """
 
-    sees_pixels = True
+    needs_all_pixels = True
 
     def __init__(
         self,

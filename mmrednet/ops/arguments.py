@@ -134,7 +134,7 @@ def check_shapes(input: Ints, kernel: Ints, stride: Ints, padding: Ints, dilatio
             f'the number of groups of kernel, {g} (its dimension 1), must divide the {c} channels of input: '
             'generate the kernel for a number of groups that divides them'
         )
-    height, width = count_windows('input', (h, w), (kh, kw), stride, padding, dilation)
+    height, width = checked_output_size('input', (h, w), (kh, kw), stride, padding, dilation)
     if height != ho or width != wo:
         raise ValueError(
             f'kernel must hold kernels for {height}x{width} output pixels (input {h}x{w}, '
@@ -143,7 +143,7 @@ def check_shapes(input: Ints, kernel: Ints, stride: Ints, padding: Ints, dilatio
         )
 
 
-def count_windows(name: str, size: Ints, kernel_size: Ints, *geometry: Ints) -> tuple[int, int]:
+def checked_output_size(name: str, size: Ints, kernel_size: Ints, *geometry: Ints) -> tuple[int, int]:
     """Returns (Ho, Wo) as :func:`output_size` does. Raises ValueError if no window fits in the padded image."""
     height, width = output_size(size, kernel_size, *geometry)
     # With min(), torch.compile would compile a program that is valid only for images that are wider than high.

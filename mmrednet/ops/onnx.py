@@ -20,8 +20,8 @@ from .involution import Involution2d
 from .window_product import WindowProduct2d
 
 
-def _involution2d(input, kernel, stride, padding, dilation, backend=None) -> Tensor:
-    """Computes eq. 4 tap by tap, also for sizes that are unknown when the network is exported."""
+def sum_of_taps(input, kernel, stride, padding, dilation, backend=None) -> Tensor:
+    """Computes eq. 4 as a sum over the taps, also for sizes that are unknown when a network is exported."""
     groups, kh, kw = map(int, kernel.shape[1:4])  # ints, also under torch.jit.trace
     values = kernel.to(accumulation_dtype(input)).reshape(-1, kh * kw, *kernel.shape[4:]).split(1, 1)
     taps = _taps(input, groups, (kh, kw), kernel.shape[4:], stride, padding, dilation)
@@ -102,7 +102,7 @@ def one_operator() -> Iterator[None]:
         decomposition_table.update(standard)
 
 
-for _overload, _decomposition in _decompositions(_involution2d).items():
+for _overload, _decomposition in _decompositions(sum_of_taps).items():
     register_decomposition(_overload)(_decomposition)
 register_decomposition(WindowProduct2d.overload)(_window_product2d)
 for _class in (Involution2d, FusedInvolution2d, WindowProduct2d):

@@ -3,7 +3,7 @@
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function
 
-from .arguments import IntPair, check_groups, check_ranks, check_tensors, count_windows, pair, to_pairs
+from .arguments import IntPair, check_groups, check_ranks, check_tensors, checked_output_size, pair, to_pairs
 from .backends import check_backend, reference
 from .dispatcher import GEOMETRY, OPERATORS, call, cast_for_autocast, register
 from .involution import GradKernel
@@ -87,7 +87,7 @@ def _check(query, key, kernel_size, stride, padding, dilation) -> None:
             f'query and key must have the same batch size and channels, but their shapes are {tuple(query.shape)} and '
             f'{tuple(key.shape)}'
         )
-    height, width = count_windows('key', key.shape[2:], kernel_size, stride, padding, dilation)
+    height, width = checked_output_size('key', key.shape[2:], kernel_size, stride, padding, dilation)
     if query.shape[2] != height or query.shape[3] != width:
         raise ValueError(
             f'query must have {height}x{width} pixels, one for each window (key {key.shape[2]}x{key.shape[3]}, '

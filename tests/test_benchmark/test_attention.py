@@ -61,7 +61,7 @@ def test_candidates_are_timed_and_their_memory_measured(monkeypatch):
     results = list(benchmark_attention(problems, budget=0))
     plain = ['layer', 'unfold', 'taps', 'dense']
     assert [r.candidate for r in results] == 4 * plain
-    assert [(r.labels['pass'], r.unit) for r in results[::4]] == [
+    assert [(r.labels['phase'], r.unit) for r in results[::4]] == [
         (phase, unit) for unit in ('ms', 'MiB') for phase in ('forward', 'training')
     ]
     assert {r.samples for r in results if r.unit == 'MiB'} == {(3.0,)}

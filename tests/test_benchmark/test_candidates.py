@@ -1,13 +1,13 @@
 import ctypes
 import subprocess
+from functools import partial
 
 import pytest
 import torch
 
 from mmrednet.benchmark import naive_cuda
-from mmrednet.benchmark.candidates import CANDIDATES, Problem, operator_step, sum_of_taps
+from mmrednet.benchmark.candidates import CANDIDATES, Problem, operator_step
 from mmrednet.benchmark.cases import Case
-from mmrednet.ops.arguments import output_size
 from mmrednet.ops.backends import TABLE, reference
 
 SMALL = Case(32, (9, 12), stride=(2, 2), groups=2)
@@ -69,16 +69,14 @@ def test_unfused_and_fused_compute_the_same():
     torch.testing.assert_close(*outs, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ('stride', 'padding', 'dilation'), [((1, 1), (1, 2), (1, 1)), ((2, 1), (1, 2), (1, 1)), ((1, 3), (2, 0), (2, 1))]
-)
-def test_the_sum_of_taps_is_the_plain_formula(stride, padding, dilation):
-    x = torch.randn(2, 6, 9, 12, dtype=torch.float64)
-    size = output_size(x.shape[2:], (3, 5), stride, padding, dilation)
-    kernel = torch.randn(2, 3, 3, 5, *size, dtype=torch.float64)
-    torch.testing.assert_close(
-        sum_of_taps(x, kernel, stride, padding, dilation), reference.involution2d(x, kernel, stride, padding, dilation)
-    )
+def test_both_compiled_forms_compute_the_same(monkeypatch):
+    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # Inductor takes minutes
+    results = []
+    for candidate in ('reference', 'compiled unfold', 'compiled taps'):
+        torch.manual_seed(0)
+        results.append(operator_step(candidate, Problem(SMALL, batch=2, phase='backward'))())
+    for result in results[1:]:
+        torch.testing.assert_close(result, results[0], rtol=1e-4, atol=1e-4)
 
 
 def test_dilation_reaches_every_candidate():

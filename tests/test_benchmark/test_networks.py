@@ -5,13 +5,20 @@ import torch
 from torch import nn
 
 from mmrednet.benchmark import networks
-from mmrednet.benchmark.networks import PHASES, benchmark_networks, network_step
+from mmrednet.benchmark.networks import PHASES, benchmark_networks, classifier, network_step
 from mmrednet.benchmark.timing import Setting
 from mmrednet.models.rednet import RedNet
 
 
-def test_network_in_mixed_precision():
+def test_network_in_mixed_precision(monkeypatch):
+    model = classifier('RedNet-26')
+    monkeypatch.setattr(networks, 'classifier', lambda *args: model)
+    conv, dtypes = model.backbone.stem[0].conv, []
+    conv.register_forward_hook(lambda module, args, output: dtypes.append(output.dtype))
     network_step('RedNet-26', Setting(batch=2, dtype=torch.bfloat16, channels_last=True, phase='training'), (64, 64))()
+    assert dtypes == [torch.bfloat16] and not conv.weight.is_contiguous()
+    for parameter in model.parameters():
+        assert parameter.grad.dtype == torch.float32 and parameter.grad.isfinite().all()
 
 
 def test_unknown_network_and_phase():
@@ -25,7 +32,7 @@ def test_networks(monkeypatch):
     monkeypatch.setattr(networks, 'network_step', partial(network_step, size=(64, 64)))
     models = ('ResNet-26', 'RedNet-26', 'RedNet-26/torch')
     results = list(benchmark_networks(models, [Setting(phase=phase) for phase in PHASES], budget=0))
-    assert [(r.labels['pass'], r.candidate) for r in results] == [(p, m) for p in PHASES for m in models]
+    assert [(r.labels['phase'], r.candidate) for r in results] == [(p, m) for p in PHASES for m in models]
     assert all(len(r.samples) == 7 for r in results)
 
 

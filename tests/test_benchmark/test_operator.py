@@ -1,10 +1,6 @@
-from functools import partial
-
 import pytest
-import torch
 from helpers import TORCH_ALONE, run_python
 
-from mmrednet.benchmark import timing
 from mmrednet.benchmark.candidates import Problem, working_backends
 from mmrednet.benchmark.cases import Case
 from mmrednet.benchmark.operator import benchmark_operator
@@ -24,29 +20,15 @@ def test_every_candidate_of_the_operator_runs(channels_last):
     results = list(benchmark_operator(problems, budget=0))
     forward = [*candidates, 'unfused', 'fused'] * 2
     assert [r.candidate for r in results] == forward + candidates * 2
-    assert [r.labels['pass'] for r in results] == ['forward'] * len(forward) + ['backward'] * 2 * len(candidates)
+    assert [r.labels['phase'] for r in results] == ['forward'] * len(forward) + ['backward'] * 2 * len(candidates)
     # Input 32x9x12, kernels 2x7x7 and output 32 at 5x6 pixels, of 4 bytes each. Backward moves the first two twice.
     read, written = 32 * 9 * 12 + 2 * 49 * 30, 32 * 30
-    assert {(r.labels['batch'], r.labels['pass']): r.bytes for r in results} == {
+    assert {(r.labels['batch'], r.labels['phase']): r.bytes for r in results} == {
         (batch, phase): 4 * batch * (passes * read + written)
         for batch in (1, 2)
         for phase, passes in (('forward', 1), ('backward', 2))
     }
     assert all(r.unit == 'ms' and len(r.samples) == 7 and min(r.samples) > 0 for r in results)
-
-
-def test_compiled_is_the_faster_form(monkeypatch):
-    monkeypatch.setattr(torch, 'compile', partial(torch.compile, backend='aot_eager'))  # Inductor takes minutes
-    seen = {}
-    monkeypatch.setattr(timing, 'time_in_turns', lambda steps, *_: seen.update(steps) or dict.fromkeys(steps, [1e-3]))
-    problems = [Problem(SMALL, phase=phase) for phase in ('forward', 'backward')]
-    results = list(benchmark_operator(problems, compiled=True))
-    assert [r.candidate for r in results if r.candidate.startswith('compiled')] == ['compiled'] * 2
-    times = {'compiled unfold': [3e-3, 1e-3, 3e-3], 'compiled taps': [2e-3]}
-    monkeypatch.setattr(timing, 'time_in_turns', lambda steps, *_: {name: times.get(name, [1.0]) for name in steps})
-    for result in benchmark_operator(problems, compiled=True):
-        assert result.candidate != 'compiled' or result.samples == (2.0,) and result.bytes
-    assert [gradient.shape for gradient in seen['compiled taps']()] == [(1, 32, 9, 12), (1, 2, 7, 7, 5, 6)]
 
 
 def test_the_operator_is_measured_with_torch_alone():

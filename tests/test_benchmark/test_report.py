@@ -10,7 +10,7 @@ from mmrednet.environment import describe_machine
 from mmrednet.formatting import FORMATS
 
 RESULTS = [
-    Result({'shape': shape, 'batch': 8, 'pass': phase}, candidate, 'ms', samples)
+    Result({'shape': shape, 'batch': 8, 'phase': phase}, candidate, 'ms', samples)
     for phase in ('forward', 'backward')
     for shape in ('64x56x56, K = 7', '128x56x56, K = 7, stride 2')
     for candidate, samples in {'floor': (0.5, 0.25, 0.75), 'cpu': (1.0, 0.75, 1.5)}.items()
@@ -27,7 +27,7 @@ def test_formats(style):
         assert records == [('floor', 0.5, 0.25), ('cpu', 1.0, 0.375)] * 4
     else:
         rows = cells(text)
-        assert rows[0] == ['shape', 'batch', 'pass', 'floor', 'cpu', 'cpu / floor']
+        assert rows[0] == ['shape', 'batch', 'phase', 'floor', 'cpu', 'cpu / floor']
         assert [row[2:] for row in rows[2:]] == [
             [phase, '0.500 (0.25)', '1.00 (0.38)', '2.00'] for phase in ('forward',) * 2 + ('backward',) * 2
         ]

@@ -27,7 +27,7 @@ def fake_clock(monkeypatch, seconds):
 
 def test_each_candidate_has_one_turn_in_every_round(monkeypatch):
     log = fake_clock(monkeypatch, 1e-3)
-    samples = time_in_turns(dict(a='a', b='b', c='c'), budget=0)
+    samples = time_in_turns(dict(a='a', b='b', c='c'), 'cpu', budget=0)
     assert log[:6] == [(name, 1) for name in 'aabbcc']
     turns = [step for step, _ in log[6:]]
     rounds = [turns[i : i + 3] for i in range(0, len(turns), 3)]
@@ -41,5 +41,5 @@ def test_each_candidate_has_one_turn_in_every_round(monkeypatch):
 @pytest.mark.parametrize(('budget', 'rounds', 'expected'), [(10, (2, 100), 4), (0, (2, 100), 2), (1e9, (2, 5), 5)])
 def test_budget(monkeypatch, budget, rounds, expected):
     fake_clock(monkeypatch, 1.0)
-    samples = time_in_turns(dict(a='a', b='b', c='c'), budget=budget, rounds=rounds)
+    samples = time_in_turns(dict(a='a', b='b', c='c'), 'cpu', budget=budget, rounds=rounds)
     assert {name: len(taken) for name, taken in samples.items()} == dict(a=expected, b=expected, c=expected)

@@ -138,7 +138,7 @@ def attacks(mark):
         "type 'O8'": np.array([Call(os.system, touch)], object),
         # The state of the dtype would define which bytes are objects.
         "type 'V8'": np.zeros(1, [('a', 'O')]),
-        "'a' is no array": 1,
+        "'a' is not an array": 1,
         'encoding': Call(__import__('_codecs').encode, 'touch', 'no such codec'),
     }
 
@@ -200,7 +200,7 @@ def test_widening_is_for_starts_only(paddle_file, tmp_path):
     weight = load(paddle_file)['state_dict']['backbone.stem.1.conv2.conv.weight']
     wide = started.model.backbone.stem[1].conv2.conv.weight.unflatten(0, (2, 7, 7))
     assert torch.equal(wide[:, 2:5, 2:5].flatten(0, 2), weight) and wide.count_nonzero() == weight.count_nonzero()
-    with pytest.raises(ValueError, match='2 misshapen: backbone.stem.1.conv2.conv.weight'):
+    with pytest.raises(ValueError, match='2 of another shape: backbone.stem.1.conv2.conv.weight'):
         runner('mmpretrain', config, tmp_path, load_from=load_from).load_or_resume()
 
 

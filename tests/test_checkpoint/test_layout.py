@@ -149,7 +149,7 @@ def spoil(state_dict, what):
     return key
 
 
-PROBLEMS = ('missing', 'unexpected', 'misshapen')
+PROBLEMS = ('missing', 'unexpected', 'of another shape')
 
 
 def assert_told_apart(error, what, key):
@@ -157,7 +157,7 @@ def assert_told_apart(error, what, key):
     assert 'old.pth' in text and 'nothing' in text
     assert [problem for problem in PROBLEMS if f'1 {problem}' in text] == [what] and f': {key}' in text
     assert text.count('layer4') == 1
-    if what == 'misshapen':
+    if what == 'of another shape':
         assert '(1567, 128, 1, 1) and should be (1568, 128, 1, 1)' in text
 
 
@@ -201,7 +201,7 @@ def test_only_odd_windows_are_widened_to_odd_ones(old, new, fits):
 def test_init_cfg_takes_a_part_where_the_rest_may_differ(save):
     checkpoint = old_checkpoint('mmpretrain/rednet26')
     path = save(checkpoint)
-    with pytest.raises(ValueError, match=r'1 misshapen: stem.0.conv.weight.*\n.*may_differ'):
+    with pytest.raises(ValueError, match=r'1 of another shape: stem.0.conv.weight.*\n.*may_differ'):
         pretrained(path, in_channels=4).init_weights()
     model = RedNet(
         26,
@@ -228,7 +228,9 @@ def test_init_cfg_takes_the_prefix_of_data_parallel(save):
 
 def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):
     dense = save(old_checkpoint('mmdet/retinanet_rednet50_fpn'), 'dense.pth')
-    with pytest.raises(ValueError, match=r'  2 misshapen: stem.1.conv2.conv.weight is \(98, 8, 1, 1\) and') as error:
+    with pytest.raises(
+        ValueError, match=r'  2 of another shape: stem.1.conv2.conv.weight is \(98, 8, 1, 1\) and'
+    ) as error:
         pretrained(dense, depth=50).init_weights()
     assert 'missing' not in str(error.value) and 'unexpected' not in str(error.value)
     path = save(old_checkpoint('mmpretrain/rednet26'))
@@ -236,7 +238,7 @@ def test_init_cfg_names_what_is_wrong_with_another_checkpoint(save):
     number = sum(not key.endswith('num_batches_tracked') for key in absent)
     with pytest.raises(ValueError, match=rf'  {number} missing.*: layer1.1.conv1.weight, .*, \.\.\.') as error:
         pretrained(path, depth=50).init_weights()
-    assert 'unexpected' not in str(error.value) and 'misshapen' not in str(error.value)
+    assert 'unexpected' not in str(error.value) and 'of another shape' not in str(error.value)
     with pytest.raises(ValueError, match="unexpected.*backbone.stem.0.conv.weight(.|\n)*'backbone.'"):
         pretrained(path, prefix='').init_weights()
 
@@ -316,7 +318,9 @@ def tiny_runner(tmp_path, load_from, classes=3, runner=Runner, wrap=lambda model
 def test_other_classes_need_may_differ(save, tmp_path):
     checkpoint = dict(state_dict=Model(5).state_dict())
     path = save(checkpoint)
-    with pytest.raises(ValueError, match=r'2 misshapen: head.weight is \(5, 2\) and(.|\n)*load_checkpoint.may_differ'):
+    with pytest.raises(
+        ValueError, match=r'2 of another shape: head.weight is \(5, 2\) and(.|\n)*load_checkpoint.may_differ'
+    ):
         tiny_runner(tmp_path, path).train()
     hooks = dict(load_checkpoint=dict(may_differ=['head.']))
     runner = tiny_runner(tmp_path, path, default_hooks=hooks)
@@ -325,10 +329,10 @@ def test_other_classes_need_may_differ(save, tmp_path):
     assert torch.equal(runner.model.layer.weight, checkpoint['state_dict']['layer.weight'])
     assert torch.equal(runner.model.head.weight, before)
     # Neither testing nor resuming starts from initial values.
-    with pytest.raises(ValueError, match='2 misshapen: head.weight') as error:
+    with pytest.raises(ValueError, match='2 of another shape: head.weight') as error:
         tiny_runner(tmp_path, path, default_hooks=hooks).test()
     assert 'may_differ' not in str(error.value)
-    with pytest.raises(ValueError, match='2 misshapen: head.weight'):
+    with pytest.raises(ValueError, match='2 of another shape: head.weight'):
         tiny_runner(tmp_path, str(tmp_path / 'epoch_1.pth'), classes=5, resume=True, default_hooks=hooks).train()
     # Its own checkpoint fits.
     tiny_runner(tmp_path, str(tmp_path / 'epoch_1.pth'), default_hooks=hooks).test()
@@ -384,7 +388,7 @@ def test_an_old_checkpoint_cannot_be_resumed(save, tmp_path):
 def test_the_hook_works_with_the_runner_of_mmengine(save, tmp_path):
     path = save(Model(5).state_dict())
     hooks = [dict(type='mmrednet.LoadCheckpointHook')]
-    with pytest.raises(ValueError, match='2 misshapen'):
+    with pytest.raises(ValueError, match='2 of another shape'):
         tiny_runner(tmp_path, path, runner=MMEngineRunner, custom_hooks=hooks).test()
 
 
@@ -440,7 +444,7 @@ def test_convert(save, tmp_path, capsys):
 
 def test_convert_names_a_missing_file(tmp_path, capsys):
     assert main(['convert', str(tmp_path / 'absent.pth'), str(tmp_path / 'out.pth')]) == 2
-    assert 'absent.pth is no file' in capsys.readouterr().err
+    assert 'absent.pth is not a file' in capsys.readouterr().err
 
 
 STATE = {'backbone.conv1.weight': torch.ones(1), 'head.fc.weight': torch.ones(2)}

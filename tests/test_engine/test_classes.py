@@ -126,7 +126,7 @@ def test_both_lists_are_shown(tmp_path):
 @pytest.mark.parametrize('wrap', WRAPPERS)
 def test_wrapped_data_sets_are_checked(wrap, tmp_path):
     check(tmp_path, wrap(make_coco(tmp_path)))
-    with pytest.raises(ValueError, match='labels and names would not agree'):
+    with pytest.raises(ValueError, match='the labels do not match the class names'):
         check(tmp_path, wrap(make_coco(tmp_path, ('star', 'disc', 'triangle'))))
 
 

@@ -177,12 +177,6 @@ def test_testing_needs_no_file_of_init_cfg(config, tmp_path):
     assert 'coco/bbox_mAP_50' in RUNNERS.build(config).test()
 
 
-def test_the_former_variable_is_refused(config):
-    config.merge_from_dict(parse('rednet50_checkpoint=a.pth'))
-    with pytest.raises(ValueError, match='rednet50_checkpoint.*--cfg-options model.backbone.init_cfg.checkpoint=a.pth'):
-        RUNNERS.build(config)
-
-
 @pytest.mark.full
 def test_two_processes_have_the_gradients_of_one(tmp_path):
     # Noise: in smooth images the rounding decides between the equal pixels of a pooling's window.

@@ -217,7 +217,7 @@ def test_its_own_pictures_are_no_photographs(capsys):
     for run in range(3):
         status, results = predict('pics', 'pics/*.png', '--checkpoint', checkpoint, '--out', 'pics')
         assert status == 0 and [result['file'] for result in results] == ['pics/t.png']
-        assert ('left out 1 picture that it drew' in capsys.readouterr().err) == (run > 0)
+        assert ('skipped 1 picture of earlier predictions' in capsys.readouterr().err) == (run > 0)
     assert sorted(path.name for path in Path('pics').iterdir()) == ['t.png', 't_prediction.png']
     assert find_photos(['pics/t_prediction.png']).files == ['pics/t_prediction.png']  # named by the user
 

@@ -342,7 +342,7 @@ def cut(source, path):
         ('--config broken.py --checkpoint {cls}', 'broken.py SyntaxError correct'),
         ('--config scope.py --checkpoint {cls}', 'scope.py mmpose mmpretrain mmdet mmseg MMPoseInferencer'),
         ('--config nothing.py --checkpoint {cls}', 'nothing.py NoSuch correct'),
-        ('--checkpoint absent.pth', 'absent.pth is no file'),
+        ('--checkpoint absent.pth', 'absent.pth is not a file'),
         ('--checkpoint bare.pth', 'bare.pth holds no config --config --model'),
         ('--checkpoint cut.pth', 'cut.pth incomplete again'),
         ('--config {cls_config} --checkpoint cut.safetensors', 'cut.safetensors incomplete again'),

@@ -121,7 +121,7 @@ def test_a_sequence_is_applied_whole_whatever_its_stages_are_called(name):
 class SelfAttention(nn.Module):
     """Stand-alone self-attention's weights: a pixel's query against the keys of its window (zeros outside)."""
 
-    sees_pixels = True
+    needs_all_pixels = True
 
     def __init__(self, channels, groups, kernel_size, stride, padding, dilation):
         super().__init__()
@@ -308,7 +308,7 @@ def test_fused_only_where_a_sequence_ends_in_a_1x1_convolution(stages, fuses, ca
 )
 def test_a_sequence_whose_input_is_all_pixels(stages, fuses, calls):
     phi, x = nn.Sequential(*stages), torch.randn(1, 16, 6, 8)
-    phi.sees_pixels = True
+    phi.needs_all_pixels = True
     layer = Involution(16, 3, 2, kernel_generation=lambda **_: phi)
     expected = layer(x)
     torch.testing.assert_close(

@@ -192,9 +192,9 @@ def test_nothing_is_compiled_during_a_capture(cupy, monkeypatch):
         cuda._function(0, HOT, 'forward')
 
 
-def plan(function, x, k):
+def plan(function, x, k, device=Device()):  # noqa: B008
     layouts = (Layout.of(t) for t in (x, k, x))
-    return plan_launch(function, *layouts, (1, 1), (3, 3), (1, 1))
+    return plan_launch(function, *layouts, (1, 1), (3, 3), (1, 1), device)
 
 
 def test_sizes_share_a_module():
@@ -224,25 +224,13 @@ def test_a_window_that_no_block_could_hold_is_summed_by_pytorch(monkeypatch):
 @pytest.mark.parametrize(
     'limits, kernels', [(Device(), 'pixels'), (Device(shared=64 << 10, tensor_cores=True), 'bands')]
 )
-def test_describes_launches_without_a_gpu(monkeypatch, limits, kernels):
-    monkeypatch.setattr(cuda, '_device', lambda index: limits)
+def test_tensor_cores_compute_16_bit_channels_last(limits, kernels):
     options = dict(dtype=torch.bfloat16, device='meta', memory_format=torch.channels_last)
-    input, kernel = torch.empty(8, 64, 56, 56, **options), torch.empty(8, 4 * 49, 56, 56, **options)
-    geometry = (1, 1), (3, 3), (1, 1)
-    (text,) = cuda.describe(input, kernel.unflatten(1, (4, 7, 7)), torch.device('cuda', 0), *geometry)
-    lines = text.splitlines()[2:]
-    assert [line.split(':')[0] for line in lines] == ['- forward', '- grad_input', '- grad_kernel']
-    assert all('kernel_size (7, 7)' in line and f'kernels {kernels}' in line for line in lines)
-    for line in lines:
-        words = line.split()
-        assert int(words[2]) * int(words[5]) >= 56 * 56 // 4  # a thread computes a strip of 4 pixels at most
-
-
-def test_describes_a_window_that_no_block_can_hold(monkeypatch):
-    monkeypatch.setattr(cuda, '_device', lambda index: Device())
-    input, kernel = torch.empty(1, 16, 9, 9, device='meta'), torch.empty(1, 1, 9, 9, 9, 9, device='meta')
-    (text,) = cuda.describe(input, kernel, torch.device('cuda', 0), (1, 1), (396, 396), (99, 99))
-    assert '- forward: no kernel, since shared memory cannot hold a window: backend torch computes' in text
+    x, k = torch.empty(8, 64, 56, 56, **options), torch.empty(8, 4 * 49, 56, 56, **options)
+    for function in FUNCTIONS:
+        launch = plan(function, x, k.unflatten(1, (4, 7, 7)), limits)
+        assert launch.specialisation.kernel_size == (7, 7) and launch.specialisation.kernels == kernels
+        assert launch.grid * launch.block >= 56 * 56 // 4  # a thread computes a strip of 4 pixels at most
 
 
 def test_large_tensors_have_wide_indices():

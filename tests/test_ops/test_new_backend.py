@@ -14,9 +14,6 @@ def load():
 
 def involution2d(out, input, kernel, *geometry):
     out.copy_(_reference(input, kernel, *geometry))
-
-def describe(input, kernel, *setting):
-    return [f'kernels: a toy for {input.shape[1]} channels and a window of {tuple(kernel.shape[2:4])}']
 """
 ROW = "    'toy': Row('mmrednet.ops.backends.toy', ('cpu',)),\n"
 TABLE = 'TABLE = {  # by name, best first\n'
@@ -65,5 +62,4 @@ def test_benchmark_involution(run_with_toy):
     arguments = 'benchmark involution --device cpu --budget 0 --input 1 32 6 6'.split()
     text = run_with_toy(f'from mmrednet.__main__ import main\nassert main({arguments}) == 0')
     assert ['toy', 'is used: the first that works'] in cells(text)
-    assert 'a toy for 32 channels and a window of (7, 7)' in text
     assert [row[0] for row in cells(text) if row[1:2] == ['toy']] == ['forward', 'backward']

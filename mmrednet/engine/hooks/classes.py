@@ -143,8 +143,8 @@ def _check_coco(where: str, dataset, categories: dict[int, str]) -> None:
     known = {*classes, *misspelt.values()}
     ordered = [name for name in dict.fromkeys(categories.values()) if name in known or not labelled]
     raise ValueError(
-        f'{where}: labels and names would not agree. In the order of the categories in {dataset.ann_file}, the labels '
-        f'0, 1, ... are {labelled}, but metainfo.classes is {list(classes)}. {reason}Write '
+        f'{where}: the labels do not match the class names. In the order of the categories in {dataset.ann_file}, the '
+        f'labels 0, 1, ... are {labelled}, but metainfo.classes is {list(classes)}. {reason}Write '
         f'metainfo=dict(classes={tuple(ordered)}) in each data set of the config; {LEAVE_OUT}'
     )
 
@@ -156,8 +156,8 @@ def _simplify(name: str) -> str:
 def _check_folders(where: str, folders: Sequence[str], classes: Sequence[str]) -> None:
     if _find_moved(folders, classes):
         raise ValueError(
-            f'{where}: labels and names would not agree. In alphabetical order of the folders, the labels 0, 1, ... '
-            f'are {list(folders)}, but metainfo.classes is {list(classes)}. Write '
+            f'{where}: the labels do not match the class names. In alphabetical order of the folders, the labels 0, 1, '
+            f'... are {list(folders)}, but metainfo.classes is {list(classes)}. Write '
             f'metainfo=dict(classes={tuple(folders)}) in the data set of the config, or leave it out; {LEAVE_OUT}'
         )
 

@@ -50,13 +50,8 @@ class ProgressBarHook(Hook):
 def format_progress(mode: str, begin: int, done: int, total: int, seconds: float, columns: int) -> str:
     """Returns a line such as ``train [>>>>>          ] 270/800, 3.4 it/s, 0:02:36 left``.
 
-    Args:
-        mode (str): The line's first word.
-        begin (int): Number of iterations that were finished before the time began.
-        done (int): Number of finished iterations.
-        total (int): Number of all iterations.
-        seconds (float): The time for ``done - begin`` iterations.
-        columns (int): Width of the terminal. The line is padded with spaces to at most one column less.
+    ``done - begin`` iterations have taken ``seconds``. ``columns`` is the width of the terminal. The line is padded
+    with spaces to at most one column less.
     """
     rate = (done - begin) / max(seconds, 1e-9)
     left = timedelta(seconds=round((total - done) / rate))

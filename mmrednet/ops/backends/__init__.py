@@ -24,13 +24,10 @@ class Backend(Protocol):
     accumulated in float32. A tap outside the input contributes nothing, whatever value the kernel has there.
     ``geometry`` stands for three pairs: stride, padding and dilation.
 
-    Three functions are optional:
+    Two functions are optional:
 
     - ``fused_involution2d(out, input, features, weight, bias, kernel_size, *geometry)`` applies the kernels that a 1x1
       convolution generates, without writing them to memory.
-    - ``describe(input, kernel, device, *geometry)`` returns lines of text about the kernels that run on a device for
-      tensors like these, which have no data (torch's device 'meta'). ``python -m mmrednet benchmark involution`` prints
-      them.
     - ``register_kernels()`` registers kernels of the backend in torch's dispatcher. It is called when the backend is
       chosen for a call that names no backend.
     """
@@ -111,7 +108,7 @@ def _load(name: str | None, device_type: str) -> Backend:
                 failures.append((f'backend {candidate!r} of involution2d cannot be used: {error}', error))
                 continue
             if failures:
-                warnings.warn(f'{failures[0][0]}. Until then the slower {candidate!r} computes', stacklevel=2)
+                warnings.warn(f'{failures[0][0]}. The slower backend {candidate!r} is used instead', stacklevel=2)
             if name is None and hasattr(backend, 'register_kernels'):
                 backend.register_kernels()
             return backend

@@ -53,11 +53,6 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, stride: Pair, p
         out[tile][:, :, u, v].unsqueeze(2)[to] = (grad * grouped_input[tile][at]).sum(2, keepdim=True)
 
 
-def describe(input: Tensor, kernel: Tensor, *setting: object) -> list[str]:
-    """Returns one line of text about the kernels that run for such an involution."""
-    return [f'kernels: those of torch, one call for each of {prod(kernel.shape[2:4])} taps']
-
-
 def generate_kernel(features: Tensor, weight: Tensor, bias: Tensor | None, kernel_size: Sequence[int]) -> Tensor:
     """Returns the kernels (N, G, Kh, Kw, Ho, Wo) that a 1x1 convolution generates from features (N, R, Ho, Wo)."""
     kernel = F.conv2d(features, weight, bias)

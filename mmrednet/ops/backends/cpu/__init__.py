@@ -92,16 +92,6 @@ def fused_involution2d(
         pytorch.involution2d(out, input, kernel, *geometry)
 
 
-def describe(input: Tensor, *setting: object) -> list[str]:
-    """Returns one line of text about the kernels that run for such an involution."""
-    suffix, threads = str(input.dtype).removeprefix('torch.'), torch.get_num_threads()
-    names = ', '.join(f'{name}_{suffix}' for name in ('involution2d', 'grad_input', 'grad_kernel'))
-    return [
-        f'kernels: {names}, in C++ for {torch.backends.cpu.get_cpu_capability()}; each call plans its own loops; '
-        f'{threads} thread{"s"[: threads > 1]}'
-    ]
-
-
 def _call(function: str, output, input, kernel, shape, strides, geometry, generation=_GIVEN) -> bool:
     """Calls a compiled function with a kernel of this shape and these strides.
 

@@ -56,9 +56,9 @@ def load_library(source: Path, flags: Sequence[str] = (), folder: Path | None = 
         except OSError as error:
             raise RuntimeError(f'the compiled library cannot be loaded: {error}{_remedy(str(error))}') from error
     # The library loads from another folder, so the cache folder is the cause.
-    _say(
+    _report(
         f'mmrednet: the cache folder {folder} cannot be used ({problem}): set MMREDNET_CACHE_DIR to a folder that only '
-        'you can write and from which programs may run. Until then each process needs a library of its own'
+        'you can write and from which programs may run. Each process now compiles a library of its own'
     )
     return loaded
 
@@ -155,7 +155,7 @@ def compile_library(source: Path, command: Sequence[str], path: Path) -> bytes:
 
     Raises RuntimeError if the compiler fails, and OSError if the disk is full.
     """
-    _say(f"mmrednet: compiling {source.name} for this machine's CPU (30 to 60 s)")
+    _report(f"mmrednet: compiling {source.name} for this machine's CPU (30 to 60 s)")
     run = subprocess.run([*command, str(source), '-o', str(path)], capture_output=True, text=True)
     if run.returncode != 0:
         if FULL in run.stderr:
@@ -171,7 +171,7 @@ def _newest(folder: Path, name: str) -> Path | None:
     paths = sorted(folder.glob(f'{name}-*.so'), key=lambda path: path.stat().st_mtime, reverse=True)
     whole = next((path for path in paths if _read(path)), None)
     if paths and not whole:
-        _say(f'mmrednet: {paths[0]} is not used: another user could have written it, or it is not whole')
+        _report(f'mmrednet: {paths[0]} is not used: another user could have written it, or it is not whole')
     return whole
 
 
@@ -232,5 +232,5 @@ def check_private(path: Path) -> None:
         raise OSError(f'{path} can be written by other users')
 
 
-def _say(text: str) -> None:
+def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -4,7 +4,6 @@ CuPy compiles with ``-ftz=true``: float32 and bfloat16 numbers with a magnitude 
 and in results. In float16 and float64, subnormal numbers are kept.
 """
 
-from dataclasses import asdict
 from functools import cache
 from typing import NamedTuple
 
@@ -61,25 +60,6 @@ def grad_kernel(out: Tensor, grad_output: Tensor, input: Tensor, *geometry: Pair
     """Writes the gradient of the kernel to ``out`` (N, G, Kh, Kw, Ho, Wo)."""
     if not _run('grad_kernel', input, out, grad_output, *geometry):
         pytorch.grad_kernel(out, grad_output, input, *geometry)
-
-
-def describe(input: Tensor, kernel: Tensor, device: torch.device, *geometry: Pair) -> list[str]:
-    """Returns text about the kernels that run for such an involution, and about their launches."""
-    output = torch.ops.mmrednet.involution2d(input, kernel, *geometry)
-    layouts = [Layout.of(tensor) for tensor in (input, kernel, output)]
-    limits = _device(torch.cuda.current_device() if device.index is None else device.index)
-    lines = []
-    for function in WRITTEN:
-        launch = plan_launch(function, *layouts, *geometry, limits)
-        if launch is None:
-            lines.append(f'- {function}: no kernel, since shared memory cannot hold a window: backend torch computes')
-            continue
-        constants = ', '.join(f'{n} {v}' for n, v in asdict(launch.specialisation).items() if n != 'dtype')
-        lines.append(
-            f'- {function}: {launch.grid} blocks of {launch.block} threads, {launch.shared / 1024:.1f} KiB of shared '
-            f'memory each; compiled for {constants}'
-        )
-    return ['kernels in CUDA:\n\n' + '\n'.join(lines)]
 
 
 def match_layouts(function: str, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
