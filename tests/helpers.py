@@ -111,8 +111,8 @@ def run(operator, tensors, grad_output, geometry, **options):
     return output, *torch.autograd.grad(output, tensors, grad_output)
 
 
-def check(operator, actual, tensors, grad_output, geometry):
-    """Compares what :func:`run` returns with the truth in float64."""
+def truth(operator, tensors, grad_output, geometry):
+    """Returns what :func:`run` should return in float64, and the scale of its rounding errors."""
     values = [t.detach().to('cpu', torch.float64).contiguous() for t in (*tensors, grad_output)]
     key = operator, geometry, *((v.shape, sha256(v.numpy().tobytes()).digest()) for v in values)
     if key not in _truths:  # once for all backends and layouts
@@ -121,13 +121,30 @@ def check(operator, actual, tensors, grad_output, geometry):
             # The same sums of absolute values are the scale of rounding errors.
             for f in (torch.clone, torch.abs)
         ]
-    exact, scale = _truths[key]
+    return _truths[key]
+
+
+def check(operator, actual, tensors, grad_output, geometry):
+    """Compares what :func:`run` returns with the truth."""
+    exact, scale = truth(operator, tensors, grad_output, geometry)
     tolerance = TOLERANCE[grad_output.dtype] * (FUSED if operator is fused_involution2d else 1)
     for i, (a, e, s) in enumerate(zip(actual, exact, scale, strict=True)):
         assert a.dtype == grad_output.dtype
         assert a.shape == e.shape
         error = (a.to('cpu', torch.float64) - e).abs()
         assert (error <= tolerance * s + 1e-300).all(), f'{f"gradient {i}" if i else "output"}: {(error / s).max()}'
+
+
+_complexities: dict = {}
+
+
+def complexity(row):
+    """Returns what ``measure`` counts for a row of the paper's tables, once for all tests."""
+    from mmrednet.complexity.tables import measure
+
+    if (key := repr(row)) not in _complexities:
+        _complexities[key] = measure(row)
+    return _complexities[key]
 
 
 class ConstantKernel(nn.Module):
@@ -172,8 +189,8 @@ for line in sys.stdin:
         sys.exit(exec(code, {'__name__': '__main__'}))
     print(os.waitpid(copy, 0)[1], flush=True)
 """
-# What every toolbox imports. It takes most of the time of a toolbox's import.
-COMMON_IMPORTS = 'import mmcv.ops, mmengine.runner'
+# Packages of others that the toolboxes import. They take most of the time of such an import.
+COMMON_IMPORTS = 'import matplotlib.pyplot, mmcv.ops, mmengine.runner, scipy.optimize, torchvision'
 TORCH_ALONE = (
     hide('mmcv', 'mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'cupy', 'numpy', 'cv2', 'matplotlib') + 'import torch'
 )

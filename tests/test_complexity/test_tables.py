@@ -2,10 +2,11 @@ from decimal import ROUND_HALF_EVEN, Decimal
 
 import pytest
 import torch
+from helpers import complexity
 from torch import nn
 
 from mmrednet.complexity.flops import count_flops
-from mmrednet.complexity.tables import ROWS, measure
+from mmrednet.complexity.tables import ROWS
 from mmrednet.layers import Involution
 
 # Rows in which the paper's number differs from what its text gives.
@@ -35,8 +36,8 @@ OTHER_FLOPS = {
 
 @pytest.mark.parametrize('row', ROWS, ids=lambda row: f'{row.table}: {row.model}')
 def test_row_of_the_paper(row):
-    complexity = measure(row)
-    params, flops = complexity.params / 1e6, complexity.flops / 1e9
+    counted = complexity(row)
+    params, flops = counted.params / 1e6, counted.flops / 1e9
     # Some figures are rounded to two digits before, ties to even: 44.549 is printed as 44.6, 25.653 as 25.6.
     rounded = {Decimal(f'{params:.{digits}f}').quantize(Decimal('0.1'), ROUND_HALF_EVEN) for digits in (1, 2)}
     assert (Decimal(str(row.params)) in rounded) == (row.model not in OTHER_PARAMS)

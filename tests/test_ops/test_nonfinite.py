@@ -3,7 +3,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import CASES, TOLERANCE, TRUTH, backends, check, make_arguments, make_fused_arguments, run
+from helpers import CASES, TOLERANCE, backends, check, make_arguments, make_fused_arguments, run, truth
 
 from mmrednet.ops import fused_involution2d, involution2d
 
@@ -62,15 +62,7 @@ def test_taps_inside_are_as_in_ieee_arithmetic(backend, case):
                 poisoned = [anything(t, chance) if i == which else t for i, t in enumerate((*tensors, grad_output))]
                 *inputs, grad = poisoned
                 actual = run(involution2d, inputs, grad.detach(), geometry, backend=name)
-                exact, scale = (
-                    run(
-                        TRUTH[involution2d],
-                        [f(t.detach().cpu().double()).requires_grad_() for t in inputs],
-                        f(grad.detach().cpu().double()),
-                        geometry,
-                    )
-                    for f in (torch.clone, torch.abs)
-                )
+                exact, scale = truth(involution2d, inputs, grad, geometry)
                 for a, e, s in zip(actual, exact, scale, strict=True):
                     a, finite = a.detach().cpu().double(), e.isfinite()
                     assert torch.equal(a.isnan(), e.isnan())
