@@ -29,7 +29,6 @@ from mmrednet.__main__ import main
 from mmrednet.checkpoint import IMAGENET, files, load, read, save
 from mmrednet.models.rednet import RedNet
 
-CONVERT = (sys.executable, '-m', 'mmrednet', 'convert')
 # The names and shapes of a whole RedNet-26 of PaddleClas.
 PADDLE = json.loads((DATA / 'paddle_rednet26_keys.json').read_text())
 
