@@ -436,7 +436,7 @@ def test_a_wrong_export_leaves_the_old_file(tmp_path, monkeypatch, capsys, wrong
 
 
 def test_a_full_disk_leaves_the_old_file(tmp_path, capsys):
-    with small_disk(tmp_path / 'disk', 2 << 20) as disk:
+    with small_disk(tmp_path / 'disk', (1 << 20) + (1 << 16)) as disk:
         old = disk / 'classifier.pt2'
         old.write_bytes(bytes(1 << 20))
         assert export(disk, 'classifier', 'torch-export') is None
