@@ -9,7 +9,7 @@ from torch import nn
 
 from .timing import Result, Setting, Step, time_results
 
-MODELS = ('ResNet-50', 'ResNet-101', 'RedNet-26', 'RedNet-38', 'RedNet-50', 'RedNet-101')
+MODELS = ('ResNet-50', 'ResNet-101', 'SAN19, pairwise', 'Axial ResNet-S', 'RedNet-38', 'RedNet-50')  # of Table 2
 PHASES = ('inference', 'inference, BN folded', 'training')
 
 

@@ -12,6 +12,7 @@ from ..registry import register_model
 from .backbone import Backbone
 
 SHARED = 8  # channels that share a kernel
+WIDTHS = (64, 256, 512, 1024, 2048)  # channels of the part at stride 2 and of the four stages
 
 
 class SAM(SANKernelGeneration):
@@ -99,6 +100,8 @@ class SAN(Backbone):
     Args:
         depth (int): 10, 15 or 19, the number of blocks.
         attention (str): 'pairwise' or 'patchwise'. Defaults to 'pairwise', the form of Table 1.
+        kernel_sizes (Sequence[int]): Windows of the part at stride 2 and of the four stages, odd numbers. Small images
+            need smaller ones. Defaults to (3, 7, 7, 7, 7).
         in_channels (int): Channels of the image. Defaults to 3.
         out_indices (Sequence[int]): Stages, from 0, whose outputs are returned. Defaults to (3,).
         with_cp (bool): Whether blocks recompute activations in the backward pass, for less memory. Defaults to False.
@@ -107,11 +110,11 @@ class SAN(Backbone):
 
     Raises:
         TypeError: SAN has no argument of that name.
-        ValueError: An argument is out of its range; or an image is smaller than 128x128 pixels.
+        ValueError: An argument is out of its range; or an image is too small for the windows.
 
     Shape:
-        (N, in_channels, H, W), H and W at least 128, to a tuple of (N, C_i, H_i, W_i), where ``C_i = 256 * 2^i`` and
-        ``H_i = floor(H / 2^(i + 2))``.
+        (N, in_channels, H, W), H and W at least 128 with the default windows, to a tuple of (N, C_i, H_i, W_i), where
+        ``C_i = 256 * 2^i`` and ``H_i = floor(H / 2^(i + 2))``.
     """
 
     arch_settings = {10: (2, 1, 2, 4, 1), 15: (3, 2, 3, 5, 2), 19: (3, 3, 4, 6, 3)}
@@ -120,6 +123,7 @@ class SAN(Backbone):
         self,
         depth: int,
         attention: str = 'pairwise',
+        kernel_sizes: Sequence[int] = (3, 7, 7, 7, 7),
         in_channels: int = 3,
         out_indices: Sequence[int] = (3,),
         with_cp: bool = False,
@@ -130,19 +134,25 @@ class SAN(Backbone):
             raise ValueError(f'depth must be one of {tuple(self.arch_settings)}, but is {depth!r}')
         if attention not in ATTENTION:
             raise ValueError(f'attention must be one of {tuple(ATTENTION)}, but is {attention!r}')
+        if len(kernel_sizes) != len(WIDTHS) or not all(size > 0 and size % 2 for size in kernel_sizes):
+            raise ValueError(f'kernel_sizes must be {len(WIDTHS)} odd numbers, but is {kernel_sizes!r}')
         super().__init__(4, out_indices, **kwargs)
         self.depth, self.attention = depth, attention
+        # Map i has 1 / 2^(i + 1) of the image's height and width, and is reflected by half a window.
+        self.smallest_image = max((size // 2 + 1) << (i + 1) for i, size in enumerate(kernel_sizes))
         self.conv_in = nn.Conv2d(in_channels, 64, 1, bias=False)
         self.bn_in = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(2)
+        # mmcv's `fuse_conv_bn` folds a norm layer into the convolution before it in the list of modules. Here,
+        # blocks are between the two, so all norm layers come before the convolutions.
+        for i, width in enumerate(WIDTHS):
+            self.add_module(f'bn{i}', nn.BatchNorm2d(width))
         channels, stages = 64, []
-        for i, (blocks, width) in enumerate(zip(self.arch_settings[depth], (64, 256, 512, 1024, 2048), strict=True)):
-            kernel_size = 3 if i == 0 else 7
-            stage = [SANBlock(width, kernel_size, attention, with_cp, backend) for _ in range(blocks)]
+        for i, (blocks, width) in enumerate(zip(self.arch_settings[depth], WIDTHS, strict=True)):
+            stage = [SANBlock(width, kernel_sizes[i], attention, with_cp, backend) for _ in range(blocks)]
             self.add_module(f'conv{i}', nn.Conv2d(channels, width, 1, bias=False))
             self.add_module(f'layer{i}', nn.Sequential(*stage))
-            self.add_module(f'bn{i}', nn.BatchNorm2d(width))
             stages.append(('pool', f'conv{i}', f'layer{i}', f'bn{i}', 'relu'))
             channels = width
         self.parts = (('conv_in', 'bn_in', 'relu', *stages[0]), *stages[1:])
@@ -150,10 +160,10 @@ class SAN(Backbone):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Returns the outputs of the stages ``out_indices`` for the images ``x`` (N, in_channels, H, W)."""
-        # The last stage reflects maps of H / 32 x W / 32 pixels by 3 pixels, so they need 4.
-        if min(x.shape[2:]) < 128:
+        least = self.smallest_image
+        if min(x.shape[2:]) < least:
             raise ValueError(
-                f'SAN needs images of at least 128x128 pixels, since it reflects its smallest map by 3 pixels, but '
-                f'these have {x.shape[2]}x{x.shape[3]}: use larger images'
+                f'SAN needs images of at least {least}x{least} pixels, since it reflects its maps, but these have '
+                f'{x.shape[2]}x{x.shape[3]}: use larger images or smaller kernel_sizes'
             )
         return super().forward(x)

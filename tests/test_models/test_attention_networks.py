@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from helpers import registry
+from mmcv.cnn import fuse_conv_bn
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -401,6 +402,7 @@ def test_residuals_of_axial_resnet_start_at_zero():
     [
         (lambda: SAN(11), r'depth must be one of \(10, 15, 19\), but is 11'),
         (lambda: SAN(10, 'both'), r"attention must be one of \('pairwise', 'patchwise'\), but is 'both'"),
+        (lambda: SAN(10, kernel_sizes=(3, 7, 7, 7)), r'kernel_sizes must be 5 odd numbers, but is \(3, 7, 7, 7\)'),
         (lambda: SAN(10)(torch.zeros(1, 3, 96, 200)), 'at least 128x128 pixels.* these have 96x200: use larger images'),
         (lambda: AAResNet(26), r'depth must be one of \(50, 101, 152\), but is 26'),
         (lambda: AxialResNet(width=0.3), 'width must be a positive multiple of 0.25 .* but is 0.3'),
@@ -417,3 +419,20 @@ def test_errors_name_the_argument(build, text):
 def test_unknown_arguments(network):
     with pytest.raises(TypeError, match=f"{network.__name__} has no argument 'style'"):
         network(10 if network is SAN else 50, style='pytorch')
+
+
+@pytest.mark.parametrize('attention', ['pairwise', 'patchwise'])
+def test_san_for_small_images_with_folded_norms(attention):
+    """mmcv's function must fold no norm layer of a stage: the stage's blocks are before it."""
+    torch.manual_seed(0)
+    model, images = SAN(10, attention, kernel_sizes=(3, 7, 7, 7, 3)), torch.randn(2, 3, 64, 64)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # takes the statistics of the next batch
+            nn.init.uniform_(module.bias)
+    with torch.no_grad():
+        model.train()(images)
+        expected = model.eval()(images)[0]
+        folded = fuse_conv_bn(model)(images)[0]
+    assert expected.shape == (2, 2048, 2, 2)
+    torch.testing.assert_close(folded, expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item())
