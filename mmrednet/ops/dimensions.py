@@ -84,9 +84,7 @@ def involution3d(
     n, channels, depth = input.shape[:3]
     kernel_size, out_depth = kernel.shape[2:5], kernel.shape[5]
     strides, dilations = ints('stride', stride, 1, 3), ints('dilation', dilation, 1, 3)
-    if padding is None:
-        padding = same_padding(kernel_size[:2], dilations[:2])[0], *same_padding(kernel_size[1:], dilations[1:])
-    paddings = ints('padding', padding, 0, 3)
+    paddings = _same_padding(kernel_size, dilations) if padding is None else ints('padding', padding, 0, 3)
     _check_depth(depth, kernel.shape, strides[0], paddings[0], dilations[0])
     # (D, N, C, H, W). With stride s, a tap reads every s-th slice. These slices are stored one after the other.
     slices = input.movedim(2, 0)
@@ -112,6 +110,10 @@ def involution3d(
         part = involution2d(slices[:0].flatten(0, 1), kernels[0, :0].flatten(0, 1), *geometry, backend=backend)
         return part.sum() + part.new_zeros(n, channels, *kernel.shape[5:])
     return total.movedim(0, 2).to(dtype)
+
+
+def _same_padding(kernel_size: Sequence[int], dilation: Sequence[int]) -> tuple[int, ...]:
+    return same_padding(kernel_size[:2], dilation[:2])[0], *same_padding(kernel_size[1:], dilation[1:])
 
 
 def _check_depth(depth: int, kernel: Sequence[int], stride: int, padding: int, dilation: int) -> None:
