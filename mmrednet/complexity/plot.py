@@ -52,7 +52,7 @@ def plot_complexity(results: Mapping[Row, Complexity], path: str | Path) -> tupl
             axis.grid(alpha=0.3)
             axis.spines[['top', 'right']].set_visible(False)
         axes[0].set(ylim=(73, 80), ylabel="Top-1 on ImageNet (%), the paper's figures")
-        figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=3, frameon=False)
         png, svg = Path(path).with_suffix('.png'), Path(path).with_suffix('.svg')
         with replacing(png) as part:
             figure.savefig(part, dpi=200)
