@@ -17,6 +17,7 @@ def test_a_suite(capsys):
     assert list(dict.fromkeys(record['shape'] for record in report['results'])) == shapes
 
 
+@pytest.mark.full
 def test_attention(capsys):
     assert main('benchmark attention --device cpu --quick --format json'.split()) == 0
     records = json.loads(capsys.readouterr().out)['results']

@@ -172,7 +172,7 @@ def test_a_compiler_or_driver_that_fails_leads_to_the_next_backend(cupy, monkeyp
         raise cupy.cuda.compiler.CompileException('nvrtc: error: invalid value', '', '', ())
 
     monkeypatch.setattr(cupy, 'RawModule', fail)
-    with pytest.warns(UserWarning, match="cannot compile or load.*invalid value.*'torch' computes"):
+    with pytest.warns(UserWarning, match="cannot compile or load.*invalid value.*'torch' is used"):
         assert backends.find(None, torch.device('cuda')) is pytorch
     with pytest.raises(RuntimeError, match="cannot compile or load.*invalid value.*backend='torch'"):
         backends.find('cuda', torch.device('cuda'))
