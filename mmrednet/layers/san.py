@@ -78,11 +78,11 @@ class PatchwiseKernelGeneration(SANKernelGeneration):
     def __init__(self, *args, **kwargs) -> None:
         super().__init__(*args, **kwargs)
         taps = self.kernel_size[0] * self.kernel_size[1]
-        seen = self.relation_channels * (taps + 1)
+        inputs = self.relation_channels * (taps + 1)
         self.conv_w = nn.Sequential(
-            nn.BatchNorm2d(seen),
+            nn.BatchNorm2d(inputs),
             nn.ReLU(inplace=True),
-            nn.Conv2d(seen, self.groups, 1, bias=False),
+            nn.Conv2d(inputs, self.groups, 1, bias=False),
             nn.BatchNorm2d(self.groups),
             nn.ReLU(inplace=True),
             nn.Conv2d(self.groups, self.groups * taps, 1),

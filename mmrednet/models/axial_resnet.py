@@ -2,15 +2,16 @@
 
 from collections.abc import Sequence
 
-from mmengine.model import BaseModule, constant_init
+from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from ..layers import AxialAttention
 from ..registry import register_model
-from .backbone import ResNetBackbone
+from .backbone import ResNetBackbone, refuse
+from .blocks import run_branch
 
 STEMS = ('attention', 'conv')
+FIXED = ('strides', 'dilations', 'contract_dilation', 'multi_grid')  # ResNetBackbone's arguments without effect here
 
 
 class AxialBlock(BaseModule):
@@ -30,6 +31,7 @@ class AxialBlock(BaseModule):
     """
 
     expansion = 2
+    last_norm = 'bn2'  # a backbone with zero_init_residual sets its weights to zero
 
     def __init__(
         self,
@@ -60,9 +62,7 @@ class AxialBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block to ``x`` (N, in_channels, H, W)."""
-        if self.with_cp and x.requires_grad:
-            return self.relu(recompute(self._residual, x, use_reentrant=False))
-        return self.relu(self._residual(x))
+        return self.relu(run_branch(self._residual, x, self.with_cp))
 
     def _residual(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)
@@ -120,6 +120,7 @@ class AxialResNet(ResNetBackbone):
         **kwargs,
     ) -> None:
         _check(stem, width, released)
+        refuse('AxialResNet', {name: kwargs[name] for name in FIXED if name in kwargs})
         strides = (2 if stem == 'attention' else 1, 2, 2, 2)
         super().__init__(depth, num_stages, strides, out_indices=out_indices, **kwargs)
         self.width, self.released = width, released
@@ -144,11 +145,6 @@ class AxialResNet(ResNetBackbone):
             channels = AxialBlock.expansion * mid_channels
         self.parts = (self.stem_parts, *self.parts[1:])
         self.finish()
-
-    def _zero_residuals(self) -> None:
-        for module in self.modules() if self.zero_init_residual else ():
-            if isinstance(module, AxialBlock):
-                constant_init(module.bn2, 0)
 
 
 def _make_stage(in_channels: int, mid_channels: int, stride: int, sizes: Sequence[int], options: dict) -> nn.Sequential:

@@ -11,7 +11,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ..checkpoint.pretrained import Pretrained, entries, is_pretrained
 from ..layers import Involution, LocalAttention
-from .blocks import Bottleneck, dilations_of_blocks, make_stage
+from .blocks import dilations_of_blocks, make_stage
 
 KAIMING = (
     dict(type='Kaiming', layer='Conv2d'),
@@ -65,7 +65,7 @@ class Backbone(BaseModule):
         init_cfg: dict | list | None = None,
         **unknown,
     ) -> None:
-        _refuse(type(self).__name__, unknown)
+        refuse(type(self).__name__, unknown)
         out_indices = (num_stages - 1,) if out_indices is None else out_indices
         if len(out_indices) == 0 or not all(0 <= i < num_stages for i in out_indices):
             raise ValueError(f'out_indices must name stages from 0 to {num_stages - 1}, but is {out_indices!r}')
@@ -127,9 +127,9 @@ class Backbone(BaseModule):
 
     def _zero_residuals(self) -> None:
         for module in self.modules() if self.zero_init_residual else ():
-            if isinstance(module, Bottleneck):
+            if hasattr(module, 'last_norm'):
                 # constant_init skips a norm layer without weights.
-                constant_init(module.bn3, 0)
+                constant_init(module.get_submodule(module.last_norm), 0)
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...] | Tensor:
         """Returns the outputs of the stages ``out_indices`` for the images ``x`` (N, in_channels, H, W)."""
@@ -292,7 +292,8 @@ class ResNetBackbone(Backbone):
         return 1 + sum(layers[:i]) + int(rest.partition('.')[0]) // spans[i], total
 
 
-def _refuse(network: str, unknown: dict) -> None:
+def refuse(network: str, unknown: dict) -> None:
+    """Raises TypeError if ``unknown`` holds an argument, by name, that a network does not have."""
     if '_delete_' in unknown:
         raise TypeError(
             f'{network} has no argument _delete_: mmengine ignores it in an entry of a list and in update() of a '

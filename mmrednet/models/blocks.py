@@ -5,9 +5,14 @@ from collections.abc import Callable, Sequence
 from mmcv.cnn import ConvModule, build_norm_layer
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
+from torch.utils.checkpoint import checkpoint
 
 from .involution import build_involution
+
+
+def run_branch(branch: Callable[[Tensor], Tensor], x: Tensor, with_cp: bool) -> Tensor:
+    """Returns ``branch(x)``. With ``with_cp``, its activations are recomputed in the backward pass."""
+    return checkpoint(branch, x, use_reentrant=False) if with_cp and x.requires_grad else branch(x)
 
 
 class Bottleneck(BaseModule):
@@ -29,6 +34,7 @@ class Bottleneck(BaseModule):
     """
 
     expansion = 4
+    last_norm = 'bn3'  # a backbone with zero_init_residual sets its weights to zero
 
     def __init__(
         self,
@@ -56,11 +62,7 @@ class Bottleneck(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block to ``x`` (N, in_channels, H, W)."""
-        if self.with_cp and x.requires_grad:
-            x = recompute(self._residual, x, use_reentrant=False)
-        else:
-            x = self._residual(x)
-        return self.relu(x)
+        return self.relu(run_branch(self._residual, x, self.with_cp))
 
     def _residual(self, x: Tensor) -> Tensor:
         identity = x if self.downsample is None else self.downsample(x)

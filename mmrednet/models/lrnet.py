@@ -9,7 +9,7 @@ from ..layers import LocalAttention, LocalRelationKernelGeneration
 from ..registry import register_model
 from .backbone import ResNetBackbone
 
-SHARE = 8  # channels that share a kernel
+GROUP_CHANNELS = 8  # channels that share a kernel
 
 
 @register_model()
@@ -81,13 +81,13 @@ def make_local_relation(channels: int, *, similarity: str = 'difference', **kwar
         similarity (str): As in :class:`mmrednet.layers.LocalRelationKernelGeneration`. Defaults to 'difference'.
         **kwargs: Other arguments of :class:`mmrednet.layers.LocalAttention`.
     """
-    missing = -channels % SHARE
+    missing = -channels % GROUP_CHANNELS
     transform: nn.Module = nn.Conv2d(channels, channels, 1)
     if missing:  # zero channels make the last group as large as the others
         transform = nn.Sequential(_add_channels(-missing), transform)
     return LocalAttention(
         channels + missing,
-        groups=(channels + missing) // SHARE,
+        groups=(channels + missing) // GROUP_CHANNELS,
         kernel_generation=partial(LocalRelationKernelGeneration, similarity=similarity),
         in_channels=channels,
         value=_add_channels(missing) if missing else nn.Identity(),

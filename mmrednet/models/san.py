@@ -4,14 +4,14 @@ from collections.abc import Sequence
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint as recompute
 
 from ..layers.attention import aggregate
 from ..layers.san import PairwiseKernelGeneration, PatchwiseKernelGeneration, SANKernelGeneration
 from ..registry import register_model
 from .backbone import Backbone
+from .blocks import run_branch
 
-SHARED = 8  # channels that share a kernel
+GROUP_CHANNELS = 8  # channels that share a kernel
 WIDTHS = (64, 256, 512, 1024, 2048)  # channels of the part at stride 2 and of the four stages
 
 
@@ -32,7 +32,7 @@ class SAM(SANKernelGeneration):
 
     def __init__(self, channels: int, value_channels: int, kernel_size: int, backend: str | None = None) -> None:
         window, padding = (kernel_size, kernel_size), (kernel_size // 2, kernel_size // 2)
-        super().__init__(channels, value_channels // SHARED, window, (1, 1), padding, (1, 1), backend=backend)
+        super().__init__(channels, value_channels // GROUP_CHANNELS, window, (1, 1), padding, (1, 1), backend=backend)
         self.conv3 = nn.Conv2d(channels, value_channels, 1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,9 +80,7 @@ class SANBlock(BaseModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the block to ``x`` (N, channels, H, W)."""
-        if self.with_cp and x.requires_grad:
-            return x + recompute(self._residual, x, use_reentrant=False)
-        return x + self._residual(x)
+        return x + run_branch(self._residual, x, self.with_cp)
 
     def _residual(self, x: Tensor) -> Tensor:
         out = self.sam(self.relu(self.bn1(x)))

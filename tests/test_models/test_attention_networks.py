@@ -421,6 +421,12 @@ def test_unknown_arguments(network):
         network(10 if network is SAN else 50, style='pytorch')
 
 
+@pytest.mark.parametrize('argument', [dict(strides=(1, 2, 1, 1)), dict(dilations=(1, 1, 2, 4)), dict(multi_grid=(1,))])
+def test_axial_resnet_refuses_arguments_that_it_would_ignore(argument):
+    with pytest.raises(TypeError, match=f"AxialResNet has no argument '{next(iter(argument))}'"):
+        AxialResNet(26, **argument)
+
+
 @pytest.mark.parametrize('attention', ['pairwise', 'patchwise'])
 def test_san_for_small_images_with_folded_norms(attention):
     """mmcv's function must fold no norm layer of a stage: the stage's blocks are before it."""
