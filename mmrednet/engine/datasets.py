@@ -1,4 +1,4 @@
-"""Why a data set cannot be built, and the check of annotation files in COCO's format."""
+"""Explains why a data set cannot be built, and checks annotation files in COCO's format."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from mmengine.fileio import get
 
 from ..errors import one_line
 
-# What mmdet reads of each entry. Its evaluation also reads `iscrowd` of annotations.
+# The keys that mmdet reads from each entry. Its evaluation also reads `iscrowd` of annotations.
 NEEDED = {
     'images': ('id', 'file_name', 'width', 'height'),
     'annotations': ('id', 'image_id', 'category_id', 'bbox', 'area'),
@@ -28,11 +28,11 @@ def explain(config, error: Exception) -> None:
 
     Args:
         config (dict): The config of the data set. It may wrap others.
-        error (Exception): What the toolbox raised.
+        error (Exception): The error that the toolbox raised.
 
     Raises:
         FileNotFoundError: A ``data_root`` does not exist.
-        ValueError: All other causes, except a missing file, whose error names the file.
+        ValueError: Another cause. For a missing file nothing is raised, since ``error`` names the file.
     """
     for leaf in (leaves := list(_find_leaves(config))):
         _check_data_root(leaf)
@@ -79,12 +79,12 @@ def check_coco(file: str, content: bytes, classes: Collection[str] | None = None
 
     Args:
         file (str): The path, for errors.
-        content (bytes): What the file contains.
+        content (bytes): The content of the file.
         classes (Collection[str], optional): The names of the categories that are used. Defaults to None, all.
         training (bool): Whether the file must contain objects. Defaults to True.
 
     Returns:
-        str: Which annotations mmdet leaves out, or ''.
+        str: The annotations that mmdet leaves out and the reasons, or ''.
 
     Raises:
         ValueError: mmdet would fail on the file or read it wrongly, or no object is left for training.
@@ -115,7 +115,7 @@ def check_coco(file: str, content: bytes, classes: Collection[str] | None = None
     note = ', '.join(f'{len(ids)} {reason} (such as that with the id {ids[0]!r})' for reason, ids in left_out.items())
     if training and not good:
         remedy = BBOX if 'bbox' in note else 'correct the file'
-        raise ValueError(f'{file} has no object for training. Of its annotations, {note or "none is used"}: {remedy}')
+        raise ValueError(f'{file} has no object for training ({note or "no annotation is used"}): {remedy}')
     if beyond > good / 2:
         raise ValueError(
             f'{file}: {beyond} of {good} bboxes end outside their images: {BBOX}, and width and height of an image '
@@ -125,7 +125,7 @@ def check_coco(file: str, content: bytes, classes: Collection[str] | None = None
 
 
 def _sort_objects(file: str, parts: dict, classes: Collection[str] | None) -> tuple[dict[str, list], int, int]:
-    """Returns the ids that mmdet leaves out, by reason, the number of other objects, and of those beyond an image."""
+    """Returns the ids left out by reason, the number of other objects, and how many of these end outside an image."""
     categories = {entry['id']: entry['name'] for entry in parts['categories']}
     images = {entry['id']: entry for entry in parts['images']}
     left_out: dict[str, list] = {}

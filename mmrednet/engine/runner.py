@@ -93,8 +93,8 @@ class Runner(MMEngineRunner):
 
     def _without_sync_bn(self, model: nn.Module) -> nn.Module:
         # PyTorch synchronises BatchNorm on GPUs only. On CPUs, the first iteration would raise an error.
-        asked_for = self.cfg.pop('sync_bn', None)
-        if asked_for or any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
+        sync_bn = self.cfg.pop('sync_bn', None)
+        if sync_bn or any('SyncBatchNorm' in type(module).__name__ for module in model.modules()):
             print_log(
                 'SyncBN needs GPUs: on CPUs it is replaced by BatchNorm, whose statistics are those of each process '
                 'alone',
