@@ -90,6 +90,8 @@ def guarded(tmp_path, monkeypatch):
     """Returns a function that calls another one, and records what it writes elsewhere."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('HOME', str(tmp_path))
+    for name in ('XDG_CACHE_HOME', 'TORCH_HOME'):
+        monkeypatch.delenv(name, raising=False)  # downloads go to the home folder
     monkeypatch.setattr(tempfile, 'tempdir', str(tmp_path))  # mmengine copies a config before it runs it
     if watch not in guarded_hooks:
         sys.addaudithook(watch)
@@ -127,13 +129,20 @@ def no_network(monkeypatch):
 
 
 def test_names_of_checkpoints(request, guarded, no_network):
-    check_cases(request, TEXTS, lambda text: guarded(load, text))
+    def check(text):
+        guarded(load, text)
+
+    check_cases(request, TEXTS, check)
 
 
 def test_names_of_configs(request, guarded, no_network):
     # A name with '::' is a package's, which mmengine may not find.
     texts = TEXTS.filter(lambda text: '::' not in text)
-    check_cases(request, texts, lambda text: guarded(read_config, text))
+
+    def check(text):
+        guarded(read_config, text)
+
+    check_cases(request, texts, check)
 
 
 def test_names_of_photographs(request, guarded):

@@ -186,6 +186,7 @@ def test_two_processes_have_the_gradients_of_one(tmp_path):
         folder.mkdir(parents=True, exist_ok=True)
         mmcv.imwrite(rng.integers(0, 256, (48, 48, 3), np.uint8), str(folder / f'{i}.png'))
     config = Config.fromfile(ROOT / 'configs' / 'mmpretrain' / 'rednet26_demo.py')
+    config.model.head.num_classes = 2
     # Group norm: nothing but the gradients goes from process to process.
     config.model.backbone.update(norm_cfg=dict(type='GN', num_groups=4), zero_init_residual=False)
     config.train_dataloader = dict(
