@@ -219,13 +219,8 @@ def applies(candidate: str, problem: Attention) -> bool:
 
 def attention_step(candidate: str, problem: Attention) -> Step:
     """Returns a function that runs the phase of a problem ('forward' or 'training') once, with a candidate."""
-    inputs, grad = problem.inputs(), problem.randn(problem.batch, problem.channels, *problem.size)
-    function = CANDIDATES[candidate](problem)
-    if problem.phase == 'forward':
-        return torch.no_grad()(partial(function, *inputs))
-    for tensor in inputs:
-        tensor.requires_grad_()
-    return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
+    inputs = problem.inputs()
+    return problem.step(CANDIDATES[candidate](problem), inputs, inputs[0].shape)
 
 
 def stand_alone(

@@ -1,6 +1,6 @@
 """The operator and what it is compared with: copies, convolutions, compiled formulas. It needs torch alone."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from math import ceil, prod
@@ -62,17 +62,6 @@ class Problem(Setting):
         """Returns random kernels (N, G, Kh, Kw, Ho, Wo)."""
         return self.randn(*self.kernel_shape).unflatten(1, (self.case.groups, *self.case.kernel_size))
 
-    def step(self, function: Callable[..., Tensor], inputs: Sequence[Tensor]) -> Step:
-        """Returns a function that runs the phase of a differentiable function once."""
-        if self.phase == 'forward':
-            return torch.no_grad()(partial(function, *inputs))
-        for tensor in inputs:
-            tensor.requires_grad_()
-        grad = self.randn(*self.output_shape)
-        if self.phase == 'training':
-            return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
-        return partial(torch.autograd.grad, function(*inputs), inputs, grad, retain_graph=True)
-
 
 def _floor(problem: Problem) -> Step:
     source = torch.ones(
@@ -86,7 +75,7 @@ def _depthwise(problem: Problem) -> Step:
     weight = problem.randn(case.channels, 1, *case.kernel_size)
     geometry = dict(stride=case.stride, padding=case.padding, dilation=case.dilation)
     convolve = partial(F.conv2d, **geometry, groups=case.channels)
-    return problem.step(convolve, (problem.randn(*problem.input_shape), weight))
+    return problem.step(convolve, (problem.randn(*problem.input_shape), weight), problem.output_shape)
 
 
 def _naive(problem: Problem) -> Step:
@@ -106,7 +95,7 @@ def _naive(problem: Problem) -> Step:
 
 def _backend(name: str, problem: Problem) -> Step:
     involve = partial(involution2d, stride=problem.case.stride, dilation=problem.case.dilation, backend=name)
-    return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()))
+    return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()), problem.output_shape)
 
 
 def _generating(function: Callable[..., Tensor], problem: Problem) -> Step:
@@ -114,7 +103,7 @@ def _generating(function: Callable[..., Tensor], problem: Problem) -> Step:
     features = problem.randn(problem.batch, max(case.channels // 4, 1), *case.output_size)
     weight, bias = problem.randn(channels, features.shape[1], 1, 1), problem.randn(channels)
     involve = partial(function, kernel_size=case.kernel_size, stride=case.stride, dilation=case.dilation)
-    return problem.step(involve, (problem.randn(*problem.input_shape), features, weight, bias))
+    return problem.step(involve, (problem.randn(*problem.input_shape), features, weight, bias), problem.output_shape)
 
 
 def _unfused(input, features, weight, bias, kernel_size, stride, dilation) -> Tensor:
@@ -127,7 +116,7 @@ def _compiled(form: Callable[..., Tensor], problem: Problem) -> Step:
     # With fullgraph, dynamo raises an error at its limit of recompilations. It would run uncompiled code otherwise.
     compiled = torch.compile(form, fullgraph=True, dynamic=False)
     involve = partial(compiled, stride=case.stride, padding=case.padding, dilation=case.dilation)
-    return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()))
+    return problem.step(involve, (problem.randn(*problem.input_shape), problem.kernel()), problem.output_shape)
 
 
 CANDIDATES: dict[str, Callable[[Problem], Step]] = {

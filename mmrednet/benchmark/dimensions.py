@@ -1,15 +1,14 @@
 """Involution in one and three dimensions beside plain ``unfold``. It needs torch alone."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ..ops import involution1d, involution3d
-from .timing import Labels, Result, Setting, Step, time_results
+from .timing import Labels, Result, Setting, time_results
 
 
 @dataclass(frozen=True)
@@ -44,17 +43,6 @@ def unfold(input: Tensor, kernel: Tensor) -> Tensor:
     return torch.einsum(equation, windows.unflatten(1, (kernel.shape[1], -1)), kernel).flatten(1, 2)
 
 
-def signal_step(function: Callable[..., Tensor], problem: Signal) -> Step:
-    """Returns a function that runs the phase of a problem ('forward' or 'training') once."""
-    inputs = problem.inputs()
-    if problem.phase == 'forward':
-        return torch.no_grad()(partial(function, *inputs))
-    for tensor in inputs:
-        tensor.requires_grad_()
-    grad = problem.randn(*inputs[0].shape)
-    return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
-
-
 def signals(batches: Sequence[int], dtypes: Sequence[torch.dtype], device: str | torch.device) -> list[Signal]:
     """Returns the involutions that are measured: two of sequences and two of volumes."""
     shapes = ((4096,), (7,)), ((4096,), (31,)), ((8, 28, 28), (3, 3, 3)), ((8, 28, 28), (3, 7, 7))
@@ -71,5 +59,8 @@ def benchmark_dimensions(problems: Sequence[Signal], budget: float) -> Iterator[
     """Times the operator and ``unfold`` in turns, ``budget`` seconds for each problem, and yields milliseconds."""
     for problem in problems:
         ours = involution1d if len(problem.size) == 1 else involution3d
-        steps = {'involution': signal_step(ours, problem), 'unfold': signal_step(unfold, problem)}
+        steps = {
+            name: problem.step(function, problem.inputs(), (problem.batch, problem.channels, *problem.size))
+            for name, function in (('involution', ours), ('unfold', unfold))
+        }
         yield from time_results(steps, problem.labels, problem.device, budget)

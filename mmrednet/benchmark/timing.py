@@ -4,7 +4,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import ceil
 
 import torch
@@ -41,6 +41,20 @@ class Setting:
         """Returns a random tensor with the dtype, device and memory format of the setting."""
         memory_format = self.memory_format if len(shape) == 4 else torch.contiguous_format
         return torch.randn(shape, device=self.device).to(dtype=self.dtype, memory_format=memory_format)
+
+    def step(self, function: Callable[..., Tensor], inputs: Sequence[Tensor], output_shape: Sequence[int]) -> Step:
+        """Returns a function that runs the phase of a differentiable function once.
+
+        The phase is 'forward', 'training' (forward and backward pass) or 'backward'.
+        """
+        if self.phase == 'forward':
+            return torch.no_grad()(partial(function, *inputs))
+        for tensor in inputs:
+            tensor.requires_grad_()
+        grad = self.randn(*output_shape)
+        if self.phase == 'training':
+            return lambda: torch.autograd.grad(function(*inputs), inputs, grad)
+        return partial(torch.autograd.grad, function(*inputs), inputs, grad, retain_graph=True)
 
     def autocast(self) -> torch.autocast:
         """Returns the context in which a network runs."""
