@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from mmcv.cnn import build_norm_layer
 from torch import nn
 
 from ..layers import AugmentedConv2d
@@ -50,8 +49,6 @@ class AAResNet(ResNetBackbone):
     """
 
     arch_settings = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-    # The names are those of the released checkpoint.
-    stem_parts = ('conv1', 'bn1', 'relu', 'maxpool')
 
     def __init__(
         self,
@@ -68,10 +65,7 @@ class AAResNet(ResNetBackbone):
     ) -> None:
         super().__init__(depth, num_stages, strides, dilations, out_indices=out_indices, **kwargs)
         self.released = released
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
-        self.bn1 = build_norm_layer(norm_cfg, 64)[1]
-        self.relu = nn.ReLU(inplace=True)
-        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.add_conv_stem(in_channels, 64, norm_cfg)
         self.add_stages(64, 64, 64 * Bottleneck.expansion, self._make_conv, norm_cfg, with_cp)
         self.finish()
 

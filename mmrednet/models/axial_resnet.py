@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..layers import AxialAttention
 from ..registry import register_model
 from .backbone import ResNetBackbone, refuse
-from .blocks import run_branch
+from .blocks import make_downsample, run_branch
 
 STEMS = ('attention', 'conv')
 FIXED = ('strides', 'dilations', 'contract_dilation', 'multi_grid')  # ResNetBackbone's arguments without effect here
@@ -53,11 +53,7 @@ class AxialBlock(BaseModule):
         self.bn2 = nn.BatchNorm2d(out_channels)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.AvgPool2d(stride, ceil_mode=True) if pool else None
-        self.downsample: nn.Module | None = None
-        if stride != 1 or in_channels != out_channels:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels)
-            )
+        self.downsample = make_downsample(in_channels, out_channels, stride, dict(type='BN'))
         self.stride, self.with_cp = stride, with_cp
 
     def forward(self, x: Tensor) -> Tensor:
@@ -128,22 +124,16 @@ class AxialResNet(ResNetBackbone):
         if stem == 'attention':
             mid_channels, channels = int(64 * width), int(128 * width)
             self.stem = _make_stage(in_channels, mid_channels, 2, [255] * 3, options)
-            self.stem_parts = ('stem',)
+            self.parts = (('stem',), *self.parts[1:])
         else:
-            # The names are those of the released checkpoint.
             channels = int(64 * width) if released else 64
-            self.conv1 = nn.Conv2d(in_channels, channels, 7, 2, 3, bias=False)
-            self.bn1 = nn.BatchNorm2d(channels)
-            self.relu = nn.ReLU(inplace=True)
-            self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
-            self.stem_parts = ('conv1', 'bn1', 'relu', 'maxpool')
+            self.add_conv_stem(in_channels, channels, dict(type='BN'))
         for i in range(num_stages):
             mid_channels = int(128 * width) << i
             sizes = [56 >> i if released else 255] * self.arch_settings[depth][i]
             sizes[0] *= strides[i] if released else 1  # before the pooling
             self.add_module(f'layer{i + 1}', _make_stage(channels, mid_channels, strides[i], sizes, options))
             channels = AxialBlock.expansion * mid_channels
-        self.parts = (self.stem_parts, *self.parts[1:])
         self.finish()
 
 

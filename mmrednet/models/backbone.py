@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from logging import WARNING
 
+from mmcv.cnn import build_norm_layer
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, constant_init, initialize
 from mmengine.registry import DefaultScope
@@ -99,8 +100,10 @@ class Backbone(BaseModule):
         others = [entry for entry in entries(init_cfg) if not is_pretrained(entry)]
         if others or not checkpoints:
             self.init_cfg = others
-            super().init_weights()
-            self.init_cfg = init_cfg
+            try:
+                super().init_weights()
+            finally:
+                self.init_cfg = init_cfg
             # mmengine does not reach layers and kernel generation functions with initial values of their own.
             for layer in filter(lambda module: isinstance(module, (Involution, LocalAttention)), self.modules()):
                 for module in layer.modules():
@@ -187,7 +190,9 @@ class Backbone(BaseModule):
 
 
 class ResNetBackbone(Backbone):
-    """The base class of the backbones with the stages of a ResNet. A subclass adds the modules of the stem.
+    """The base class of the backbones with the stages of a ResNet.
+
+    A subclass adds the modules ``stem`` and ``maxpool``, or calls :meth:`add_conv_stem`.
 
     Args:
         depth (int): A key of ``arch_settings``.
@@ -202,11 +207,9 @@ class ResNetBackbone(Backbone):
 
     Attributes:
         arch_settings (dict): The number of blocks in each of the four stages, for each depth.
-        stem_parts (Sequence[str]): The names of the modules before the first stage.
     """
 
     arch_settings: dict[int, tuple[int, int, int, int]]
-    stem_parts: Sequence[str] = ('stem', 'maxpool')
 
     def __init__(
         self,
@@ -233,7 +236,15 @@ class ResNetBackbone(Backbone):
         super().__init__(num_stages, **kwargs)
         self.depth, self.strides = depth, tuple(strides)
         self.dilations = dilations_of_blocks(blocks, dilations, contract_dilation, multi_grid)
-        self.parts = (self.stem_parts, *((f'layer{i + 1}',) for i in range(num_stages)))
+        self.parts = (('stem', 'maxpool'), *((f'layer{i + 1}',) for i in range(num_stages)))
+
+    def add_conv_stem(self, in_channels: int, channels: int, norm_cfg: dict) -> None:
+        """Adds ResNet's stem of stride 4 under the names that torchvision's ResNet has."""
+        self.conv1 = nn.Conv2d(in_channels, channels, 7, 2, 3, bias=False)
+        self.bn1 = build_norm_layer(norm_cfg, channels)[1]
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1)
+        self.parts = (('conv1', 'bn1', 'relu', 'maxpool'), *self.parts[1:])
 
     def add_stages(
         self,

@@ -102,6 +102,15 @@ def involution_stem(
     )
 
 
+def make_downsample(in_channels: int, out_channels: int, stride: int, norm_cfg: dict) -> nn.Sequential | None:
+    """Makes what brings a block's input to the shape of its output, or returns None if they are equal."""
+    if stride == 1 and in_channels == out_channels:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), build_norm_layer(norm_cfg, out_channels)[1]
+    )
+
+
 def make_stage(
     in_channels: int,
     mid_channels: int,
@@ -113,11 +122,7 @@ def make_stage(
     with_cp: bool,
 ) -> nn.Sequential:
     """Makes a block for each of ``dilations``. The first block has the stride. See :class:`Bottleneck`."""
-    downsample = None
-    if stride != 1 or in_channels != out_channels:
-        downsample = nn.Sequential(
-            nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), build_norm_layer(norm_cfg, out_channels)[1]
-        )
+    downsample = make_downsample(in_channels, out_channels, stride, norm_cfg)
     channels = mid_channels, out_channels, spatial
     blocks = []
     for dilation in dilations:

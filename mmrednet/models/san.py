@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ..layers.attention import aggregate
 from ..layers.san import PairwiseKernelGeneration, PatchwiseKernelGeneration, SANKernelGeneration
 from ..registry import register_model
-from .backbone import Backbone
+from .backbone import Backbone, refuse
 from .blocks import run_branch
 
 GROUP_CHANNELS = 8  # channels that share a kernel
@@ -134,7 +134,9 @@ class SAN(Backbone):
             raise ValueError(f'attention must be one of {tuple(ATTENTION)}, but is {attention!r}')
         if len(kernel_sizes) != len(WIDTHS) or not all(size > 0 and size % 2 for size in kernel_sizes):
             raise ValueError(f'kernel_sizes must be {len(WIDTHS)} odd numbers, but is {kernel_sizes!r}')
-        super().__init__(4, out_indices, **kwargs)
+        # The blocks end in a convolution and not in a norm layer.
+        refuse('SAN', {name: value for name, value in kwargs.items() if name == 'zero_init_residual'})
+        super().__init__(4, out_indices, zero_init_residual=False, **kwargs)
         self.depth, self.attention = depth, attention
         # Map i has 1 / 2^(i + 1) of the image's height and width, and is reflected by half a window.
         self.smallest_image = max((size // 2 + 1) << (i + 1) for i, size in enumerate(kernel_sizes))

@@ -427,6 +427,11 @@ def test_axial_resnet_refuses_arguments_that_it_would_ignore(argument):
         AxialResNet(26, **argument)
 
 
+def test_san_has_no_norm_layer_at_the_end_of_a_block():
+    with pytest.raises(TypeError, match="SAN has no argument 'zero_init_residual'"):
+        SAN(10, zero_init_residual=True, frozen_stages=1)
+
+
 @pytest.mark.parametrize('attention', ['pairwise', 'patchwise'])
 def test_san_for_small_images_with_folded_norms(attention):
     """mmcv's function must fold no norm layer of a stage: the stage's blocks are before it."""
