@@ -34,7 +34,8 @@ def explain(config, error: Exception) -> None:
         FileNotFoundError: A ``data_root`` does not exist.
         ValueError: Another cause. For a missing file nothing is raised, since ``error`` names the file.
     """
-    for leaf in (leaves := list(_find_leaves(config))):
+    leaves = list(_find_leaves(config))
+    for leaf in leaves:
         _check_data_root(leaf)
     if isinstance(error, OSError):
         return
@@ -98,7 +99,8 @@ def check_coco(file: str, content: bytes, classes: Collection[str] | None = None
     if not isinstance(parts, dict) or not parts.keys() & NEEDED.keys():
         return ''
     objects = parts.get('annotations') or []
-    if isinstance(objects, list) and objects and not {'bbox', 'category_id'} & {*objects[0]}:
+    first = objects[0] if isinstance(objects, list) and objects else None
+    if isinstance(first, dict) and not {'bbox', 'category_id'} & first.keys():
         return ''  # panoptic segments or captions
     for name, needed in NEEDED.items():
         if name != 'annotations':

@@ -54,6 +54,7 @@ def edit(part, index=0, remove=None, **values):
 WRONG = {
     'no categories': (lambda content: content.pop('categories'), ('categories must be a list', 'add it')),
     'no annotations': (lambda content: content.update(annotations=[]), ('annotations must be a list', 'add it')),
+    'a number as annotation': (lambda content: content.update(annotations=[1]), ('annotations[0] has no id', 'add it')),
     'no file_name': (edit('images', remove='file_name'), ('images[0] has no file_name', 'add it')),
     'no bbox': (edit('annotations', 2, remove='bbox'), ('annotations[2] has no bbox', 'add it')),
     'no area': (edit('annotations', None, remove='area'), ('annotations[0] has no area', 'add it')),

@@ -14,7 +14,7 @@ from ...errors import printable
 from ...inference.names import count_classes
 from ...registry import HOOKS
 
-LEAVE_OUT = 'if the data set is meant to be so, set default_hooks.check_classes=None'
+LEAVE_OUT = 'if this is intended, set default_hooks.check_classes=None'
 
 
 @HOOKS.register_module()
@@ -176,7 +176,7 @@ def _check_same(other: str, others: Sequence[str], where: str, dataset) -> None:
     """Compares two orders of the same classes, or of some of them."""
     classes = dataset.metainfo['classes']
     moved: list[str] = []
-    for form in (str, _simplify):  # 'Star' comes before 'disc', and 'star' after it
+    for form in (str, _simplify):  # the order of folders depends on upper case: Star, disc, but disc, star
         one, two = [*map(form, classes)], [*map(form, others)]
         if {*one} <= {*two} or {*two} <= {*one}:
             moved = moved or _find_moved(one, two)

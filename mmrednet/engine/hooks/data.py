@@ -19,7 +19,7 @@ from .classes import find_datasets
 SAMPLES = 32
 # Parsing a larger annotation file takes seconds, and it is probably that of a well-known data set.
 MOST_BYTES = 100 << 20
-LEAVE_OUT = 'if the data set is meant to be so, set default_hooks.check_data=None'
+LEAVE_OUT = 'if this is intended, set default_hooks.check_data=None'
 
 
 @HOOKS.register_module()
