@@ -20,6 +20,17 @@ def default_scope(request):
 
 
 @pytest.fixture
+def in_float64():
+    """Sets the default dtype to float64, and the seed."""
+    import torch
+
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
 def in_python():
     """Runs the operators on the CPU through the table of backends in Python, instead of native code."""
     from torch import library

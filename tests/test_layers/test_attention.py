@@ -27,12 +27,7 @@ FAMILY = (
 )
 
 
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures('in_float64')
 
 
 def window(x, i, j, size, outside):

@@ -8,13 +8,7 @@ from torch import nn
 from mmrednet.layers import AugmentedConv2d, AxialAttention
 from mmrednet.layers.global_attention import resize_table
 
-
-@pytest.fixture(autouse=True)
-def in_float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures('in_float64')
 
 
 def give_statistics(module):

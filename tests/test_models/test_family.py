@@ -155,14 +155,6 @@ def attend(layer, x, heads, size):
     return out
 
 
-@pytest.fixture
-def in_float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 def randomise(module):
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():

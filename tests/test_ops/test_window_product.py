@@ -5,6 +5,7 @@ import itertools
 import pytest
 import torch
 from helpers import CASES, backends, make_arguments
+from torch import library
 
 from mmrednet.ops import window_product2d
 from mmrednet.ops.borders import inside, reflect
@@ -63,7 +64,7 @@ def test_vmap_autocast_and_compile():
 def test_a_good_citizen_of_the_dispatcher():
     query, key = torch.randn(1, 4, 3, 2, requires_grad=True), torch.randn(1, 4, 5, 4, requires_grad=True)
     arguments = (query, key, 2, (3, 3), (2, 2), (1, 1), (1, 1))
-    torch.library.opcheck(torch.ops.mmrednet.window_product2d.default, arguments)
+    library.opcheck(torch.ops.mmrednet.window_product2d.default, arguments)
 
 
 @pytest.mark.parametrize(
