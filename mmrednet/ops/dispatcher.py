@@ -13,7 +13,7 @@ removes one, a test names the feature that breaks. It reads this table of names,
 - ``torch.autograd.forward_ad._set_fwd_grad_enabled``: nested forward mode. No replacement.
 - ``torch.autograd.Function._backward_cls._autograd_function_id``: compiled autograd. No replacement.
 - ``torch._C.DispatchKey``, ``torch._C.DispatchKeySet`` and ``torch._C._ExcludeDispatchKeyGuard``: autocast. Use
-  ``torch.library.register_autocast``, which fixes the dtype.
+  ``register_autocast`` of torch's custom operators, which fixes the dtype.
 - ``torch._decomp.decomposition_table`` and ``torch._decomp.register_decomposition``: export to ONNX. Use
   ``torch.onnx.export(custom_translation_table=...)``.
 """
