@@ -63,7 +63,7 @@ def load_photo(sample: dict, load: Callable[[dict], dict]) -> dict:
     path = sample['img_path']
     try:
         if '://' not in path and os.path.exists(path) and not os.path.isfile(path):
-            raise ValueError('it is no file')  # reading a pipe would wait for ever
+            raise ValueError('it is not a regular file')  # reading a pipe would wait for ever
         return load(sample)
     except FileNotFoundError as error:
         raise ValueError(f'there is no file {path}: correct the path') from error

@@ -230,7 +230,7 @@ def test_photographs_that_cannot_be_read_or_resized_say_why(trained, photos, cap
     struct.pack_into('>I', huge, 29, zlib.crc32(huge[12:29]))
     Path('huge.png').write_bytes(huge)
     reasons = {
-        'pipe.jpg': 'it is no file',
+        'pipe.jpg': 'it is not a regular file',
         'thin.png': 'too narrow',
         'deep.tif': 'in no format that OpenCV reads',
         'huge.png': 'more pixels than OPENCV_IO_MAX_IMAGE_PIXELS allows',

@@ -49,7 +49,7 @@ class CheckClassesHook(Hook):
                     f'{where}: metainfo.classes is the string {classes!r}, so that each letter is a name: write '
                     f'metainfo=dict(classes=({classes!r},)), or the path of a file with one name in each line'
                 )
-            if isinstance(getattr(dataset, 'cat_ids', None), list) and getattr(dataset, 'ann_file', None):
+            if has_coco_file(dataset):
                 if dataset.ann_file not in files:
                     backend = getattr(dataset, 'backend_args', None)
                     files[dataset.ann_file] = _read_categories(dataset.ann_file, backend)
@@ -83,6 +83,11 @@ def find_datasets(runner) -> list[tuple[str, Any]]:
         if isinstance(loop, BaseLoop):
             datasets += [(f'{name}_dataloader.dataset', part) for part in _unwrap(loop.dataloader.dataset)]
     return datasets
+
+
+def has_coco_file(dataset) -> bool:
+    """Returns whether mmdet has read a data set from an annotation file in COCO's format."""
+    return isinstance(getattr(dataset, 'cat_ids', None), list) and bool(getattr(dataset, 'ann_file', None))
 
 
 def _find_named(runner) -> list[tuple[str, Any]]:

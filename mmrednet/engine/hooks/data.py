@@ -14,7 +14,7 @@ from ...errors import one_line
 from ...inference.photos import load_photo
 from ...registry import HOOKS
 from ..datasets import check_coco
-from .classes import find_datasets
+from .classes import find_datasets, has_coco_file
 
 SAMPLES = 32
 # Parsing a larger annotation file takes seconds, and it is probably that of a well-known data set.
@@ -42,7 +42,7 @@ class CheckDataHook(Hook):
             ValueError: A file is wrong.
         """
         for where, dataset in find_datasets(runner):
-            if isinstance(getattr(dataset, 'cat_ids', None), list) and getattr(dataset, 'ann_file', None):
+            if has_coco_file(dataset):
                 _check_annotations(where, dataset)
             if isinstance(dataset, BaseDataset):
                 _check_samples(where, dataset)
