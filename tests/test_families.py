@@ -197,6 +197,7 @@ def test_an_unknown_family_is_refused_with_the_names_of_the_known_ones(set_up):
     assert "FAMILY is 'mmlab'" in done.stderr and 'onedl' in done.stderr
 
 
+@pytest.mark.full
 def test_our_configs_find_mmsegs_whatever_its_distribution_is_named():
     run_python(
         'from mmengine.config import Config\n'

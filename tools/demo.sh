@@ -13,8 +13,8 @@ if [ $# -gt 0 ]; then
 fi
 # OneDL's mim needs the names of OneDL's packages.
 case $task in
-    cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='2 minutes' ;;
-    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='4 minutes' ;;
+    cls) toolbox=mmpretrain fork=onedl-mmpretrain config=configs/mmpretrain/rednet26_demo.py duration='1 minute' ;;
+    det) toolbox=mmdet fork=onedl-mmdetection config=configs/mmdet/faster_rcnn_rednet50_invfpn_demo.py duration='3 minutes' ;;
     seg) toolbox=mmseg fork=onedl-mmsegmentation config=configs/mmseg/semantic_fpn_rednet50_invfpn_demo.py duration='3 minutes' ;;
     *) usage ;;
 esac

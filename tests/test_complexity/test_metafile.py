@@ -31,6 +31,8 @@ def test_collections():
         assert all((ROOT / collection['README']).is_file() for collection in collections)
 
 
+# test_tables.py counts nearly all of these models, too.
+@pytest.mark.full
 @pytest.mark.parametrize('path', MODELS)
 def test_parameters_and_flops(path):
     counted = complexity(PAPER.get(path) or Row('5', 'UPerNet, RedNet-50, involution FPN', 0, 0, BEYOND))

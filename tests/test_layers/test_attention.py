@@ -203,7 +203,9 @@ def test_errors_name_the_argument(build, text):
         build()
 
 
-@pytest.mark.parametrize('build', [LocalAttention, partial(LocalAttention, border='mask')])
+@pytest.mark.parametrize(
+    'build', [LocalAttention, pytest.param(partial(LocalAttention, border='mask'), marks=pytest.mark.full)]
+)
 def test_onnx_has_the_same_numbers(build, tmp_path):
     onnxruntime = pytest.importorskip('onnxruntime')
     layer = build(8, 3, 2, groups=2).float().eval()

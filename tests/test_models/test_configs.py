@@ -129,7 +129,11 @@ def with_network_of_the_family(config, network):
     return model
 
 
-@pytest.mark.parametrize('network', FAMILY)
+# The short suite has one network with Mask R-CNN and all with Semantic FPN.
+@pytest.mark.parametrize(
+    'network',
+    [name if name == 'StandAloneResNet' else pytest.param(name, marks=pytest.mark.full) for name in FAMILY],
+)
 def test_mask_rcnn_trains_and_predicts_with_other_networks_of_the_family(network):
     run_detector(registry('mmdet').build(with_network_of_the_family('mmdet/mask_rcnn_rednet50_fpn.py', network)))
 
